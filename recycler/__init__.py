@@ -1,0 +1,35 @@
+"""recycler: searches merges of leftover checkpoints on several benchmarks at once.
+
+Importing this package loads nothing heavy; each name below is imported when first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Checkpoint": "recycler.checkpoint",
+    "Front": "recycler.front",
+    "Objective": "recycler.objectives",
+    "Objectives": "recycler.objectives",
+    "Pool": "recycler.pool",
+    "Recipe": "recycler.recipe",
+    "RecyclerError": "recycler.errors",
+    "Study": "recycler.study",
+    "Workspace": "recycler.workspace",
+    "search": "recycler.search",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module behind a public name on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'recycler' has no attribute {name!r}")
+    module = import_module(_HOME[name])
+    return module if name == "search" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,180 @@
+"""Study files: YAML at the edge, checked field by field, turned into nouns.
+
+May import: errors, objectives, pydantic, yaml.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recycler.errors import InvalidConfig, NotFound
+from recycler.evaluate.items import DEFAULT_ITEMS
+from recycler.objectives import Objective, Objectives
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CheckpointEntry(BaseModel):
+    """One checkpoint of a pool; every other key is kept as metadata."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = ""
+    path: str
+
+
+class ObjectiveEntry(_Section):
+    """One objective; see `objectives.Objective` for the meaning of each key."""
+
+    name: str
+    metric: str = "acc"
+    direction: Literal["", "max", "min"] = ""
+    unit: str = ""
+    task: str = ""
+    scale: float | None = None
+    cluster: str = ""
+
+
+class ItemsSection(_Section):
+    """How many items each split takes from every task, and the seed of the split."""
+
+    dev: int = Field(DEFAULT_ITEMS["dev"], ge=1)
+    select: int = Field(DEFAULT_ITEMS["select"], ge=1)
+    test: int = Field(DEFAULT_ITEMS["test"], ge=1)
+    seed: int = DEFAULT_ITEMS["seed"]
+
+
+class EvaluatorSection(_Section):
+    """Which evaluator, and its settings."""
+
+    kind: str = "lm-eval"
+    tasks: str = ""
+    batch_size: int = Field(64, ge=1)
+    max_length: int | None = Field(None, ge=1)
+    num_fewshot: int | None = Field(None, ge=0)
+    apply_chat_template: bool = False
+    function: str = ""
+
+
+class MergeSection(_Section):
+    """Merge method, its parameters and the dtype that merges are evaluated and exported in."""
+
+    method: str = "linear"
+    dtype: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class SearchSection(_Section):
+    """Sampler and budget."""
+
+    sampler: str = "nehvi"
+    evaluations: int = Field(50, ge=0)
+    greedy: bool = True
+    seed: int = 0
+    finalists: int = Field(24, ge=1)
+    failed_share: float = Field(0.5, ge=0, le=1)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class ExecutionSection(_Section):
+    """Where it runs; may change from run to run of one study."""
+
+    executor: str = ""
+    workers: int = Field(1, ge=1)
+    device: str = "cpu"
+    gpus: float = Field(0.0, ge=0)
+    ray_address: str = ""
+    timeout: float | None = Field(None, gt=0)
+
+
+class StudyFile(_Section):
+    """A whole study file."""
+
+    study: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    pool: str | list[CheckpointEntry | str]
+    base: CheckpointEntry | str | None = None
+    objectives: list[ObjectiveEntry] = Field(min_length=1)
+    held_out: list[ObjectiveEntry] = Field(default_factory=list)
+    items: ItemsSection = ItemsSection()
+    evaluator: EvaluatorSection = EvaluatorSection()
+    merge: MergeSection = MergeSection()
+    search: SearchSection = SearchSection()
+    execution: ExecutionSection = ExecutionSection()
+
+    def all_objectives(self) -> Objectives:
+        """Searched objectives, then held-out ones."""
+        searched = [Objective(**entry.model_dump()) for entry in self.objectives]
+        held_out = [Objective(**entry.model_dump(), held_out=True) for entry in self.held_out]
+        return Objectives((*searched, *held_out))
+
+    def pool_entries(self) -> list[dict[str, Any]]:
+        """The checkpoints listed in the file; empty where `pool` names a registered one."""
+        return [] if isinstance(self.pool, str) else [_entry(entry) for entry in self.pool]
+
+    def base_entry(self) -> dict[str, Any] | None:
+        return _entry(self.base) if self.base else None
+
+    def evaluator_settings(self, root: Path) -> dict[str, Any]:
+        """Settings that the evaluator is made with; paths absolute, defaults left out."""
+        settings = self.evaluator.model_dump(exclude_defaults=True)
+        settings["kind"] = self.evaluator.kind
+        if self.evaluator.kind == "python":
+            if not self.evaluator.function:
+                raise InvalidConfig(
+                    "evaluator.function is empty.", hint="write `function: module:name`."
+                )
+            settings = {"kind": "python", "function": self.evaluator.function, "root": str(root)}
+        elif self.evaluator.tasks:
+            settings["tasks"] = str((root / Path(self.evaluator.tasks).expanduser()).resolve())
+        return settings
+
+
+def read_study(file: str | os.PathLike[str]) -> StudyFile:
+    """Read and check a study file.
+
+    Raises:
+        NotFound: no such file.
+        InvalidConfig: naming the field, what was found and what was expected.
+    """
+    path = Path(file)
+    try:
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFound(
+            f"study file {path} can't be read: {getattr(error, 'strerror', None) or error}.",
+            hint="start from configs/template.yaml.",
+        ) from error
+    except yaml.YAMLError as error:
+        raise InvalidConfig(
+            f"{path} is not valid YAML: {error}.", hint="mend that line."
+        ) from error
+    if not isinstance(table, dict):
+        raise InvalidConfig(
+            f"{path} holds {type(table).__name__}, expected a table of settings.",
+            hint="start from configs/template.yaml.",
+        )
+    return parse_study(table, str(path))
+
+
+def parse_study(table: Mapping[str, Any], source: str = "study") -> StudyFile:
+    """Check a study given as plain data."""
+    try:
+        return StudyFile.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        found = f", found {first['input']!r}" if first["type"] != "missing" else ""
+        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise InvalidConfig(
+            f"{source}: {where}: {first['msg']}{found}{more}.",
+            hint="configs/template.yaml explains every key.",
+        ) from error
+
+
+def _entry(entry: CheckpointEntry | str) -> dict[str, Any]:
+    return {"path": entry} if isinstance(entry, str) else entry.model_dump()

@@ -1,0 +1,64 @@
+"""From what an evaluator returned to scores with errors, or to a failure with its reason.
+
+May import: errors, evaluation, trial. Nothing heavy.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from recycler.errors import InvalidConfig, NotFinite, RecyclerError
+from recycler.evaluation import Evaluation, Failure, Outcomes, Score
+from recycler.trial import Job
+
+
+def evaluation_of(
+    job: Job, results: Mapping[str, Outcomes | Score], digest: str, seconds: Mapping[str, float]
+) -> Evaluation:
+    """Scores with errors from what an evaluator returned.
+
+    Raises:
+        NotFinite: a mean is NaN or infinite.
+    """
+    outcomes = {name: r for name, r in results.items() if isinstance(r, Outcomes)}
+    scores = {name: r.score() if isinstance(r, Outcomes) else r for name, r in results.items()}
+    for name, score in scores.items():
+        if not math.isfinite(score.mean) or not math.isfinite(score.stderr):
+            raise NotFinite(
+                f"objective {name!r} is {score.mean} ± {score.stderr} on {job.split} items.",
+                hint="the merged weights may hold NaN; `recycler pool check --deep` finds which.",
+            )
+    return Evaluation(
+        split=job.split, scores=scores, outcomes=outcomes, digest=digest, seconds=seconds
+    )
+
+
+def failure_of(error: BaseException, details: str = "") -> Failure:
+    """An exception of one candidate as a Failure: out of memory, not finite, or the exception."""
+    if isinstance(error, NotFinite):
+        kind = "not-finite"
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        kind = "out-of-memory"
+    else:
+        kind = "exception"
+    message = (
+        error.message if isinstance(error, RecyclerError) else f"{type(error).__name__}: {error}"
+    )
+    return Failure(kind, message, details)
+
+
+def read_values(value: Any) -> Outcomes | Score:
+    """Item values, a pair (mean, stderr) as a tuple, or a plain mean, as our nouns."""
+    if isinstance(value, Outcomes | Score):
+        return value
+    if isinstance(value, tuple) and len(value) == 2:
+        return Score(float(value[0]), float(value[1]), 0)
+    if isinstance(value, str | bytes) or value is None:
+        raise InvalidConfig(
+            f"the evaluator returned {value!r}, expected numbers.",
+            hint="return item values, (mean, stderr) or a mean.",
+        )
+    if hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0:
+        items = tuple(float(item) for item in value)
+        return Outcomes(tuple(range(len(items))), items)
+    return Score(float(value), 0.0, 0)

@@ -1,0 +1,100 @@
+"""What evaluating a merge gave: item outcomes, means with their errors, or a failure.
+
+Letters: items of one objective in one split. May import: errors, objectives.
+Reference: Miller 2024, arXiv 2411.00640 (clustered standard errors).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+SPLITS = ("dev", "select", "test")  # searched on | finalists re-ranked | reported once
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Mean of one objective in the metric's own unit, its standard error, and how many items."""
+
+    mean: float
+    stderr: float
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Every item's outcome for one objective, so that two merges can be compared item by item.
+
+    Attributes:
+        ids: (items,) the evaluator's item ids, in the order of evaluation.
+        values: (items,) outcome of each item, in the metric's unit.
+        weights: (items,) its weight in the mean, such as bytes; empty means all 1.
+        clusters: (items,) label shared by dependent items; empty means each item on its own.
+    """
+
+    ids: tuple[int, ...]
+    values: tuple[float, ...]
+    weights: tuple[float, ...] = ()
+    clusters: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part in (self.values, self.weights, self.clusters):
+            assert len(part) in (0, len(self.ids)), "one entry an item"
+
+    def arrays(self) -> tuple[Array, Array, NDArray[np.int64]]:
+        """(items,) values, weights and cluster indices 0..c-1."""
+        values = np.asarray(self.values, dtype=np.float64)
+        weights = (
+            np.asarray(self.weights, dtype=np.float64) if self.weights else np.ones(len(values))
+        )
+        labels = np.asarray(self.clusters or self.ids)
+        return values, weights, np.unique(labels, return_inverse=True)[1]
+
+    def score(self) -> Score:
+        """Weighted mean and its cluster-robust standard error.
+
+        With residuals r = weight · (value - mean) summed by cluster, and c clusters, the squared
+        error is c/(c-1) · Σ r² / (Σ weight)²; for equal weights and no clusters this is the usual
+        sample variance over the number of items. A single cluster has no error: stderr is NaN-free
+        0.0 only if all values are equal, else the spread of the values.
+        """
+        values, weights, clusters = self.arrays()
+        total = weights.sum()
+        mean = float((values * weights).sum() / total)
+        residuals = np.bincount(clusters, weights * (values - mean))
+        c = len(residuals)
+        if c < 2:
+            return Score(mean, float(values.std()), len(values))
+        stderr = np.sqrt(c / (c - 1) * (residuals**2).sum()) / total
+        return Score(mean, float(stderr), len(values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What evaluating one merge on one split returned, and what it cost.
+
+    Attributes:
+        split: dev, select or test.
+        scores: objective -> mean, error, items.
+        outcomes: objective -> item outcomes; empty when read back without them.
+        digest: hash over the bytes of the merge that was scored; empty for functions of weights.
+        seconds: wall-clock time of each part [s].
+    """
+
+    split: str
+    scores: Mapping[str, Score]
+    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+    digest: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a candidate has no scores: `kind` is a word to count by, `message` for the reader."""
+
+    kind: str
+    message: str
+    details: str = ""

@@ -1,0 +1,47 @@
+"""Score an exported folder again, loaded as anyone would load it, and compare with the ledger.
+
+May import: the nouns, study, execute.scorer, transformers.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from recycler.errors import Mismatch
+
+if TYPE_CHECKING:
+    from recycler.study import Study
+
+
+def rescore(study: "Study", folder: Path) -> list[dict[str, Any]]:
+    """Evaluate the folder on every split its trial was scored on.
+
+    Returns:
+        One row a split and objective: `{"split", "objective", "ledger", "again"}`.
+
+    Raises:
+        Mismatch: a mean differs from the ledger's, in any digit.
+    """
+    claimed = json.loads((folder / "recycler.json").read_text(encoding="utf-8"))
+    trial = study.trial(claimed["trial"])
+    torch.set_num_threads(1)
+    evaluator = study.scorer_factory().make_evaluator()
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.eval()  # type: ignore[no-untyped-call]
+    rows = []
+    for split, evaluation in trial.evaluations.items():
+        objectives = [study.plan.objectives[name] for name in evaluation.scores]
+        for name, outcomes in evaluator.evaluate(model, objectives, split).items():
+            again = getattr(outcomes, "score", lambda found=outcomes: found)().mean
+            ledger = evaluation.scores[name].mean
+            rows.append({"split": split, "objective": name, "ledger": ledger, "again": again})
+            if again != ledger:
+                raise Mismatch(
+                    f"{name} on {split} items is {again!r} now and {ledger!r} in the ledger.",
+                    hint="other library versions, thread counts or processors round differently; "
+                    "the digest still proves the bytes.",
+                )
+    return rows

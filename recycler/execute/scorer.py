@@ -1,0 +1,84 @@
+"""What a worker does with a job: make the merge resident, score it, say what it cost.
+
+May import: the nouns, registry, merge.live, evaluate, torch.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from recycler.environment import prepare
+from recycler.evaluate.results import evaluation_of
+from recycler.evaluation import Evaluation
+from recycler.merge.live import Resident, quiet_transformers
+from recycler.objectives import Objectives
+from recycler.pool import Pool
+from recycler.protocols import Evaluator
+from recycler.registry import resolve
+from recycler.trial import Job
+
+EVALUATORS = {
+    "lm-eval": "recycler.evaluate.harness:LmEval",
+    "python": "recycler.evaluate.python:PythonEvaluator",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MergeScorerFactory:
+    """Everything a worker needs to make its scorer; plain data, so that it travels.
+
+    Attributes:
+        pool: the checkpoints; workers open the same files.
+        objectives: all objectives of the study.
+        evaluator: `kind` and the evaluator's own settings.
+        items: sizes of the splits and their seed.
+        dtype: torch name of the dtype of merges.
+        device: torch device.
+    """
+
+    pool: Pool
+    objectives: Objectives
+    evaluator: Mapping[str, Any]
+    items: Mapping[str, int]
+    dtype: str
+    device: str = "cpu"
+
+    def __call__(self) -> "MergeScorer":
+        prepare()
+        torch.set_num_threads(1)
+        quiet_transformers()
+        return MergeScorer(
+            Resident(self.pool, self.dtype, self.device), self.make_evaluator(), self.objectives
+        )
+
+    def make_evaluator(self) -> Evaluator:
+        """The evaluator of the study, with its tasks loaded."""
+        settings = dict(self.evaluator)
+        kind = settings.pop("kind", "lm-eval")
+        make = resolve("evaluator", kind, EVALUATORS)
+        tokenizer = str(self.pool.checkpoints[0].path)
+        if kind == "lm-eval":
+            made = make(tuple(self.objectives), tokenizer, self.items, **settings)
+        else:
+            made = make(tokenizer=tokenizer, **settings)
+        return made  # type: ignore[no-any-return]
+
+
+class MergeScorer:
+    """Scores recipes on one resident model (see `protocols.Scorer`)."""
+
+    def __init__(self, resident: Resident, evaluator: Evaluator, objectives: Objectives) -> None:
+        self._resident, self._evaluator, self._objectives = resident, evaluator, objectives
+
+    def __call__(self, job: Job) -> Evaluation:
+        """Materialize and evaluate; scores that are not finite raise NotFinite."""
+        digest, merge_seconds = self._resident.load(job.recipe)
+        start = time.perf_counter()
+        wanted = [self._objectives[name] for name in job.objectives]
+        results = self._evaluator.evaluate(self._resident.model, wanted, job.split)
+        return evaluation_of(
+            job, results, digest, {"merge": merge_seconds, "evaluate": time.perf_counter() - start}
+        )

@@ -1,0 +1,291 @@
+"""Export a trial as an ordinary Hugging Face folder, and prove it is the merge that was scored.
+
+The folder is written beside its destination under a temporary name, synced, read back, compared
+with the digest in the ledger, and only then renamed. May import: the nouns, merge, report.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from recycler import __version__
+from recycler.checkpoint import Checkpoint
+from recycler.errors import Conflict, InvalidConfig, Mismatch, NotFound
+from recycler.merge.disk import SHARD_BYTES, write_weights
+from recycler.merge.files import read_recipe
+from recycler.merge.tensors import Sources, output_specs
+from recycler.pool import Pool
+from recycler.recipe import Recipe
+from recycler.report.card import model_card
+from recycler.report.figures import front_png
+from recycler.report.progress import ProgressBar
+from recycler.trial import COMPLETE, Trial
+
+if TYPE_CHECKING:
+    from recycler.study import Study
+
+PROOF = "recycler.json"
+# What a folder needs besides weights and config to be used; taken from the donor as it is.
+_COMPANIONS = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+)
+
+
+def export(
+    study: "Study", trial: Trial, out: Path, *, force: bool = False, donor: str = ""
+) -> dict[str, Any]:
+    """Write a scored trial to `out`.
+
+    Args:
+        study: the study it belongs to.
+        trial: a complete trial.
+        out: the folder to make.
+        force: replace `out` if it exists.
+        donor: checkpoint that gives config, tokenizer and generation config; empty means the
+            first of the pool, with whose tokenizer the merge was scored.
+
+    Returns:
+        `{"path", "digest", "files": [{"name", "bytes", "sha256"}], "verified": True}`.
+
+    Raises:
+        Conflict: `out` exists and `force` is off.
+        Mismatch: the written bytes are not those that were scored; nothing is left behind.
+    """
+    if trial.state != COMPLETE:
+        raise InvalidConfig(
+            f"trial {trial.number} is {trial.state}, so there is nothing to export.",
+            hint=f"`recycler front {study.name}` lists merges that can be.",
+        )
+    pool = study.workspace.study_pool(study.name)
+    giver = pool[donor] if donor else pool.checkpoints[0]
+    extras = {
+        PROOF: _json(proof(study, trial, giver)),
+        "mergekit.yaml": yaml.safe_dump(mergekit_recipe(trial.recipe, pool), sort_keys=False),
+        "README.md": model_card(study, trial),
+    }
+    pictures = {"front.png": front_png(study, highlight=trial.number)}
+    return write_folder(
+        trial.recipe,
+        pool,
+        giver,
+        out,
+        expected=trial.digest,
+        force=force,
+        texts=extras,
+        blobs=pictures,
+    )
+
+
+def write_folder(
+    recipe: Recipe,
+    pool: Pool,
+    donor: Checkpoint,
+    out: Path,
+    *,
+    expected: str = "",
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    texts: dict[str, str] | None = None,
+    blobs: dict[str, bytes] | None = None,
+    on_bytes: Any = lambda count: None,
+) -> dict[str, Any]:
+    """Merge into a new folder, atomically; with `expected`, only if the digest is that one."""
+    out = out.expanduser().absolute()
+    if out.exists() and not force:
+        raise Conflict(f"{out} exists.", hint="choose another folder, or replace it with --force.")
+    if any(out == c.path or out in c.path.parents for c in pool.everything):
+        raise Conflict(
+            f"{out} is or holds a checkpoint of the pool.", hint="choose another folder."
+        )
+    if not out.parent.is_dir():
+        raise NotFound(f"{out.parent} is not a folder.", hint="make it first.")
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    try:
+        work.chmod(0o777 & ~_umask())
+        with Sources(pool) as sources:
+            written = write_weights(recipe, sources, work, shard_bytes, on_bytes=on_bytes)
+        _write(work / "config.json", _json(_config(donor, recipe.dtype)).encode())
+        for name in _COMPANIONS:
+            if (donor.path / name).is_file():
+                _write(work / name, (donor.path / name).read_bytes())
+        for name, content in {
+            **{k: v.encode() for k, v in (texts or {}).items()},
+            **(blobs or {}),
+        }.items():
+            _write(work / name, content)
+        found = Checkpoint.open(work).fingerprint()
+        if found != written or (expected and found != expected):
+            raise Mismatch(
+                f"the written merge has digest {found}, the scored one {expected or written}.",
+                hint="a checkpoint changed or the disk is faulty; run `recycler pool check`.",
+            )
+        _publish(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return {"path": str(out), "digest": found, "files": _inventory(out), "verified": True}
+
+
+def merge_file(
+    recipe_file: Path,
+    out: Path,
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Make the merge of a recipe file, without a study; the folder says how it was made."""
+    recipe, pool = read_recipe(recipe_file, lambda checkpoint: checkpoint.fingerprint())
+    total = sum(spec.nbytes for spec in output_specs(recipe, pool))
+    texts = {
+        PROOF: _json({"recycler": __version__, "recipe": recipe.to_json(), "id": recipe.id}),
+        "mergekit.yaml": yaml.safe_dump(mergekit_recipe(recipe, pool), sort_keys=False),
+    }
+    with ProgressBar(quiet) as bar:
+        return write_folder(
+            recipe,
+            pool,
+            pool.checkpoints[0],
+            out,
+            force=force,
+            shard_bytes=shard_bytes,
+            texts=texts,
+            on_bytes=lambda count: bar.bytes_moved("merge", count, total),
+        )
+
+
+def proof(study: "Study", trial: Trial, donor: Checkpoint) -> dict[str, Any]:
+    """What recycler.json says: recipe, fingerprints, scores with errors and item ids, versions."""
+    store = study.workspace.store
+    items = {
+        split: {
+            name: list(o.ids)
+            for name, o in store.outcomes(study.name, trial.number, split).items()
+        }
+        for split in trial.evaluations
+    }
+    return {
+        "recycler": __version__,
+        "versions": {name: version(name) for name in ("torch", "transformers", "lm-eval")},
+        **study.trial_json(trial.number),
+        "objectives": study.front_json()["objectives"],
+        "items": items,
+        "donor": donor.name,
+        "evaluator": dict(study.plan.evaluator),
+    }
+
+
+def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any]:
+    """The recipe in mergekit's terms (its sums run in `dtype`, ours always in float32)."""
+    return {
+        "merge_method": recipe.method,
+        "models": [
+            {"model": str(pool[name].path), "parameters": {"weight": weight}}
+            for name, weight in recipe.weights.items()
+        ],
+        "parameters": {"normalize": bool(recipe.settings.get("normalize", False))},
+        "dtype": "float32",
+        "out_dtype": recipe.dtype,
+    }
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Hash every tensor of an exported folder and compare with its recycler.json.
+
+    Raises:
+        NotFound: the folder has no recycler.json.
+        Mismatch: a byte differs.
+    """
+    file = folder / PROOF
+    if not file.is_file():
+        raise NotFound(
+            f"{folder} has no {PROOF}.", hint="give a folder that `recycler export` made."
+        )
+    claimed = json.loads(file.read_text(encoding="utf-8"))
+    if "digest" not in claimed:
+        raise InvalidConfig(
+            f"{file} names no digest: the folder was merged without a study.",
+            hint="only exports of a study's trial can be verified against scores.",
+        )
+    found = Checkpoint.open(folder).fingerprint()
+    if found != claimed["digest"]:
+        raise Mismatch(
+            f"{folder} has digest {found}, its {PROOF} says {claimed['digest']}.",
+            hint="the weights were changed after the export; export again.",
+        )
+    return {
+        "path": str(folder.absolute()),
+        "digest": found,
+        "study": claimed["study"],
+        "trial": claimed["trial"],
+        "verified": True,
+    }
+
+
+def _config(donor: Checkpoint, dtype: str) -> dict[str, Any]:
+    config = {key: value for key, value in donor.config.items() if key != "torch_dtype"}
+    return {**config, "dtype": dtype}
+
+
+def _publish(work: Path, out: Path) -> None:
+    """Rename the finished folder into place; an old one is moved aside first, then removed."""
+    _sync(work)
+    old = None
+    if out.exists():
+        old = out.with_name(f".{out.name}.{os.getpid()}.old")
+        out.rename(old)
+    work.rename(out)
+    _sync(out.parent)
+    if old is not None:
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def _write(file: Path, content: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _inventory(folder: Path) -> list[dict[str, Any]]:
+    files = []
+    for file in sorted(folder.iterdir()):
+        with file.open("rb") as stream:
+            sha = hashlib.file_digest(stream, "sha256").hexdigest()
+        files.append({"name": file.name, "bytes": file.stat().st_size, "sha256": sha})
+    return files
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _json(table: Any) -> str:
+    return json.dumps(table, indent=2, ensure_ascii=False) + "\n"

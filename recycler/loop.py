@@ -1,0 +1,235 @@
+"""Ask, submit, wait, tell: the only scheduling there is.
+
+What to do next is read off the ledger each time, so a run that was killed goes on where it was:
+proposals without scores are evaluated again under their number, nothing scored is scored twice.
+May import: the nouns, protocols, front.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from recycler import pareto
+from recycler.errors import StudyFailed
+from recycler.evaluation import Evaluation, Failure
+from recycler.front import front_rows
+from recycler.objectives import Array
+from recycler.plan import Plan
+from recycler.protocols import Executor, Store
+from recycler.trial import COMPLETE, FAILED, RUNNING, Job, Proposal, Trial
+
+ATTEMPTS = 3  # times a trial is begun before it counts as what kills the process
+
+
+class Source(Protocol):
+    """Where proposals come from; `search.samplers.Proposer` is ours."""
+
+    def next(
+        self, trials: Sequence[Trial], reference: Sequence[float] | None
+    ) -> Proposal | None: ...
+
+    def reference(self, trials: Sequence[Trial]) -> Array | None: ...
+
+    def references(self, trials: Sequence[Trial]) -> Sequence[Trial]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands after an event: `phase` is search, select or test."""
+
+    phase: str
+    done: int
+    total: int
+    trial: Trial | None = None
+
+
+Listener = Callable[[Progress], object]
+
+
+def run(
+    plan: Plan,
+    store: Store,
+    source: Source,
+    executor: Executor,
+    listen: Listener = lambda progress: None,
+    phases: Sequence[str] = ("select", "test"),
+) -> None:
+    """Bring a study to its end: references, search, re-check on select items, report on test.
+
+    Raises:
+        StudyFailed: more than `plan.failed_share` of the trials failed.
+    """
+    store.set_status(plan.name, "running")
+    try:
+        _Run(plan, store, source, executor, listen).search()
+        for split in phases:
+            _Run(plan, store, source, executor, listen).recheck(split)
+    except StudyFailed as error:
+        store.set_status(plan.name, "failed", error.message)
+        raise
+    except BaseException as error:
+        store.set_status(plan.name, "stopped", f"{type(error).__name__}: {error}".strip(": "))
+        raise
+    store.set_status(plan.name, "complete")
+
+
+class _Run:
+    """One pass over a phase; keeps the ledger's trials in memory and in step."""
+
+    def __init__(
+        self, plan: Plan, store: Store, source: Source, executor: Executor, listen: Listener
+    ) -> None:
+        self.plan, self.store, self.source = plan, store, source
+        self.executor, self.listen = executor, listen
+        self.trials = {trial.number: trial for trial in store.trials(plan.name)}
+        self.reference: Sequence[float] | None = store.status(plan.name)["reference"]
+        self.flying = 0
+        self._due = 0
+
+    @property
+    def ledger(self) -> list[Trial]:
+        return [self.trials[number] for number in sorted(self.trials)]
+
+    def search(self) -> None:
+        """Evaluate orphans of a killed run first, then proposals, until there are none."""
+        self._fix_reference()
+        self._drive(self._search_jobs(), "search")
+
+    def recheck(self, split: str) -> None:
+        """Evaluate on a split whoever is due there and has not been."""
+        wanted = self._wanted(split)
+        searched, all_of_them = self.plan.objectives.searched, self.plan.objectives.all
+        objectives = searched if split == "select" else all_of_them
+        names = tuple(objective.name for objective in objectives)
+        due = [trial for trial in wanted if split not in trial.evaluations]
+        self._due = len(due)
+        self._drive(iter([Job(t.number, t.recipe, split, names) for t in due]), split)
+
+    def _search_jobs(self) -> Iterator[Job | None]:
+        """Jobs one after the other; None where scores are awaited."""
+        names = tuple(objective.name for objective in self.plan.objectives.searched)
+        for trial in [trial for trial in self.ledger if trial.state == RUNNING]:
+            if trial.attempts >= ATTEMPTS:
+                self._failed(trial, Failure("process-died", f"the process died {ATTEMPTS} times."))
+                continue
+            self.store.retry(self.plan.name, trial.number)
+            yield Job(trial.number, trial.recipe, "dev", names)
+        while True:
+            proposal = self.source.next(self.ledger, self.reference)
+            if proposal is None:
+                if not self.flying:
+                    return
+                yield None
+                continue
+            trial = self.store.start(self.plan.name, proposal)
+            self.trials[trial.number] = trial
+            yield Job(trial.number, trial.recipe, "dev", names)
+
+    def _drive(self, jobs: Iterator[Job | None], phase: str) -> None:
+        """Keep the executor busy until the jobs are used up and all have come back."""
+        self._tell(phase, None)
+        exhausted = False
+        while True:
+            while self.executor.free > 0 and not exhausted:
+                try:
+                    job = next(jobs)
+                except StopIteration:
+                    exhausted = True
+                    break
+                if job is None:  # scores are awaited
+                    break
+                self.executor.submit(job)
+                self.flying += 1
+            if not self.flying:
+                if exhausted:
+                    return
+                continue
+            for job, result in self.executor.wait():
+                self.flying -= 1
+                self._land(job, result)
+                self._tell(phase, self.trials[job.trial])
+
+    def _land(self, job: Job, result: Evaluation | Failure) -> None:
+        trial = self.trials[job.trial]
+        if isinstance(result, Failure):
+            if job.split == "dev":
+                self._failed(trial, result)
+                return
+            raise StudyFailed(
+                f"trial {trial.number} was scored on dev items but failed on {job.split} items: "
+                f"{result.message}",
+                hint="run the study again to try once more.",
+            )
+        self.store.record(self.plan.name, trial.number, result)
+        self._refresh()
+        self._fix_reference()
+
+    def _failed(self, trial: Trial, failure: Failure) -> None:
+        self.store.fail(self.plan.name, trial.number, failure)
+        self._refresh()
+        self._fix_reference()
+        ended = [t for t in self.ledger if t.state != RUNNING]
+        share = sum(t.state == FAILED for t in ended) / len(ended)
+        if len(ended) >= 4 and share > self.plan.failed_share:
+            raise StudyFailed(
+                f"{share:.0%} of {len(ended)} trials failed, more than the allowed "
+                f"{self.plan.failed_share:.0%}; the last: {failure.message}",
+                hint=f"`recycler show {self.plan.name} {trial.number}` shows its details.",
+            )
+
+    def _refresh(self) -> None:
+        self.trials = {trial.number: trial for trial in self.store.trials(self.plan.name)}
+
+    def _fix_reference(self) -> None:
+        if self.reference is None:
+            corner = self.source.reference(self.ledger)
+            if corner is not None:
+                self.reference = [float(x) for x in corner]
+                self.store.set_reference(self.plan.name, self.reference)
+
+    def _tell(self, phase: str, trial: Trial | None) -> None:
+        ended = [t for t in self.ledger if t.state != RUNNING]
+        if phase == "search":
+            references = sum(t.is_baseline for t in ended)
+            budget = self.plan.evaluations if self.plan.n > 1 else 0
+            expected = max(references, self.plan.n + 2 if self.plan.n > 2 else self.plan.n + 1)
+            self.listen(Progress(phase, len(ended), expected + budget, trial))
+        else:
+            left = sum(phase not in t.evaluations for t in self._wanted(phase))
+            self.listen(Progress(phase, self._due - left, self._due, trial))
+
+    def _wanted(self, split: str) -> list[Trial]:
+        """Who is scored on a split: finalists on select; the elected and the references on test."""
+        if self.reference is None:
+            return []
+        if split == "select":
+            return finalists(self.plan, self.ledger, np.array(self.reference))
+        members = elected(self.plan, self.ledger, np.array(self.reference))
+        others = [t for t in self.source.references(self.ledger) if t not in members]
+        return sorted([*members, *others], key=lambda trial: trial.number)
+
+
+def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Trial]:
+    """Trials re-checked on select items: the dev front, then ranks behind it, up to a limit.
+
+    A front by noisy scores leaves true members out by chance; the ranks behind it get a second
+    look while less than half of the places are taken. Where a rank is larger than the places left,
+    those that add most hypervolume are taken.
+    """
+    left = [trial for trial in trials if trial.state == COMPLETE]
+    chosen: list[Trial] = []
+    while left and len(chosen) < max(1, plan.finalists // 2):
+        rank = front_rows(left, plan.objectives, "dev")
+        gains = plan.objectives.gains([trial.means("dev") for trial in rank])
+        kept = pareto.covering(gains, reference, plan.finalists - len(chosen))
+        chosen += [rank[row] for row in kept]
+        left = [trial for trial in left if trial not in rank]
+    return sorted(chosen, key=lambda trial: trial.number)
+
+
+def elected(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Trial]:
+    """Members of the reported front: the finalists that are non-dominated on select items."""
+    checked = [t for t in finalists(plan, trials, reference) if "select" in t.evaluations]
+    return front_rows(checked, plan.objectives, "select")

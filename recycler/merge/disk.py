@@ -1,0 +1,97 @@
+"""Write a merge as safetensors shards with index, tensor by tensor, in bounded memory.
+
+May import: checkpoint, recipe, merge.tensors, torch (through tensors).
+Reference: the safetensors format, https://huggingface.co/docs/safetensors.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from recycler.checkpoint import TensorSpec
+from recycler.merge.tensors import Digest, Sources, merged, output_specs, raw_bytes
+from recycler.recipe import Recipe
+
+SHARD_BYTES = 5_000_000_000  # as transformers shards
+INDEX = "model.safetensors.index.json"
+
+
+def write_weights(
+    recipe: Recipe,
+    sources: Sources,
+    folder: Path,
+    shard_bytes: int = SHARD_BYTES,
+    device: str = "cpu",
+    on_bytes: Callable[[int], object] = lambda count: None,
+) -> str:
+    """Stream the merge into `folder` in the layout that transformers reads.
+
+    Args:
+        recipe: what to merge.
+        sources: the opened pool.
+        folder: exists; nothing in it is overwritten but weight files of the same name.
+        shard_bytes: a new shard begins before this size is exceeded [B].
+        device: torch device to merge on.
+        on_bytes: called with the bytes just written, for progress bars.
+
+    Returns:
+        The digest of the merged bytes.
+    """
+    shards = _plan(output_specs(recipe, sources.pool), shard_bytes)
+    digest = Digest()
+    tensors = merged(recipe, sources, device)
+    for name, specs in shards.items():
+        with (folder / name).open("wb") as file:
+            file.write(_header(specs))
+            for _ in specs:
+                spec, tensor = next(tensors)
+                digest.add(spec, tensor)
+                on_bytes(file.write(raw_bytes(tensor)))
+            file.flush()
+            os.fsync(file.fileno())
+    if len(shards) > 1:
+        _write_index(folder, shards)
+    return digest.value
+
+
+def _plan(specs: list[TensorSpec], shard_bytes: int) -> dict[str, list[TensorSpec]]:
+    groups: list[list[TensorSpec]] = [[]]
+    size = 0
+    for spec in specs:
+        if groups[-1] and size + spec.nbytes > shard_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(spec)
+        size += spec.nbytes
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    return {
+        f"model-{number:05d}-of-{len(groups):05d}.safetensors": group
+        for number, group in enumerate(groups, start=1)
+    }
+
+
+def _header(specs: list[TensorSpec]) -> bytes:
+    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    for spec, (start, stop) in zip(specs, _offsets(specs), strict=True):
+        entry = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [start, stop]}
+        table[spec.name] = entry
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _offsets(specs: list[TensorSpec]) -> Iterator[tuple[int, int]]:
+    start = 0
+    for spec in specs:
+        yield start, start + spec.nbytes
+        start += spec.nbytes
+
+
+def _write_index(folder: Path, shards: dict[str, list[TensorSpec]]) -> None:
+    index = {
+        "metadata": {"total_size": sum(s.nbytes for specs in shards.values() for s in specs)},
+        "weight_map": {spec.name: name for name, specs in shards.items() for spec in specs},
+    }
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

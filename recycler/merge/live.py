@@ -1,0 +1,103 @@
+"""Merge into a resident model's parameters, in place: no file is written, no model is rebuilt.
+
+May import: errors, pool, recipe, merge.tensors, torch, transformers.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from recycler.errors import Incompatible
+from recycler.merge.tensors import Digest, Sources, merged
+from recycler.pool import Pool
+from recycler.recipe import Recipe
+
+
+class Resident:
+    """One model that lives as long as its worker and takes the weights of merge after merge.
+
+    Where every tensor of the checkpoints is a parameter or buffer of the model under the same name
+    the merge is copied in place. Else (a base model without a head's prefix, fused experts) each
+    merge goes through `from_pretrained(state_dict=...)`, the way the exported folder goes.
+    """
+
+    def __init__(self, pool: Pool, dtype: str, device: str = "cpu") -> None:
+        """Load the pool's first checkpoint as the shell for all merges.
+
+        Args:
+            pool: the checkpoints, all of one architecture.
+            dtype: torch name of the dtype that merges are made, evaluated and exported in.
+            device: torch device.
+        """
+        self.sources = Sources(pool)
+        self.device = device
+        self._dtype = getattr(torch, dtype)
+        self._config = AutoConfig.from_pretrained(pool.checkpoints[0].path)
+        self.model = self._from_pretrained(pool.checkpoints[0].path)
+        self._slots = _slots(self.model, pool.checkpoints[0].tensors)
+        self._loaded = ("", "")
+
+    def load(self, recipe: Recipe) -> tuple[str, float]:
+        """Make the model hold this merge.
+
+        Returns:
+            The digest of the merged bytes and the seconds it took (about 0 where it is held
+            already).
+        """
+        start = time.perf_counter()
+        if self._loaded[0] != recipe.id:
+            self._loaded = ("", "")  # half-copied weights must never count as loaded
+            self._loaded = (recipe.id, self._copy(recipe))
+        return self._loaded[1], time.perf_counter() - start
+
+    @torch.no_grad()
+    def _copy(self, recipe: Recipe) -> str:
+        digest, whole = Digest(), {}
+        for spec, tensor in merged(recipe, self.sources, self.device):
+            digest.add(spec, tensor)
+            if self._slots is None:
+                whole[spec.name] = tensor.clone()
+            else:
+                self._slots[spec.name].copy_(tensor)
+        if self._slots is None:
+            self.model = self._from_pretrained(None, config=self._config, state_dict=whole)
+        return digest.value
+
+    def _from_pretrained(self, *where: Any, **options: Any) -> Any:
+        model = AutoModelForCausalLM.from_pretrained(*where, dtype=self._dtype, **options)
+        model.to(self.device)  # type: ignore[arg-type]
+        return model.eval().requires_grad_(False)
+
+
+def _slots(model: Any, tensors: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """Where each tensor of the checkpoint lives in the model; None if not all are found alike."""
+    state = model.state_dict(keep_vars=True)
+    slots = {}
+    for name, spec in tensors.items():
+        slot = state.get(name)
+        if slot is None or tuple(slot.shape) != spec.shape:
+            return None
+        slots[name] = slot.data if slot.dtype.is_floating_point else slot
+    covered = {slot.data_ptr() for slot in slots.values()}
+    left = [name for name, slot in state.items() if slot.data_ptr() not in covered]
+    if left:
+        raise Incompatible(
+            f"the model has the parameter {left[0]!r}, which no checkpoint holds"
+            + (f" ({len(left) - 1} more)." if len(left) > 1 else "."),
+            hint="the folder was saved without its head; save it with the class that config.json "
+            "names.",
+        )
+    return slots
+
+
+def quiet_transformers() -> None:
+    """Keep transformers' progress bars and advice out of the program's own output."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]

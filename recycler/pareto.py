@@ -1,0 +1,145 @@
+"""Pareto arithmetic on plain arrays: no trials, no files, no global randomness.
+
+Letters in shapes (the same in the whole package):
+    n  checkpoints in the pool        k  points (trials) in a set
+    m  objectives                     w  a point of the simplex, (n,)
+
+Orientation: every array called `gains` is larger-is-better. Raw scores keep their own direction
+and unit until `Objectives.gains` turns them; nothing below this line asks again.
+
+May import: numpy, moocore. Nothing of recycler.
+Reference: Zitzler & Thiele 1998 (hypervolume); Das 1999 (knee); Miller 2024, arXiv 2411.00640
+(clustered and paired errors of evaluations).
+"""
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def nondominated(gains: Array) -> Mask:
+    """Which rows no other row dominates; equal rows do not dominate each other.
+
+    Args:
+        gains: (k, m) larger is better; k may be 0. A row with NaN is never in the front.
+
+    Returns:
+        (k,) True for members of the front.
+
+    Invariants: row order does not matter; adding a dominated row changes no other entry.
+    """
+    finite = np.isfinite(gains).all(axis=1)
+    front = np.zeros(len(gains), dtype=bool)
+    if finite.any():
+        kept = moocore.is_nondominated(gains[finite], maximise=True, keep_weakly=True)
+        front[finite] = kept
+    return front
+
+
+def hypervolume(gains: Array, reference: Array) -> float:
+    """Volume dominated by a set of points above a reference point.
+
+    Args:
+        gains: (k, m) larger is better; k may be 0. Rows with NaN add nothing.
+        reference: (m,) the worst corner; rows not above it in every column add nothing.
+
+    Returns:
+        The volume, in the product of the objectives' units.
+
+    Invariants: row order does not matter; a dominated or repeated row adds nothing; adding a row
+    never shrinks it; moving all rows and the reference together changes nothing.
+    """
+    above = gains[(gains > reference).all(axis=1)]
+    if not len(above):
+        return 0.0
+    return float(moocore.hypervolume(above, ref=reference, maximise=True))
+
+
+def covering(gains: Array, reference: Array, size: int) -> list[int]:
+    """At most `size` rows, chosen one by one for the hypervolume they add; ties: first row.
+
+    Args:
+        gains: (k, m) larger is better.
+        reference: (m,) the worst corner.
+        size: how many rows to keep; all where k is not larger.
+
+    Returns:
+        Row numbers, ascending.
+    """
+    left, chosen = list(range(len(gains))), list[int]()
+    if len(left) <= size:
+        return left
+    while len(chosen) < size:
+        volumes = [hypervolume(gains[[*chosen, row]], reference) for row in left]
+        chosen.append(left.pop(int(np.argmax(volumes))))
+    return sorted(chosen)
+
+
+def worst_corner(gains: Array, margin: float = 0.1) -> Array:
+    """A reference point just below every row: column minimum less `margin` of the column's range.
+
+    Args:
+        gains: (k, m) larger is better, k >= 1.
+        margin: share of each column's range, unitless.
+
+    Returns:
+        (m,) strictly below every entry also where a column is constant.
+    """
+    low, high = gains.min(axis=0), gains.max(axis=0)
+    span = np.where(high > low, high - low, np.maximum(np.abs(low), 1.0))
+    corner: Array = low - margin * span
+    return corner
+
+
+def knee(gains: Array) -> int:
+    """Row with the best balanced gains: farthest from the plane through the front's corners.
+
+    Each column is scaled to [0, 1] over the front; the distance to the plane through the corners
+    (1,0,..), (0,1,..) is then the plain sum of the scaled gains (Das 1999). Ties: first row.
+
+    Args:
+        gains: (k, m) the front, larger is better, k >= 1.
+    """
+    low, high = gains.min(axis=0), gains.max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    return int(np.argmax(((gains - low) / span).sum(axis=1)))
+
+
+def bootstrap_means(
+    values: Array, weights: Array, clusters: NDArray[np.int64], counts: NDArray[np.int64]
+) -> Array:
+    """Means of k candidates over the same resampled items, paired and clustered.
+
+    Args:
+        values: (k, items) outcome of each item for each candidate, in the metric's unit.
+        weights: (k, items) weight of each item in the mean (bytes for bits per byte, else 1).
+        clusters: (items,) cluster index 0..c-1 of each item.
+        counts: (draws, c) how often each cluster was drawn.
+
+    Returns:
+        (draws, k) weighted mean of each candidate in each draw, in the metric's unit.
+    """
+    drawn = counts[:, clusters].astype(np.float64)  # (draws, items)
+    means: Array = (drawn @ (values * weights).T) / (drawn @ weights.T)
+    return means
+
+
+def draw_counts(clusters: int, draws: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(draws, clusters) multinomial counts of a bootstrap over clusters."""
+    return rng.multinomial(clusters, np.full(clusters, 1.0 / clusters), size=draws)
+
+
+def share_nondominated(draws: NDArray[np.float64]) -> Array:
+    """How often each candidate is non-dominated over joint draws of all candidates' gains.
+
+    Args:
+        draws: (draws, k, m) larger is better.
+
+    Returns:
+        (k,) probability in [0, 1].
+    """
+    shares: Array = np.mean([nondominated(draw) for draw in draws], axis=0, dtype=np.float64)
+    return shares

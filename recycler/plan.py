@@ -1,0 +1,103 @@
+"""A plan: what a study is, decided before it starts and compared whenever it is resumed.
+
+Letters: n checkpoints, m objectives. May import: errors, objectives, recipe, trial.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from recycler.errors import InvalidConfig
+from recycler.objectives import Objective, Objectives
+from recycler.recipe import Ingredient, Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that decides the proposals and the scores of a study.
+
+    Attributes:
+        name: name of the study.
+        ingredients: (name, fingerprint) of the n checkpoints, in the order of weight vectors.
+        objectives: searched and held-out objectives.
+        sampler: name of the sampler.
+        settings: the sampler's own settings.
+        evaluations: budget: merges evaluated besides singles, uniform and merge-best.
+        greedy: whether the greedy-soup path opens the search (inside the budget).
+        seed: seed of the proposals.
+        method: merge method; merge_settings its parameters; dtype the output dtype.
+        base: (name, fingerprint) of the base checkpoint, if any.
+        items: items wanted a split and objective; `seed` decides who is in which.
+        evaluator: description of the evaluator; part of what makes scores comparable.
+        finalists: at most so many trials are re-checked on select items.
+        failed_share: the study stops as failed when more than this share of trials failed.
+    """
+
+    name: str
+    ingredients: tuple[tuple[str, str], ...]
+    objectives: Objectives
+    sampler: str = "nehvi"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    evaluations: int = 50
+    greedy: bool = True
+    seed: int = 0
+    method: str = "linear"
+    merge_settings: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+    base: tuple[str, str] | None = None
+    items: Mapping[str, int] = field(default_factory=dict)
+    evaluator: Mapping[str, Any] = field(default_factory=dict)
+    finalists: int = 24
+    failed_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.evaluations < 0:
+            raise InvalidConfig(
+                f"evaluations is {self.evaluations}, expected 0 or more.",
+                hint="set `search.evaluations`.",
+            )
+
+    @property
+    def n(self) -> int:
+        return len(self.ingredients)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.ingredients)
+
+    def recipe(self, weights: Sequence[float]) -> Recipe:
+        """The recipe of a weight vector.
+
+        Args:
+            weights: (n,) in the order of `ingredients`, unitless.
+        """
+        return Recipe(
+            method=self.method,
+            ingredients=tuple(
+                Ingredient(fingerprint, name, float(weight))
+                for (name, fingerprint), weight in zip(self.ingredients, weights, strict=True)
+            ),
+            dtype=self.dtype,
+            base=Ingredient(self.base[1], self.base[0], 1.0) if self.base else None,
+            settings=self.merge_settings,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        data = {key: getattr(self, key) for key in self.__dataclass_fields__}
+        data["ingredients"] = [list(pair) for pair in self.ingredients]
+        data["objectives"] = [asdict(objective) for objective in self.objectives]
+        data["base"] = list(self.base) if self.base else None
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Plan":
+        values = dict(data)
+        values["ingredients"] = tuple((name, fp) for name, fp in data["ingredients"])
+        values["objectives"] = Objectives(tuple(Objective(**o) for o in data["objectives"]))
+        values["base"] = tuple(data["base"]) if data["base"] else None
+        return cls(**values)
+
+    def changes(self, other: "Plan") -> dict[str, tuple[Any, Any]]:
+        """Fields of `other` that differ from this plan's, as (here, there); empty if none."""
+        here, there = self.to_json(), other.to_json()
+        return {key: (here[key], there[key]) for key in here if here[key] != there[key]}

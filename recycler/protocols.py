@@ -1,0 +1,144 @@
+"""The five sockets: what a merge method, sampler, evaluator, executor and store must do.
+
+Each has a contract suite in tests/contracts that any implementation can be run against.
+Letters: n checkpoints, m objectives. May import: the nouns.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from recycler.evaluation import Evaluation, Failure, Outcomes, Score
+from recycler.objectives import Array, Objective, Objectives
+from recycler.plan import Plan
+from recycler.trial import Job, Proposal, Trial
+
+if TYPE_CHECKING:
+    import optuna
+    import torch
+
+
+class MergeMethod(Protocol):
+    """A pure function of tensors: the same inputs give the same bytes, on every device.
+
+    * Weights (1, 0, …) return the first input unchanged, bit for bit.
+    * Inputs arrive in the order of the recipe's ingredients, zero weights left out.
+    * Sums are kept in float32 at least; the caller rounds once.
+    """
+
+    needs_base: bool
+
+    def __call__(
+        self,
+        inputs: "Sequence[torch.Tensor]",
+        weights: Sequence[float],
+        base: "torch.Tensor | None",
+        settings: Mapping[str, Any],
+    ) -> "torch.Tensor": ...
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a sampler may know: the names, the objectives, the fixed corner and the scales.
+
+    Attributes:
+        names: n parameter names, one a checkpoint; every trial's parameters sum to 1.
+        objectives: the m directions are always `maximize`: values are gains.
+        reference: (m,) worst corner, as gains.
+        scales: (m,) one step of each objective, for averages.
+        seed: the study's seed.
+        settings: the sampler's own settings.
+    """
+
+    names: tuple[str, ...]
+    objectives: Objectives
+    reference: Array
+    scales: Array
+    seed: int
+    settings: Mapping[str, Any]
+
+    @property
+    def n(self) -> int:
+        return len(self.names)
+
+
+# A sampler is an `optuna.samplers.BaseSampler` whose relative parameters are the n weights.
+# A new one is made for each proposal: (problem, seed of this proposal) -> sampler. It may read
+# the study it is given (finished trials with values = gains, user attribute `stderr`; running
+# trials) and its own notes (system attributes) and nothing else, so that a stopped study
+# goes on as if it had not been stopped.
+SamplerFactory = Callable[[Problem, int], "optuna.samplers.BaseSampler"]
+
+
+class Evaluator(Protocol):
+    """Scores the model that is resident now; never remembers scores of earlier weights.
+
+    * Weights A, then B, then A again give A's outcomes again.
+    * The items of a split are the same in every call, in the same order, in every process.
+    """
+
+    def evaluate(
+        self, model: Any, objectives: Sequence[Objective], split: str
+    ) -> Mapping[str, Outcomes | Score]: ...
+
+
+class Scorer(Protocol):
+    """Turns a job into scores: materialize the recipe, evaluate it. One lives in each worker."""
+
+    def __call__(self, job: Job) -> Evaluation: ...
+
+
+# Makes a scorer inside a worker; it must travel to other processes.
+ScorerFactory = Callable[[], Scorer]
+
+
+class Executor(Protocol):
+    """Runs jobs somewhere; every submitted job comes back exactly once, as scores or a failure.
+
+    * An exception, a dead worker or a hang is a Failure; the other jobs go on.
+    * `free` is how many jobs could start at once.
+    """
+
+    @property
+    def free(self) -> int: ...
+
+    def submit(self, job: Job) -> None: ...
+
+    def wait(self) -> Sequence[tuple[Job, Evaluation | Failure]]:
+        """Block until at least one submitted job is done; give all that are."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """The ledger. Every call is one transaction: after a kill it has happened or it has not."""
+
+    def create_study(self, plan: Plan) -> None: ...
+
+    def plan(self, study: str) -> Plan: ...
+
+    def extend(self, study: str, evaluations: int) -> None: ...
+
+    def studies(self) -> Sequence[Mapping[str, Any]]: ...
+
+    def status(self, study: str) -> Mapping[str, Any]: ...
+
+    def set_status(self, study: str, status: str, message: str = "") -> None: ...
+
+    def set_reference(self, study: str, reference: Sequence[float]) -> None: ...
+
+    def trials(self, study: str) -> Sequence[Trial]: ...
+
+    def start(self, study: str, proposal: Proposal) -> Trial: ...
+
+    def retry(self, study: str, number: int) -> None: ...
+
+    def record(self, study: str, number: int, evaluation: Evaluation) -> None: ...
+
+    def fail(self, study: str, number: int, failure: Failure) -> None: ...
+
+    def outcomes(self, study: str, number: int, split: str) -> Mapping[str, Outcomes]: ...
+
+    def hold(self, study: str) -> AbstractContextManager[None]: ...

@@ -1,0 +1,118 @@
+"""A recipe: everything that decides the bytes of one merge, and an id made of just that.
+
+Letters: n checkpoints, w weights (n,). May import: errors, checkpoint, pool.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from recycler.errors import InvalidConfig
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ingredient:
+    """One checkpoint in a recipe; `fingerprint` says which bytes, `name` is for people."""
+
+    fingerprint: str
+    name: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Method, ingredients, settings and output dtype of one merge.
+
+    Ingredients are kept in the order of their fingerprints and zero weights are dropped, so equal
+    merges have equal recipes, whatever the order of the pool.
+
+    Attributes:
+        method: name of a merge method.
+        ingredients: the checkpoints with a weight other than zero, unitless.
+        dtype: torch name of the output dtype.
+        base: the base checkpoint of task-vector methods.
+        settings: the method's own parameters.
+    """
+
+    method: str
+    ingredients: tuple[Ingredient, ...]
+    dtype: str
+    base: Ingredient | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for ingredient in self.ingredients:
+            if not math.isfinite(ingredient.weight):
+                raise InvalidConfig(
+                    f"weight of {ingredient.name!r} is {ingredient.weight}, expected a number.",
+                    hint="give every checkpoint a finite weight.",
+                )
+        if self.dtype not in DTYPES:
+            raise InvalidConfig(
+                f"dtype is {self.dtype!r}, expected one of {', '.join(DTYPES)}.",
+                hint="set `merge.dtype`.",
+            )
+        kept = sorted(item for item in self.ingredients if item.weight != 0.0)
+        if not kept:
+            raise InvalidConfig(
+                "a recipe needs at least one weight other than zero.", hint="give weights."
+            )
+        object.__setattr__(self, "ingredients", tuple(kept))
+
+    @property
+    def id(self) -> str:
+        """Content id: equal for equal merges; names of checkpoints do not enter."""
+        content = {
+            "method": self.method,
+            "weights": [[item.fingerprint, item.weight.hex()] for item in self.ingredients],
+            "base": self.base.fingerprint if self.base else None,
+            "settings": self.settings,
+            "dtype": self.dtype,
+        }
+        return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight by checkpoint name, largest first; zero weights are left out."""
+        by_size = sorted(self.ingredients, key=lambda item: (-item.weight, item.name))
+        return {item.name: item.weight for item in by_size}
+
+    def vector(self, names: Sequence[str]) -> tuple[float, ...]:
+        """(n,) weights in the order of `names`; 0.0 for those that are not in the recipe."""
+        weights = self.weights
+        return tuple(weights.get(name, 0.0) for name in names)
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as plain data; `Recipe.from_json` gives an equal one back."""
+        return {
+            "method": self.method,
+            "weights": self.weights,
+            "fingerprints": {item.name: item.fingerprint for item in self.ingredients},
+            "dtype": self.dtype,
+            "base": [self.base.fingerprint, self.base.name] if self.base else None,
+            "settings": dict(self.settings),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Recipe":
+        base = data.get("base")
+        return cls(
+            method=data["method"],
+            ingredients=tuple(
+                Ingredient(data["fingerprints"][name], name, float(weight))
+                for name, weight in data["weights"].items()
+            ),
+            dtype=data["dtype"],
+            base=Ingredient(base[0], base[1], 1.0) if base else None,
+            settings=data.get("settings", {}),
+        )
+
+
+def canonical(data: Any) -> str:
+    """JSON with sorted keys and no spaces: one text for one content."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,42 @@
+"""Names to implementations: one table, then entry points; an unknown name lists the known ones.
+
+Third parties register under the entry-point group `recycler.samplers`, `recycler.merge_methods`,
+`recycler.evaluators` or `recycler.executors`. May import: errors.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from recycler.errors import InvalidConfig
+
+
+def resolve(what: str, name: str, table: Mapping[str, Any]) -> Any:
+    """The implementation called `name`.
+
+    Args:
+        what: the kind in words, such as `merge method`; names the entry-point group too.
+        name: what the user wrote.
+        table: our own implementations; a string value `module:attribute` is imported first.
+
+    Raises:
+        InvalidConfig: no such name; the hint lists the known ones and the nearest.
+    """
+    others = entry_points(group=f"recycler.{what.replace(' ', '_')}s")
+    if name in table:
+        found = table[name]
+        if isinstance(found, str):
+            module, _, attribute = found.partition(":")
+            found = getattr(import_module(module), attribute)
+        return found
+    for entry in others:
+        if entry.name == name:
+            return entry.load()
+    known = sorted({*table, *(entry.name for entry in others)})
+    near = get_close_matches(name, known, n=1)
+    raise InvalidConfig(
+        f"{name!r} is not a {what}.",
+        hint=(f"did you mean {near[0]!r}? " if near else "") + f"Known: {', '.join(known)}.",
+    )

@@ -1,0 +1,88 @@
+"""The model card of an exported merge. May import: the nouns, study, search.baselines."""
+
+from typing import TYPE_CHECKING
+
+from recycler.evaluation import SPLITS
+from recycler.trial import Trial
+
+if TYPE_CHECKING:
+    from recycler.study import Study
+
+
+def model_card(study: "Study", trial: Trial) -> str:
+    """README.md of the folder: weights, scores with errors against the baselines, how to check."""
+    split = honest_split(trial)
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "tags: [merge, recycler]",
+            "---",
+            "",
+            f"# {study.name}, trial {trial.number}",
+            "",
+            f"A {trial.recipe.method} merge of {len(trial.recipe.ingredients)} checkpoints, found by "
+            "recycler on the Pareto front of "
+            f"{', '.join(o.name for o in study.plan.objectives.searched)}.",
+            "",
+            "![front](front.png)",
+            "",
+            "## Weights",
+            "",
+            "| checkpoint | weight |",
+            "|---|---|",
+            *(f"| {name} | {weight:.4f} |" for name, weight in trial.recipe.weights.items()),
+            "",
+            f"## Scores on {split} items",
+            "",
+            *_score_table(study, trial, split),
+            "",
+            _warning(split),
+            "",
+            "## Proof",
+            "",
+            f"Digest of the weights: `{trial.digest}`. `recycler verify FOLDER` hashes every tensor "
+            "and compares it with `recycler.json`, which also holds the recipe, the fingerprints of "
+            "the ingredients and the ids of the items behind each score.",
+            "",
+        ]
+    )
+
+
+def honest_split(trial: Trial) -> str:
+    """The split farthest from the search that the trial was scored on."""
+    return next(split for split in reversed(SPLITS) if split in trial.evaluations)
+
+
+def _score_table(study: "Study", trial: Trial, split: str) -> list[str]:
+    rivals = [t for t in study.baselines if split in t.evaluations and t.number != trial.number]
+    head = ["objective", f"trial {trial.number}", "best baseline", ""]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for objective in study.plan.objectives:
+        score = trial.evaluations[split].scores.get(objective.name)
+        if score is None:
+            continue
+        scored = [t for t in rivals if objective.name in t.evaluations[split].scores]
+        best = max(
+            scored,
+            key=lambda t: objective.sign * t.evaluations[split].scores[objective.name].mean,
+            default=None,
+        )
+        note = "held out" if objective.held_out else ""
+        rival = (
+            f"{best.evaluations[split].scores[objective.name].mean:.4g} ({best.name})"
+            if best
+            else "-"
+        )
+        way = "↑" if objective.direction == "max" else "↓"
+        lines.append(
+            f"| {objective.name} [{objective.unit}] {way} | {score.mean:.4g} ± {score.stderr:.2g} "
+            f"({score.items} items) | {rival} | {note} |"
+        )
+    return lines
+
+
+def _warning(split: str) -> str:
+    if split == "test":
+        return "These items were never seen by the search nor by the choice of the front."
+    return f"**Optimistic:** only {split} items were scored, which the search or the choice saw."

@@ -1,0 +1,207 @@
+"""Figures of a study: the front by pairs of objectives, the hypervolume trace, the weights.
+
+Plotly for the HTML page, Matplotlib for the picture in the model card. May import: the nouns,
+study, pareto, plotly, matplotlib.
+"""
+
+import io
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
+
+from recycler import pareto
+from recycler.objectives import Objective
+from recycler.trial import COMPLETE, Trial
+
+if TYPE_CHECKING:
+    from recycler.study import Study
+
+# Colour-blind safe (Okabe & Ito).
+COLOURS = {
+    "front": "#D55E00",
+    "search": "#9A9A9A",
+    "greedy": "#56B4E9",
+    "single": "#0072B2",
+    "uniform": "#009E73",
+    "merge-best": "#CC79A7",
+}
+_SYMBOLS = {"single": "square", "uniform": "diamond", "merge-best": "x", "greedy": "triangle-up"}
+_MARKERS = {"single": "s", "uniform": "D", "merge-best": "X", "greedy": "^"}
+
+
+def pairs(study: "Study") -> list[tuple[Objective, Objective]]:
+    """Every pair of searched objectives; one pair with itself where there is only one."""
+    searched = study.plan.objectives.searched
+    return list(combinations(searched, 2)) or [(searched[0], searched[0])]
+
+
+def groups(study: "Study", split: str) -> dict[str, list[Trial]]:
+    """Trials scored on a split, by what they are; members of the front apart."""
+    members = {trial.number for trial in study.front.trials}
+    found: dict[str, list[Trial]] = {"search": [], "greedy": [], "single": [], "uniform": []}
+    found |= {"merge-best": [], "front": []}
+    for trial in study.trials:
+        if split in trial.evaluations:
+            found["front" if trial.number in members else trial.kind].append(trial)
+    return {kind: trials for kind, trials in found.items() if trials}
+
+
+def best_split(study: "Study") -> str:
+    """The most honest split that all members of the front were scored on."""
+    return study.front.certainty
+
+
+def front_figure(study: "Study") -> go.Figure:
+    """Front, baselines and every other merge scored on the reported items, by pairs of objectives."""
+    wanted, split = pairs(study), best_split(study)
+    figure = make_subplots(cols=len(wanted), rows=1, horizontal_spacing=0.08)
+    for column, (across, up) in enumerate(wanted, start=1):
+        for kind, trials in groups(study, split).items():
+            figure.add_trace(_points(trials, kind, across, up, split, column == 1), 1, column)
+        figure.update_xaxes(title_text=_axis(across), row=1, col=column)
+        figure.update_yaxes(title_text=_axis(up), row=1, col=column)
+    figure.update_layout(
+        template="plotly_white",
+        height=480,
+        legend={"orientation": "h", "y": -0.2},
+        margin={"t": 30},
+    )
+    return figure
+
+
+def _points(
+    trials: Sequence[Trial], kind: str, across: Objective, up: Objective, split: str, legend: bool
+) -> go.Scatter:
+    x = [t.evaluations[split].scores[across.name] for t in trials]
+    y = [t.evaluations[split].scores[up.name] for t in trials]
+    bars = kind != "search"
+    return go.Scatter(
+        x=[score.mean for score in x],
+        y=[score.mean for score in y],
+        error_x={"array": [s.stderr for s in x], "visible": bars, "thickness": 1, "width": 0},
+        error_y={"array": [s.stderr for s in y], "visible": bars, "thickness": 1, "width": 0},
+        mode="markers",
+        name=kind,
+        legendgroup=kind,
+        showlegend=legend,
+        marker={
+            "color": COLOURS[kind],
+            "symbol": _SYMBOLS.get(kind, "circle"),
+            "size": 10 if kind == "front" else 8,
+            "line": {"width": 1, "color": "white"},
+        },
+        text=[_hover(t) for t in trials],
+        hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+    )
+
+
+def _hover(trial: Trial) -> str:
+    top = list(trial.recipe.weights.items())[:4]
+    return f"trial {trial.number} ({trial.name})<br>" + "<br>".join(f"{w:.3f} {n}" for n, w in top)
+
+
+def _axis(objective: Objective) -> str:
+    arrow = "higher is better" if objective.direction == "max" else "lower is better"
+    unit = f" [{objective.unit}]" if objective.unit else ""
+    return f"{objective.name}{unit}, {arrow}"
+
+
+def trace(study: "Study") -> list[float]:
+    """Hypervolume on dev items after each scored trial, above the fixed reference; never falls."""
+    reference = study.reference
+    if reference is None:
+        return []
+    scored = sorted(
+        (t for t in study.trials if t.state == COMPLETE), key=lambda trial: trial.finished or 0
+    )
+    gains = study.plan.objectives.gains([t.means("dev") for t in scored])
+    return [pareto.hypervolume(gains[: k + 1], reference) for k in range(len(gains))]
+
+
+def trace_figure(study: "Study") -> go.Figure:
+    """Hypervolume against the number of evaluations."""
+    values = trace(study)
+    references = sum(t.is_baseline and t.state == COMPLETE for t in study.trials)
+    figure = go.Figure(
+        go.Scatter(x=list(range(1, len(values) + 1)), y=values, mode="lines", line={"shape": "hv"})
+    )
+    if 0 < references < len(values):
+        figure.add_vline(x=references, line_dash="dot", annotation_text="baselines done")
+    figure.update_layout(
+        template="plotly_white",
+        height=320,
+        margin={"t": 30},
+        xaxis_title="merges evaluated",
+        yaxis_title="hypervolume on dev items",
+    )
+    return figure
+
+
+def weights_figure(study: "Study") -> go.Figure:
+    """Heat map: which checkpoints each member of the front is made of."""
+    names, trials = study.plan.names, study.front.trials
+    grid = np.array([t.recipe.vector(names) for t in trials]).reshape(len(trials), len(names))
+    figure = go.Figure(
+        go.Heatmap(
+            z=grid,
+            x=list(names),
+            y=[f"trial {t.number}" for t in trials],
+            colorscale="Blues",
+            zmin=0,
+            colorbar={"title": "weight"},
+        )
+    )
+    figure.update_layout(
+        template="plotly_white", height=120 + 26 * max(len(trials), 3), margin={"t": 30}
+    )
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def front_png(study: "Study", highlight: int | None = None) -> bytes:
+    """The front by pairs of objectives as a PNG; one trial ringed."""
+    wanted, split = pairs(study), best_split(study)
+    figure = Figure(figsize=(4.6 * len(wanted), 4.4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(wanted), squeeze=False)[0]
+    for axis, (across, up) in zip(axes, wanted, strict=True):
+        for kind, trials in groups(study, split).items():
+            _draw(axis, kind, trials, across, up, split)
+        for trial in study.trials:
+            if trial.number == highlight and split in trial.evaluations:
+                x, y = trial.means(split)[across.name], trial.means(split)[up.name]
+                axis.scatter([x], [y], s=190, facecolors="none", edgecolors="black", zorder=5)
+        axis.set_xlabel(_axis(across))
+        axis.set_ylabel(_axis(up))
+        axis.grid(alpha=0.25)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    figure.suptitle(f"{study.name}: {split} items, bars are standard errors", fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _draw(
+    axis: Any, kind: str, trials: Sequence[Trial], across: Objective, up: Objective, split: str
+) -> None:
+    x = [t.evaluations[split].scores[across.name] for t in trials]
+    y = [t.evaluations[split].scores[up.name] for t in trials]
+    axis.errorbar(
+        [s.mean for s in x],
+        [s.mean for s in y],
+        xerr=[s.stderr for s in x],
+        yerr=[s.stderr for s in y],
+        fmt=_MARKERS.get(kind, "o"),
+        color=COLOURS[kind],
+        markersize=6,
+        elinewidth=0.7,
+        label=kind,
+        zorder=4 if kind == "front" else 3,
+    )

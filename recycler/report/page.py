@@ -1,0 +1,108 @@
+"""The HTML report of a study: one self-contained file, no network needed.
+
+May import: the nouns, study, report.figures, plotly.
+"""
+
+import html
+from typing import TYPE_CHECKING, Any
+
+from plotly.io import to_html
+
+from recycler.evaluation import Score
+from recycler.report.figures import best_split, front_figure, trace_figure, weights_figure
+from recycler.trial import Trial
+
+if TYPE_CHECKING:
+    from recycler.study import Study
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2rem}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
+th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}
+th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
+tr.front{background:#fdf1e7}tr.knee{font-weight:600}.note{color:#666}
+.warn{background:#fff4d6;border-left:4px solid #e0a800;padding:.5rem .8rem}
+"""
+
+
+def html_page(study: "Study") -> str:
+    """Front, table against the baselines, hypervolume trace, weights; figures are interactive."""
+    split = best_split(study)
+    figures = (front_figure(study), trace_figure(study), weights_figure(study))
+    first, second, third = (
+        to_html(figure, full_html=False, include_plotlyjs=number == 0)
+        for number, figure in enumerate(figures)
+    )
+    title = html.escape(study.name)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>recycler: {title}</title>
+<style>{_STYLE}</style></head><body>
+<h1>{title}</h1>
+<p class="note">{html.escape(_summary(study))}</p>
+{_warning(split)}
+<h2>Front and baselines on {split} items</h2>{first}
+<h2>Scores on {split} items</h2>{_table(study, split)}
+<p class="note">± is one standard error from the items; p(front) is the probability that the merge is
+non-dominated among all shown, by a paired bootstrap over {split} items. Columns marked * are held
+out: the search never saw them.</p>
+<h2>Hypervolume</h2>{second}
+<h2>Weights of the front</h2>{third}
+</body></html>
+"""
+
+
+def _summary(study: "Study") -> str:
+    table = study.front_json()
+    volume, before = table["hypervolume"]["test"], table["baseline_hypervolume"]["test"]
+    text = (
+        f"{study.plan.n} checkpoints, {study.plan.objectives.m} objectives, "
+        f"{table['evaluations']} merges evaluated by {study.plan.sampler}, "
+        f"{len(table['members'])} on the front."
+    )
+    if volume is not None and before:
+        text += (
+            f" Hypervolume on test items: {volume:.4g}, singles and baselines {before:.4g} "
+            f"({volume / before - 1:+.1%})."
+        )
+    return text
+
+
+def _warning(split: str) -> str:
+    if split == "test":
+        return ""
+    return (
+        f'<p class="warn">The front below is reported on {split} items, which the search or the '
+        "choice saw: expect it to be optimistic until the study has been re-checked.</p>"
+    )
+
+
+def _table(study: "Study", split: str) -> str:
+    front = study.front
+    knee = front.knee().number if front.members else None
+    rows = [(m.trial, f"{m.p_nondominated:.2f}") for m in front.members]
+    shown = {trial.number for trial, _ in rows}
+    rows += [(t, "") for t in study.baselines if t.number not in shown and split in t.evaluations]
+    objectives = [*study.plan.objectives]
+    head = "".join(
+        f"<th>{html.escape(o.name)}{'*' if o.held_out else ''} "
+        f"{'↑' if o.direction == 'max' else '↓'}</th>"
+        for o in objectives
+    )
+    body = "".join(_line(t, p, objectives, split, knee) for t, p in rows)
+    return f"<table><tr><th>trial</th><th>merge</th>{head}<th>p(front)</th></tr>{body}</table>"
+
+
+def _line(trial: Trial, p: str, objectives: list[Any], split: str, knee: int | None) -> str:
+    scores = trial.evaluations[split].scores
+    cells = "".join(f"<td>{_cell(scores.get(o.name))}</td>" for o in objectives)
+    classes = ("front " if p else "") + ("knee" if trial.number == knee else "")
+    name = html.escape(trial.name) + (" (knee)" if trial.number == knee else "")
+    return (
+        f'<tr class="{classes.strip()}"><td>{trial.number}</td><td>{name}</td>{cells}'
+        f"<td>{p}</td></tr>"
+    )
+
+
+def _cell(score: Score | None) -> str:
+    return "" if score is None else f"{score.mean:.4g} ± {score.stderr:.1g}"

@@ -1,0 +1,99 @@
+"""Progress of long work on standard error: a bar with ETA on a terminal, a line now and then else.
+
+May import: loop, rich.
+"""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from recycler.loop import Progress as Step
+
+_NAMES = {
+    "search": "searching",
+    "select": "re-checking the finalists",
+    "test": "reporting on test",
+}
+_EVERY = 5.0  # seconds between lines where there is no terminal
+
+
+class ProgressBar:
+    """Listens to a run and to fingerprinting; use as a context manager."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        """With `quiet`, says nothing."""
+        self._console = Console(stderr=True, quiet=quiet)
+        self._bar = Progress(
+            TextColumn("{task.description:<26}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, tuple[float, int]] = {}
+        self._said = 0.0
+        self._lines = not self._console.is_terminal and not quiet
+
+    def __enter__(self) -> "ProgressBar":
+        if not self._lines:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._lines:
+            self._bar.stop()
+
+    def step(self, progress: Step) -> None:
+        """One event of a run."""
+        note = ""
+        if progress.trial is not None:
+            failure = progress.trial.failure
+            note = f"{progress.trial.name}" + (f" failed: {failure.kind}" if failure else "")
+        self._show(_NAMES[progress.phase], progress.done, progress.total, note)
+
+    def bytes_read(self, name: str, count: int, total: int) -> None:
+        """Some more bytes of a checkpoint were fingerprinted."""
+        self.bytes_moved(f"fingerprint {name}", count, total)
+
+    def bytes_moved(self, key: str, count: int, total: int) -> None:
+        """Some more of `total` bytes were read or written."""
+        done = self._started.get(key, (0.0, 0))[1] + count
+        self._started[key] = (0.0, done)
+        if total > 50_000_000:  # small checkpoints are done before one could read it
+            self._show(key, done >> 20, total >> 20, "MiB")
+
+    def _show(self, name: str, done: int, total: int, note: str) -> None:
+        if not self._lines:
+            if name not in self._tasks:
+                self._tasks[name] = self._bar.add_task(name, total=total, note="")
+            self._bar.update(self._tasks[name], completed=done, total=total, note=note)
+            return
+        now = time.monotonic()
+        begun, at_start = self._started.setdefault(name, (now, done))
+        if now - self._said < _EVERY and done != total:
+            return
+        self._said = now
+        rate = (done - at_start) / (now - begun) if now > begun else 0.0
+        eta = f", ETA {(total - done) / rate:.0f} s" if rate > 0 and done < total else ""
+        sys.stderr.write(f"{name}: {done}/{total}{eta}{f' ({note})' if note else ''}\n")
+        sys.stderr.flush()

@@ -1,0 +1,42 @@
+"""A study's front and baselines as one table. May import: the nouns, study, pandas."""
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from recycler.trial import Trial
+
+if TYPE_CHECKING:
+    from recycler.study import Study
+
+
+def front_table(study: "Study") -> pd.DataFrame:
+    """One row a front member or baseline: scores with errors on every split, weights.
+
+    Columns: trial, name, kind, on_front, p_nondominated, `<objective>.<split>`,
+    `<objective>.<split>.stderr`, `weight.<checkpoint>`.
+    """
+    front = study.front
+    rows = [_row(study, m.trial, p=m.p_nondominated) for m in front.members]
+    on_front = {m.trial.number for m in front.members}
+    rows += [_row(study, t) for t in study.baselines if t.number not in on_front]
+    return pd.DataFrame(rows)
+
+
+def _row(study: "Study", trial: Trial, p: float | None = None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "trial": trial.number,
+        "name": trial.name,
+        "kind": trial.kind,
+        "on_front": p is not None,
+        "p_nondominated": p,
+    }
+    for objective in study.plan.objectives:
+        for split in ("dev", "select", "test"):
+            evaluation = trial.evaluations.get(split)
+            score = evaluation.scores.get(objective.name) if evaluation else None
+            row[f"{objective.name}.{split}"] = score.mean if score else None
+            row[f"{objective.name}.{split}.stderr"] = score.stderr if score else None
+    for name, weight in zip(study.plan.names, trial.recipe.vector(study.plan.names), strict=True):
+        row[f"weight.{name}"] = weight
+    return row

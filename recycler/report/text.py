@@ -1,0 +1,169 @@
+"""What the terminal shows: tables on standard output. May import: the nouns, study, rich."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from recycler.evaluation import Score
+from recycler.pool import Finding, Pool
+from recycler.trial import Trial
+
+if TYPE_CHECKING:
+    from recycler.study import Study
+
+_WIDTH = 100  # where the output is not a terminal
+
+
+def console() -> Console:
+    """Standard output; a fixed width when it is piped."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=max(found.width, _WIDTH))
+
+
+def front(study: "Study") -> None:
+    """The front against the baselines, with standard errors, and how far to trust it."""
+    out, table = console(), study.front_json()
+    if not table["members"]:
+        out.print(f"study {study.name}: nothing is scored yet ({table['status']}).")
+        return
+    split = study.front.certainty
+    out.print(_front_table(study, split))
+    volume, before = table["hypervolume"].get(split), table["baseline_hypervolume"].get(split)
+    out.print(
+        f"{table['evaluations']} merges evaluated, {len(table['members'])} on the front; study is "
+        f"{table['status']}."
+    )
+    if volume is not None and before:
+        out.print(
+            f"Hypervolume on {split} items: {volume:.4g}; singles and baselines {before:.4g} "
+            f"({volume / before - 1:+.1%})."
+        )
+    if split != "test":
+        out.print(
+            f"[yellow]Optimistic:[/yellow] these are {split} items, which the search or the choice "
+            "saw; the study reports on test items when it is complete."
+        )
+
+
+def _front_table(study: "Study", split: str) -> Table:
+    members = study.front.members
+    knee = study.front.knee().number
+    objectives = [
+        o for o in study.plan.objectives if o.name in members[0].trial.evaluations[split].scores
+    ]
+    table = Table(
+        title=f"{study.name}: front and baselines on {split} items (± standard error)",
+        title_justify="left",
+    )
+    for head in ("trial", "merge"):
+        table.add_column(head)
+    for objective in objectives:
+        arrow = "↑" if objective.direction == "max" else "↓"
+        table.add_column(
+            f"{objective.name}{'*' if objective.held_out else ''} {arrow}", justify="right"
+        )
+    table.add_column("p(front)", justify="right")
+    shown = {member.trial.number for member in members}
+    for member in members:
+        name = member.trial.name + (" ← knee" if member.trial.number == knee else "")
+        table.add_row(
+            *_cells(member.trial, name, objectives, split), f"{member.p_nondominated:.2f}"
+        )
+    table.add_section()
+    for trial in study.baselines:
+        if trial.number not in shown and split in trial.evaluations:
+            table.add_row(*_cells(trial, trial.name, objectives, split), "")
+    if any(objective.held_out for objective in objectives):
+        table.caption = "* held out: never seen by the search"
+    return table
+
+
+def _cells(trial: Trial, name: str, objectives: Sequence[Any], split: str) -> list[str]:
+    scores = trial.evaluations[split].scores
+    return [str(trial.number), name, *(_score(scores.get(o.name)) for o in objectives)]
+
+
+def _score(score: Score | None) -> str:
+    return "" if score is None else f"{score.mean:.4f} ± {score.stderr:.4f}"
+
+
+def trial(table: Mapping[str, Any]) -> None:
+    """One trial, key by key."""
+    out = console()
+    out.print(
+        f"study {table['study']}, trial {table['trial']}: {table['name']} ({table['state']})"
+    )
+    out.print(f"recipe {table['id']}  {table['method']}  {table['recipe']['dtype']}")
+    out.print(f"digest {table['digest'] or 'none'}   attempts {table['attempts']}")
+    for name, weight in table["weights"].items():
+        out.print(f"  {weight:8.4f}  {name}")
+    for split in ("dev", "select", "test"):
+        for name, score in table.get(split, {}).items():
+            out.print(
+                f"  {split:>6}  {name:<16} {score['mean']:.5f} ± {score['stderr']:.5f}  "
+                f"({score['items']} items)"
+            )
+    for split, seconds in table["seconds"].items():
+        out.print(f"  {split:>6}  " + ", ".join(f"{k} {v:.3f} s" for k, v in seconds.items()))
+    if table["failure"]:
+        out.print(
+            f"failed: {table['failure']['kind']}: {table['failure']['message']}", markup=False
+        )
+        out.print(table["failure"]["details"], markup=False)
+
+
+def studies(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line a study."""
+    table = Table("study", "status", "scored", "failed", "running", "created", "message")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["status"],
+            str(row["complete"]),
+            str(row["failed"]),
+            str(row["running"]),
+            row["created"][:19],
+            row["message"],
+        )
+    console().print(table if rows else "no studies yet")
+
+
+def pool(spec: Mapping[str, Any]) -> None:
+    """The checkpoints of a registered pool."""
+    table = Table("checkpoint", "fingerprint", "path", "about", title=f"pool {spec['name']}")
+    rows = [*spec["checkpoints"], *([spec["base"]] if spec["base"] else [])]
+    for row in rows:
+        about = ", ".join(f"{k}={v}" for k, v in row["about"].items() if v not in (None, "", []))
+        table.add_row(row["name"], row["fingerprint"][7:19], row["path"], about)
+    console().print(table)
+
+
+def check(found: Pool | None, findings: Sequence[Finding]) -> None:
+    """Findings in full, then what a merge would take."""
+    out = console()
+    for finding in findings:
+        colour = "red" if finding.severity == "error" else "yellow"
+        out.print(f"[{colour}]{finding.severity}[/{colour}] {finding.code}", end=" ")
+        out.print(str(finding), markup=False)
+        out.print(f"  hint: {finding.hint}", markup=False)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if found is not None:
+        size = found.checkpoints[0].nbytes
+        largest = max(spec.nbytes for spec in found.checkpoints[0].tensors.values())
+        out.print(
+            f"{found.n} checkpoints of {len(found.checkpoints[0].tensors)} tensors, "
+            f"{size / 1e6:,.1f} MB each; a merge writes {size / 1e6:,.1f} MB and holds about "
+            f"{3 * largest / 1e6:,.1f} MB beyond the mapped files."
+        )
+    out.print(f"{errors} errors, {len(findings) - errors} warnings")
+
+
+def check_json(found: Pool | None, findings: Sequence[Finding]) -> dict[str, Any]:
+    """The check as data: `{"checkpoints", "findings": [...]}`."""
+    return {
+        "checkpoints": list(found.names) if found else [],
+        "findings": [asdict(finding) for finding in findings],
+    }

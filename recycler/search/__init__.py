@@ -1,0 +1,153 @@
+"""Search: where the next weights come from, and `search` for any function of weights.
+
+`recycler.search` is callable: `from recycler import search; search(function, n=16, ...)`.
+May import: the nouns, loop, store, execute.inline, search.*.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from recycler.errors import InvalidConfig
+from recycler.evaluate.results import evaluation_of, read_values
+from recycler.evaluation import Evaluation
+from recycler.execute.inline import Inline
+from recycler.front import Front, Member, front_rows, probabilities
+from recycler.loop import Listener, run
+from recycler.objectives import Array, Objective, Objectives
+from recycler.plan import Plan
+from recycler.protocols import Scorer
+from recycler.search.samplers import Proposer
+from recycler.store.sql import SqlStore
+from recycler.trial import COMPLETE, Job
+
+
+def search(
+    function: Callable[[Array], Sequence[Any]],
+    n: int,
+    directions: Sequence[str],
+    *,
+    sampler: str = "nehvi",
+    evaluations: int = 50,
+    seed: int = 0,
+    names: Sequence[str] = (),
+    store: str = "sqlite://",
+    study: str = "search",
+    greedy: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    listen: Listener = lambda progress: None,
+) -> Front:
+    """Search the weight simplex for any function, with the machinery of a study and no models.
+
+    Args:
+        function: takes the (n,) weights, a one-dimensional array that sums to 1, and returns one
+            entry an objective: a mean, a pair (mean, stderr) as a tuple, or item values as a list
+            or array, in which case the same items must be scored each time.
+        n: number of checkpoints.
+        directions: `max` or `min` for each of the m objectives.
+        sampler: name of a sampler.
+        evaluations: budget. The n singles (one-hot), uniform and merge-best come on top of it.
+        seed: seed of the proposals.
+        names: names of the checkpoints; default `w0`, `w1`, …
+        store: database URL; with a file the search resumes where it was stopped.
+        study: name in the store.
+        greedy: open the search with the greedy-soup path, inside the budget.
+        settings: the sampler's own settings.
+        listen: called after each evaluation.
+
+    Returns:
+        The front by the scores that the search saw; `front.trials` have `recipe.vector(names)`.
+    """
+    labels = tuple(names) or tuple(f"w{i}" for i in range(n))
+    if len(labels) != n or n < 1 or not directions:
+        raise InvalidConfig(
+            f"{len(labels)} names for n = {n}, {len(directions)} directions.",
+            hint="give one name a checkpoint and one direction an objective.",
+        )
+    objectives = Objectives(
+        tuple(Objective(f"f{j}", "value", way) for j, way in enumerate(directions))
+    )
+    plan = Plan(
+        name=study,
+        ingredients=tuple((label, f"weight:{label}") for label in labels),
+        objectives=objectives,
+        sampler=sampler,
+        settings=dict(settings or {}),
+        evaluations=evaluations,
+        greedy=greedy,
+        seed=seed,
+        evaluator={"kind": "function"},
+    )
+    ledger = SqlStore(store)
+    _register(ledger, plan)
+    with ledger.hold(study):
+        run(
+            plan,
+            ledger,
+            Proposer(plan),
+            Inline(lambda: _scorer(function, plan)),
+            listen,
+            phases=(),
+        )
+    return _front(ledger, plan)
+
+
+def _register(ledger: SqlStore, plan: Plan) -> None:
+    if plan.name not in [row["name"] for row in ledger.studies()]:
+        ledger.create_study(plan)
+        return
+    changes = ledger.plan(plan.name).changes(plan)
+    changes.pop("evaluations", None)
+    if changes:
+        raise InvalidConfig(
+            f"the store has a search {plan.name!r} with another {next(iter(changes))}.",
+            hint="give it another name with `study=`.",
+        )
+    ledger.extend(plan.name, plan.evaluations)
+
+
+def _scorer(function: Callable[[Array], Sequence[Any]], plan: Plan) -> Scorer:
+    def score(job: Job) -> Evaluation:
+        returned = function(np.array(job.recipe.vector(plan.names)))
+        if len(returned) != plan.objectives.m:
+            raise InvalidConfig(
+                f"the function returned {len(returned)} values for {plan.objectives.m} objectives.",
+                hint="return one entry an objective.",
+            )
+        values = {o.name: read_values(v) for o, v in zip(plan.objectives, returned, strict=True)}
+        return evaluation_of(job, values, "", {})
+
+    return score
+
+
+def _front(ledger: SqlStore, plan: Plan) -> Front:
+    trials = [t for t in ledger.trials(plan.name) if t.state == COMPLETE]
+    members = front_rows(trials, plan.objectives, "dev")
+    chances = probabilities(
+        [ledger.outcomes(plan.name, t.number, "dev") for t in trials],
+        [t.evaluations["dev"].scores for t in trials],
+        plan.objectives,
+        plan.seed,
+    )
+    by_number = {t.number: float(p) for t, p in zip(trials, chances, strict=True)}
+    reference = ledger.status(plan.name)["reference"]
+    return Front(
+        objectives=plan.objectives,
+        members=tuple(Member(t, by_number[t.number]) for t in members),
+        basis="dev",
+        certainty="dev",
+        reference=np.array(reference) if reference else None,
+    )
+
+
+class _Callable(ModuleType):
+    """Lets `recycler.search` be the package and the function of the same name."""
+
+    def __call__(self, *args: Any, **options: Any) -> Front:
+        return search(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

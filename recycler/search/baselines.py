@@ -1,0 +1,105 @@
+"""The references every search is held against, as proposals read off the ledger.
+
+Singles, uniform soup and merge-best come before the budget; the greedy-soup path opens it.
+Letters: n checkpoints, w (n,). May import: the nouns, search.simplex, numpy.
+
+Reference: arXiv 2412.04144, § 4 (uniform, merge-best); Wortsman et al. 2022, arXiv 2203.05482
+(greedy soup).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from recycler.objectives import Array
+from recycler.plan import Plan
+from recycler.trial import COMPLETE, RUNNING, Proposal, Trial
+
+
+def soup(n: int, members: Sequence[int]) -> tuple[float, ...]:
+    """(n,) weights of the plain average of some checkpoints, given by their positions."""
+    return tuple(1.0 / len(members) if i in members else 0.0 for i in range(n))
+
+
+def references(plan: Plan, trials: Sequence[Trial]) -> Iterator[Proposal]:
+    """Singles and uniform, then merge-best once every single is finished; in that order."""
+    for i, name in enumerate(plan.names):
+        yield Proposal(kind="single", name=f"single:{name}", recipe=plan.recipe(soup(plan.n, [i])))
+    everyone = range(plan.n)
+    yield Proposal(kind="uniform", name="uniform", recipe=plan.recipe(soup(plan.n, everyone)))
+    best = best_of_each(plan, trials)
+    if best:
+        yield Proposal(
+            kind="merge-best", name="merge-best", recipe=plan.recipe(soup(plan.n, best))
+        )
+
+
+def singles(plan: Plan, trials: Sequence[Trial]) -> dict[int, Trial]:
+    """Position -> trial of each single checkpoint that is in the ledger."""
+    by_id = {trial.recipe.id: trial for trial in trials}
+    ids = [plan.recipe(soup(plan.n, [i])).id for i in range(plan.n)]
+    return {i: by_id[id_] for i, id_ in enumerate(ids) if id_ in by_id}
+
+
+def singles_done(plan: Plan, trials: Sequence[Trial]) -> bool:
+    """Whether every single has been scored or has failed."""
+    found = singles(plan, trials)
+    return len(found) == plan.n and all(trial.state != RUNNING for trial in found.values())
+
+
+def single_gains(plan: Plan, trials: Sequence[Trial]) -> dict[int, Array]:
+    """Position -> (m,) dev gains of each single that was scored."""
+    done = {i: t for i, t in singles(plan, trials).items() if t.state == COMPLETE}
+    return {i: plan.objectives.gains([t.means("dev")])[0] for i, t in done.items()}
+
+
+def best_of_each(plan: Plan, trials: Sequence[Trial]) -> list[int]:
+    """Positions of the best single of each objective; empty until every single is finished."""
+    if not singles_done(plan, trials):
+        return []
+    known = single_gains(plan, trials)
+    return (
+        sorted({max(known, key=lambda i: (known[i][j], -i)) for j in range(plan.objectives.m)})
+        if known
+        else []
+    )
+
+
+def greedy_step(plan: Plan, trials: Sequence[Trial]) -> Proposal | None:
+    """The next merge on the greedy-soup path, or None if it is complete or waits for a score.
+
+    Singles in order of their average; each is added to the soup and stays if the average of the
+    dev gains, in steps of each objective's scale, gets larger.
+    """
+    known = single_gains(plan, trials)
+    if len(known) < 2:
+        return None
+    scales = plan.objectives.scales(np.array(list(known.values())))
+    utility = {i: float((gains / scales).mean()) for i, gains in known.items()}
+    order = sorted(known, key=lambda i: (-utility[i], i))
+    by_id: Mapping[str, Trial] = {trial.recipe.id: trial for trial in trials}
+    members, best = [order[0]], utility[order[0]]
+    for step, candidate in enumerate(order[1:], start=1):
+        recipe = plan.recipe(soup(plan.n, [*members, candidate]))
+        trial = by_id.get(recipe.id)
+        if trial is None:
+            return Proposal(kind="greedy", name=f"greedy {step}", recipe=recipe)
+        if trial.state == RUNNING:
+            return None
+        if trial.state == COMPLETE:
+            gains = plan.objectives.gains([trial.means("dev")])[0]
+            average = float((gains / scales).mean())
+            if average > best:
+                members, best = [*members, candidate], average
+    return None
+
+
+def greedy_soup(plan: Plan, trials: Sequence[Trial]) -> Trial | None:
+    """The trial that is the greedy soup so far: the best average of the path; None before."""
+    known = single_gains(plan, trials)
+    path = [t for t in trials if t.kind == "greedy" and t.state == COMPLETE]
+    if not path:
+        return None
+    scales = plan.objectives.scales(np.array(list(known.values())))
+    gains = plan.objectives.gains([t.means("dev") for t in path])
+    return path[int(np.argmax((gains / scales).mean(axis=1)))]

@@ -1,0 +1,91 @@
+"""CMA-ES exactly as in arXiv 2412.04144 (§ 3.2, § 4), by the cmaes package.
+
+A box [0, 1]^n, start 1/n, σ₀ = 1.0, population 4 + ⌊3 ln n⌋, one weight vector an evaluation; the
+raw vector is divided by its sum; fitness is the plain mean over objectives. As Optuna's CMA-ES,
+which the paper used, draws outside the box are repeated 10·n times and then clipped.
+
+May import: search.simplex, protocols, cmaes, numpy, optuna.
+"""
+
+import math
+
+import numpy as np
+from cmaes import CMA
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from recycler.protocols import Problem
+from recycler.search.simplex import (
+    Array,
+    SimplexSampler,
+    complete,
+    gains,
+    normalised,
+    points,
+    utilities,
+)
+
+ASK, GENERATION = "paper:ask", "paper:generation"
+
+
+class Paper(SimplexSampler):
+    """The paper's search. State is rebuilt by replay: which draw a trial was is in its notes.
+
+    A generation is told when as many of its trials as the population counts have finished, in
+    the order in which they finished; while others are still running, more are drawn from the same
+    distribution.
+    """
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        """Take the problem; the seed of a single proposal is not used, only the study's."""
+        super().__init__(problem, seed)
+        n = problem.n
+        self._population = int(self.setting("population", 4 + math.floor(3 * math.log(n))))
+        self._cma = CMA(
+            mean=np.full(n, 1.0 / n),
+            sigma=self.setting("sigma", 1.0),
+            bounds=np.tile([0.0, 1.0], (n, 1)),
+            seed=problem.seed,
+            population_size=self._population,
+            n_max_resampling=10 * n,
+        )
+
+    def propose(self, study: Study, trial: FrozenTrial) -> Array:
+        own = [t for t in study.get_trials(deepcopy=False) if ASK in t.system_attrs]
+        own.sort(key=lambda t: t.system_attrs[ASK])
+        raw: dict[int, Array] = {}
+        for t in own:
+            while self._cma.generation < t.system_attrs[GENERATION]:
+                self._tell(study, raw)
+            while len(raw) <= t.system_attrs[ASK]:
+                raw[len(raw)] = self._cma.ask()
+        if len(self._finished(study)) >= self._population:
+            self._tell(study, raw)
+        known = {tuple(row) for row in points(self.problem, [t for t in own if t.params])}
+        while True:  # a clipped draw can repeat an earlier point; that draw is passed over
+            number = len(raw)
+            raw[number] = self._cma.ask()
+            weights = normalised(raw[number])
+            if tuple(weights) not in known and raw[number].sum() > 0:
+                break
+        storage = study._storage
+        storage.set_trial_system_attr(trial._trial_id, ASK, number)
+        storage.set_trial_system_attr(trial._trial_id, GENERATION, self._cma.generation)
+        return weights
+
+    def _finished(self, study: Study) -> list[FrozenTrial]:
+        """Finished trials of the present generation, in the order in which they finished."""
+        return sorted(
+            (t for t in complete(study) if t.system_attrs.get(GENERATION) == self._cma.generation),
+            key=lambda t: t.user_attrs["finished"],
+        )
+
+    def _tell(self, study: Study, raw: dict[int, Array]) -> None:
+        chosen = self._finished(study)[: self._population]
+        fitness = utilities(self.problem, gains(chosen))
+        self._cma.tell(
+            [
+                (raw[t.system_attrs[ASK]], -float(value))
+                for t, value in zip(chosen, fitness, strict=True)
+            ]
+        )

@@ -1,0 +1,144 @@
+"""BoTorch's qLogNoisyEHVI on the simplex, with known noise and pending points.
+
+Letters: k finished trials, n checkpoints, m objectives. One GP an objective, with the observation
+variance given from the items' standard errors, never fitted. The weights' sum is an equality
+constraint of the acquisition's optimisation.
+
+May import: search.simplex, protocols, torch, botorch, gpytorch.
+Reference: Daulton et al. 2021, arXiv 2105.08195; Ament et al. 2023, arXiv 2310.20708.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from botorch import fit_gpytorch_mll
+from botorch.acquisition.multi_objective import logei
+from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.exceptions.warnings import BotorchWarning
+from botorch.models.gp_regression import SingleTaskGP
+from botorch.models.model_list_gp_regression import ModelListGP
+from botorch.models.transforms.outcome import Standardize
+from botorch.optim.optimize import optimize_acqf
+from botorch.sampling.normal import SobolQMCNormalSampler
+from gpytorch.kernels import RBFKernel
+from gpytorch.mlls import SumMarginalLogLikelihood
+from gpytorch.priors import LogNormalPrior
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from torch import Tensor
+
+from recycler import pareto
+from recycler.search.simplex import (
+    Array,
+    SimplexSampler,
+    complete,
+    gains,
+    normalised,
+    points,
+    running,
+)
+
+# Do not compile BoTorch's C++ kernel on first use: it needs a compiler and gains little here.
+logei._load_attempted = True
+
+DTYPE = torch.float64
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: these matrices are small, and two busy threads were 10 x slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Nehvi(SimplexSampler):
+    """Noisy expected hypervolume improvement over the front of the ledger."""
+
+    def propose(self, study: Study, trial: FrozenTrial) -> Array:
+        finished, pending = complete(study), running(study)
+        if len(finished) < 2:
+            return normalised(self.rng.dirichlet(np.ones(self.problem.n)))
+        x, y = points(self.problem, finished), gains(finished)
+        errors = np.array([t.user_attrs["stderr"] for t in finished])
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), one_thread():
+            warnings.simplefilter("ignore", BotorchWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)
+            torch.manual_seed(int(self.rng.integers(2**31)))
+            model = _fit(x, y, errors)
+            return self._maximise(model, x, y, points(self.problem, pending))
+
+    def _maximise(self, model: ModelListGP, x: Array, y: Array, pending: Array) -> Array:
+        samples = int(self.setting("samples", 64 if y.shape[1] <= 3 else 32))
+        acquisition = qLogNoisyExpectedHypervolumeImprovement(
+            model,
+            ref_point=torch.as_tensor(self.problem.reference, dtype=DTYPE),
+            X_baseline=torch.as_tensor(x, dtype=DTYPE),
+            X_pending=torch.as_tensor(pending, dtype=DTYPE) if len(pending) else None,
+            prune_baseline=True,
+            sampler=SobolQMCNormalSampler(
+                torch.Size([samples]), seed=int(self.rng.integers(2**31))
+            ),
+            alpha=0.0 if y.shape[1] <= 3 else 0.01,
+        )
+        n = x.shape[1]
+        starts = self._starts(acquisition, x, y)
+        best, _ = optimize_acqf(
+            acquisition,
+            bounds=torch.tensor([[0.0] * n, [1.0] * n], dtype=DTYPE),
+            q=1,
+            num_restarts=len(starts),
+            batch_initial_conditions=starts,
+            equality_constraints=[(torch.arange(n), torch.ones(n, dtype=DTYPE), 1.0)],
+            options={"maxiter": int(self.setting("maxiter", 40)), "batch_limit": 1},
+        )
+        weights = best.detach().numpy()[0]
+        weights[weights < 1e-4] = 0.0  # the constrained optimum is often sparse up to rounding
+        return normalised(weights)
+
+    def _starts(
+        self, acquisition: qLogNoisyExpectedHypervolumeImprovement, x: Array, y: Array
+    ) -> Tensor:
+        """(restarts, 1, n) the best of raw points: wide draws, and draws around the front."""
+        n, raw = x.shape[1], int(self.setting("raw", 128))
+        front = x[pareto.nondominated(y)]
+        centres = front[self.rng.integers(len(front), size=raw // 2)]
+        wide = [self.rng.dirichlet(np.full(n, self.rng.choice([0.2, 1.0]))) for _ in centres]
+        near = [self.rng.dirichlet(40.0 * centre + 0.05) for centre in centres]
+        candidates = torch.as_tensor(np.array(wide + near), dtype=DTYPE).unsqueeze(1)
+        with torch.no_grad():
+            values = acquisition(candidates)
+        best = values.topk(int(self.setting("restarts", 2))).indices
+        return candidates[best]
+
+
+def _fit(x: Array, y: Array, errors: Array) -> ModelListGP:
+    """One GP an objective on (k, n) weights, (k, m) gains and their (k, m) standard errors.
+
+    The kernel is one RBF length for all weights with a LogNormal(-0.7, 0.7) prior: measured
+    better than the default dimension-wise lengths at some fifty evaluations.
+    """
+    inputs = torch.as_tensor(x, dtype=DTYPE)
+    models = []
+    for column in range(y.shape[1]):
+        values = y[:, column]
+        floor = 1e-6 * max(float(values.var()), 1e-12)
+        variance = np.maximum(errors[:, column] ** 2, floor)
+        models.append(
+            SingleTaskGP(
+                inputs,
+                torch.as_tensor(values, dtype=DTYPE).unsqueeze(1),
+                torch.as_tensor(variance, dtype=DTYPE).unsqueeze(1),
+                covar_module=RBFKernel(lengthscale_prior=LogNormalPrior(-0.7, 0.7)),
+                outcome_transform=Standardize(1),
+            )
+        )
+    model = ModelListGP(*models)
+    fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
+    return model

@@ -1,0 +1,137 @@
+"""Optuna's samplers on the simplex: an in-memory study rebuilt from the ledger for each proposal.
+
+Recorded parameters are the normalised weights. May import: the nouns, protocols, search.simplex,
+optuna.
+"""
+
+import json
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from recycler.plan import Plan
+from recycler.protocols import Problem, SamplerFactory
+from recycler.search.simplex import Array, SimplexSampler, normalised, space
+from recycler.trial import COMPLETE, RUNNING, Trial
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class Nsga2(SimplexSampler):
+    """Optuna's NSGA-II with children on the simplex; baselines and greedy path are generation 0."""
+
+    def propose(self, study: Study, trial: FrozenTrial) -> Array:
+        population = int(self.setting("population", max(8, min(self.problem.n, 24))))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = NSGAIISampler(
+                population_size=population,
+                child_generation_strategy=self._child,
+                seed=int(self.rng.integers(2**31)),
+            )
+        key = sampler._get_generation_key()
+        shadow = optuna.create_study(directions=study.directions, sampler=sampler)
+        for known in study.get_trials(deepcopy=True, states=(TrialState.COMPLETE,)):
+            known.system_attrs.setdefault(key, 0)
+            shadow.add_trial(known)
+        self._bred: Array | None = None
+        shadow.ask(space(self.problem))
+        generation = shadow.trials[-1].system_attrs[key]
+        study._storage.set_trial_system_attr(trial._trial_id, key, generation)
+        if self._bred is None:  # generation 0 is not full yet
+            return normalised(self.rng.dirichlet(np.ones(self.problem.n)))
+        return self._bred
+
+    def _child(
+        self, study: Study, search_space: dict[str, BaseDistribution], parents: list[FrozenTrial]
+    ) -> dict[str, Any]:
+        """Blend two parents on the line through them, then sometimes mix in a sparse draw."""
+        first, second = self.rng.choice(len(parents), size=2, replace=len(parents) < 2)
+        a, b = (
+            np.array([parents[int(i)].params[name] for name in search_space])
+            for i in (first, second)
+        )
+        weights = a + self.rng.uniform(-0.25, 1.25) * (b - a)
+        if self.rng.random() < 0.5:
+            sparse = self.rng.dirichlet(np.full(len(a), 0.3))
+            weights = weights + self.rng.uniform(0.0, 0.4) * (sparse - weights)
+        self._bred = normalised(weights)
+        return dict(zip(search_space, self._bred, strict=True))
+
+
+def ask(
+    factory: SamplerFactory, problem: Problem, trials: Sequence[Trial], seed: int
+) -> tuple[Array, dict[str, Any]]:
+    """One proposal of a sampler that is told the whole ledger.
+
+    Args:
+        factory: makes the sampler.
+        problem: what it may know.
+        trials: the ledger.
+        seed: seed of this proposal.
+
+    Returns:
+        (n,) weights on the simplex, and the notes the sampler made on its trial.
+    """
+    study = study_of(problem, trials, factory(problem, seed))
+    trial = study.ask(space(problem))
+    notes = study.get_trials(deepcopy=False)[-1].system_attrs
+    kept = {key: value for key, value in notes.items() if _is_json(value)}
+    return normalised(np.array([trial.params[name] for name in problem.names])), kept
+
+
+def study_of(problem: Problem, trials: Sequence[Trial], sampler: BaseSampler | None) -> Study:
+    """An in-memory Optuna study that holds the ledger: values are gains, all maximized."""
+    study = optuna.create_study(directions=["maximize"] * problem.objectives.m, sampler=sampler)
+    study.add_trials([frozen(problem, trial) for trial in trials])
+    return study
+
+
+def frozen(problem: Problem, trial: Trial) -> FrozenTrial:
+    """One trial of the ledger as Optuna's."""
+    state = {COMPLETE: TrialState.COMPLETE, RUNNING: TrialState.RUNNING}.get(
+        trial.state, TrialState.FAIL
+    )
+    user: dict[str, Any] = {"kind": trial.kind, "name": trial.name, "finished": trial.finished}
+    values = None
+    if state is TrialState.COMPLETE:
+        values = [float(g) for g in problem.objectives.gains([trial.means("dev")])[0]]
+        scores = trial.evaluations["dev"].scores
+        user["stderr"] = [scores[o.name].stderr for o in problem.objectives.searched]
+    return create_trial(
+        state=state,
+        values=values,
+        params=dict(zip(problem.names, trial.recipe.vector(problem.names), strict=True)),
+        distributions=space(problem),
+        user_attrs=user,
+        system_attrs=dict(trial.notes),
+    )
+
+
+def problem_of(plan: Plan, trials: Sequence[Trial], reference: Sequence[float]) -> Problem:
+    """What a sampler of this study may know."""
+    singles = [t for t in trials if t.kind == "single" and t.state == COMPLETE]
+    gains = plan.objectives.gains([t.means("dev") for t in singles])
+    return Problem(
+        names=plan.names,
+        objectives=plan.objectives,
+        reference=np.asarray(reference, dtype=np.float64),
+        scales=plan.objectives.scales(gains),
+        seed=plan.seed,
+        settings=plan.settings,
+    )
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True

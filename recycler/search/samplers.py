@@ -1,0 +1,92 @@
+"""Names of samplers, and the next proposal of a study as a pure function of its ledger.
+
+May import: the nouns, protocols, registry, pareto, search.*.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from recycler import pareto
+from recycler.errors import StudyFailed
+from recycler.objectives import Array
+from recycler.plan import Plan
+from recycler.protocols import Problem, SamplerFactory
+from recycler.recipe import Recipe
+from recycler.registry import resolve
+from recycler.search import baselines
+from recycler.search.optuna_box import ask, problem_of
+from recycler.trial import COMPLETE, Proposal, Trial
+
+SAMPLERS = {
+    "dirichlet": "recycler.search.simplex:Dirichlet",
+    "paper": "recycler.search.cmaes:Paper",
+    "nsga2": "recycler.search.optuna_box:Nsga2",
+    "nehvi": "recycler.search.nehvi:Nehvi",
+}
+_DRAWS = 20  # proposals tried before a repeated merge is replaced by a random one
+
+
+class Proposer:
+    """What to evaluate next: references, greedy path, then the sampler, up to the budget."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Resolve the sampler now, so that a wrong name is told before any work."""
+        self.plan = plan
+        self._factory: SamplerFactory = resolve("sampler", plan.sampler, SAMPLERS)
+
+    def next(self, trials: Sequence[Trial], reference: Sequence[float] | None) -> Proposal | None:
+        """The next proposal, or None if there is none now (budget spent, or scores awaited)."""
+        known = {trial.recipe.id for trial in trials}
+        for proposal in baselines.references(self.plan, trials):
+            if proposal.recipe.id not in known:
+                return proposal
+        if reference is None or self.spent(trials) >= self.plan.evaluations or self.plan.n < 2:
+            return None
+        if self.plan.greedy and (step := baselines.greedy_step(self.plan, trials)):
+            return step
+        return self._sampled(trials, reference, known)
+
+    def spent(self, trials: Sequence[Trial]) -> int:
+        """Evaluations of the budget that are used: all but the references."""
+        return sum(not trial.is_baseline for trial in trials)
+
+    def references(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Scored trials that the front is held against: the baselines and the greedy soup."""
+        soup = baselines.greedy_soup(self.plan, trials)
+        scored = [t for t in trials if t.is_baseline and t.state == COMPLETE]
+        return [*scored, *([soup] if soup else [])]
+
+    def reference(self, trials: Sequence[Trial]) -> Array | None:
+        """(m,) the fixed corner, once every single is finished: just below the worst of them."""
+        if not baselines.singles_done(self.plan, trials):
+            return None
+        known = baselines.single_gains(self.plan, trials)
+        if not known:
+            raise StudyFailed(
+                "every single checkpoint failed.",
+                hint="`recycler show STUDY 0` tells why; mend that before searching.",
+            )
+        return pareto.worst_corner(np.array(list(known.values())))
+
+    def _sampled(
+        self, trials: Sequence[Trial], reference: Sequence[float], known: set[str]
+    ) -> Proposal:
+        problem = problem_of(self.plan, trials, reference)
+        name = f"search {self.spent(trials)}"
+        for attempt in range(_DRAWS):
+            seed = derived_seed(self.plan.seed, len(trials), attempt)
+            weights, notes = ask(self._factory, problem, trials, seed)
+            recipe = self.plan.recipe(tuple(weights))
+            if recipe.id not in known:
+                return Proposal(kind="search", name=name, recipe=recipe, notes=notes)
+        return Proposal(kind="search", name=name, recipe=self._random(problem, len(trials)))
+
+    def _random(self, problem: Problem, number: int) -> Recipe:
+        rng = np.random.default_rng(derived_seed(self.plan.seed, number, _DRAWS))
+        return self.plan.recipe(tuple(rng.dirichlet(np.ones(problem.n))))
+
+
+def derived_seed(seed: int, number: int, attempt: int = 0) -> int:
+    """Seed of one proposal from the study's seed, the trial's number and the attempt."""
+    return int(np.random.SeedSequence([seed, number, attempt]).generate_state(1)[0])

@@ -1,0 +1,118 @@
+"""The weight simplex and the frame of every sampler of our own.
+
+Letters: n checkpoints, w (n,) weights with each >= 0 and sum 1, k finished trials, m objectives.
+Randomness: a generator made from the seed of the proposal; never a global one.
+May import: errors, protocols, numpy, optuna.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from recycler.errors import InvalidConfig
+from recycler.protocols import Problem
+
+Array = NDArray[np.float64]
+
+
+def space(problem: Problem) -> dict[str, BaseDistribution]:
+    """One weight in [0, 1] a checkpoint; that they sum to 1 is the samplers' business."""
+    return {name: FloatDistribution(0.0, 1.0) for name in problem.names}
+
+
+def normalised(raw: Array) -> Array:
+    """Non-negative numbers divided by their sum; all zeros become the uniform soup.
+
+    Args:
+        raw: (n,) any finite numbers; negative ones count as 0.
+
+    Returns:
+        (n,) on the simplex.
+    """
+    positive = np.clip(np.asarray(raw, dtype=np.float64), 0.0, None)
+    total = positive.sum()
+    if not total > 0.0:
+        return np.full(len(positive), 1.0 / len(positive))
+    weights: Array = positive / total
+    return weights
+
+
+def points(problem: Problem, trials: list[FrozenTrial]) -> Array:
+    """(k, n) weights of some trials."""
+    rows = [[trial.params[name] for name in problem.names] for trial in trials]
+    return np.array(rows, dtype=np.float64).reshape(len(trials), problem.n)
+
+
+def gains(trials: list[FrozenTrial]) -> Array:
+    """(k, m) gains of finished trials, larger is better."""
+    return np.array([trial.values for trial in trials], dtype=np.float64)
+
+
+def utilities(problem: Problem, values: Array) -> Array:
+    """(k,) plain mean over objectives of (k, m) gains, each in steps of its own scale."""
+    means: Array = (values / problem.scales).mean(axis=1)
+    return means
+
+
+class SimplexSampler(BaseSampler, ABC):
+    """Frame of a sampler that proposes all n weights at once (abstract)."""
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        """Take the problem and the seed of this one proposal."""
+        self.problem = problem
+        self.rng = np.random.default_rng(seed)
+
+    @abstractmethod
+    def propose(self, study: Study, trial: FrozenTrial) -> Array:
+        """(n,) the next weights, on the simplex."""
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return space(self.problem)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        weights = self.propose(study, trial)
+        return {n: float(w) for n, w in zip(self.problem.names, weights, strict=True)}
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        raise InvalidConfig(
+            f"{param_name!r} is not a checkpoint of this study.", hint="ask for the whole space."
+        )
+
+    def setting(self, name: str, default: float) -> float:
+        """A number from the sampler's settings."""
+        return float(self.problem.settings.get(name, default))
+
+
+class Dirichlet(SimplexSampler):
+    """Independent draws from Dirichlet(concentration, …); the reference every search must beat."""
+
+    def propose(self, study: Study, trial: FrozenTrial) -> Array:
+        concentration = self.setting("concentration", 1.0)
+        return normalised(self.rng.dirichlet(np.full(self.problem.n, concentration)))
+
+
+def complete(study: Study) -> list[FrozenTrial]:
+    """Finished trials with values, in the order of the ledger."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def running(study: Study) -> list[FrozenTrial]:
+    """Trials in flight that already have their weights."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [trial for trial in trials if trial.params]

@@ -1,0 +1,13 @@
+"""Alembic's entry: run the migrations on the connection that `SqlStore` hands over."""
+
+from alembic import context
+
+from recycler.store.tables import VERSION_TABLE, metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+)
+with context.begin_transaction():
+    context.run_migrations()

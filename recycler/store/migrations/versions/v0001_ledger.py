@@ -1,0 +1,78 @@
+"""The first ledger: pools, fingerprints, studies, trials, evaluations.
+
+Frozen: later changes are new migrations.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "pools",
+        sa.Column("name", sa.String(200), primary_key=True),
+        sa.Column("spec", sa.Text, nullable=False),
+        sa.Column("created", sa.String(32), nullable=False),
+    )
+    op.create_table(
+        "fingerprints",
+        sa.Column("stamp", sa.Text, primary_key=True),
+        sa.Column("fingerprint", sa.String(80), nullable=False),
+    )
+    op.create_table(
+        "studies",
+        sa.Column("name", sa.String(200), primary_key=True),
+        sa.Column("plan", sa.Text, nullable=False),
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("message", sa.Text, nullable=False),
+        sa.Column("reference", sa.Text, nullable=True),
+        sa.Column("events", sa.Integer, nullable=False),
+        sa.Column("created", sa.String(32), nullable=False),
+    )
+    op.create_table(
+        "trials",
+        sa.Column(
+            "study",
+            sa.String(200),
+            sa.ForeignKey("studies.name", ondelete="CASCADE"),
+            primary_key=True,
+        ),
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("recipe", sa.Text, nullable=False),
+        sa.Column("recipe_id", sa.String(16), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("started", sa.Integer, nullable=False),
+        sa.Column("finished", sa.Integer, nullable=True),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("digest", sa.String(80), nullable=False),
+        sa.Column("notes", sa.Text, nullable=False),
+        sa.Column("failure", sa.Text, nullable=True),
+        sa.Column("created", sa.String(32), nullable=False),
+        sa.Column("ended", sa.String(32), nullable=True),
+        sa.UniqueConstraint("study", "recipe_id", name="one_trial_a_recipe"),
+    )
+    op.create_table(
+        "evaluations",
+        sa.Column("study", sa.String(200), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("split", sa.String(16), primary_key=True),
+        sa.Column("objective", sa.String(200), primary_key=True),
+        sa.Column("mean", sa.Float(53), nullable=False),
+        sa.Column("stderr", sa.Float(53), nullable=False),
+        sa.Column("item_count", sa.Integer, nullable=False),
+        sa.Column("outcomes", sa.LargeBinary, nullable=True),
+        sa.Column("seconds", sa.Text, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["study", "number"], ["trials.study", "trials.number"], ondelete="CASCADE"
+        ),
+    )
+
+
+def downgrade() -> None:
+    for table in ("evaluations", "trials", "studies", "fingerprints", "pools"):
+        op.drop_table(table)

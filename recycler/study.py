@@ -1,0 +1,256 @@
+"""A study as users hold it: create, run, read its front, export a merge.
+
+May import: all of recycler but cli, service, demo. Torch and Ray come in only with `run` and
+`export`, through `lazy`.
+"""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recycler.config import ExecutionSection, parse_study
+from recycler.errors import NotFound
+from recycler.front import Front, Member, front_rows, probabilities, volume
+from recycler.loop import Listener, elected, run
+from recycler.objectives import Array, Objective
+from recycler.plan import Plan
+from recycler.pool import Pool
+from recycler.search.samplers import Proposer
+from recycler.trial import COMPLETE, Trial
+from recycler.workspace import OnBytes, Workspace
+
+
+class Study:
+    """One study of a workspace; holds no state of its own, everything is in the ledger."""
+
+    def __init__(self, name: str, workspace: Workspace | None = None) -> None:
+        """Open a study; NotFound if the ledger has none of that name."""
+        self.workspace = workspace or Workspace(create=False)
+        self.plan: Plan = self.workspace.store.plan(name)
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        pool: Pool,
+        objectives: Sequence[Objective],
+        *,
+        workspace: Workspace | None = None,
+        root: str | Path = ".",
+        **settings: Any,
+    ) -> "Study":
+        """Make a study, or find the same one again.
+
+        Args:
+            name: its name in the ledger.
+            pool: the checkpoints.
+            objectives: searched and held-out objectives.
+            workspace: default: that of this folder.
+            root: folder that relative paths of the evaluator are relative to.
+            **settings: sections of a study file (`items`, `evaluator`, `merge`, `search`), or the
+                keys of `search` by themselves: `evaluations=50, sampler="nehvi", seed=0`.
+        """
+        workspace = workspace or Workspace()
+        sections = {k: v for k, v in settings.items() if k in ("items", "evaluator", "merge")}
+        search = {k: v for k, v in settings.items() if k not in (*sections, "search")}
+        listed = [_entry(objective) for objective in objectives]
+        config = parse_study(
+            {
+                "study": name,
+                "pool": [{"name": c.name, "path": str(c.path)} for c in pool.checkpoints],
+                "objectives": [
+                    e for e, o in zip(listed, objectives, strict=True) if not o.held_out
+                ],
+                "held_out": [e for e, o in zip(listed, objectives, strict=True) if o.held_out],
+                "search": {**settings.get("search", {}), **search},
+                **sections,
+            },
+            "Study.create",
+        )
+        plan = workspace.plan(pool, config, Path(root).absolute())
+        workspace.register(plan, pool)
+        return cls(name, workspace)
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return self.workspace.store.status(self.name)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials by number."""
+        return list(self.workspace.store.trials(self.name))
+
+    def trial(self, number: int) -> Trial:
+        trials = self.trials
+        if not 0 <= number < len(trials):
+            raise NotFound(
+                f"study {self.name!r} has no trial {number}.",
+                hint=f"it has trials 0 to {len(trials) - 1}." if trials else "it has none yet.",
+            )
+        return trials[number]
+
+    def run(
+        self,
+        execution: ExecutionSection | None = None,
+        listen: Listener = lambda progress: None,
+        on_bytes: OnBytes | None = None,
+    ) -> "Study":
+        """Run or resume the study to its end; every finished evaluation is in the ledger at once.
+
+        Raises:
+            Conflict: another process runs it.
+            StudyFailed: too many candidates failed.
+        """
+        execution = execution or ExecutionSection()
+        proposer = Proposer(self.plan)
+        with self.workspace.store.hold(self.name):
+            executor = self.workspace.executor(self.scorer_factory(execution.device), execution)
+            try:
+                run(self.plan, self.workspace.store, proposer, executor, listen)
+            finally:
+                executor.close()
+        return self
+
+    def scorer_factory(self, device: str = "cpu") -> Any:
+        """What workers make their scorers from."""
+        scorer = importlib.import_module("recycler.execute.scorer")
+        return scorer.MergeScorerFactory(
+            pool=self.workspace.study_pool(self.name),
+            objectives=self.plan.objectives,
+            evaluator=self.plan.evaluator,
+            items=self.plan.items,
+            dtype=self.plan.dtype,
+            device=device,
+        )
+
+    @property
+    def reference(self) -> Array | None:
+        """(m,) the fixed worst corner, as gains; None before the singles are scored."""
+        found = self.status["reference"]
+        return np.array(found, dtype=np.float64) if found is not None else None
+
+    @property
+    def front(self) -> Front:
+        """The reported front after the re-check; before it, the front on dev items."""
+        trials, reference = self.trials, self.reference
+        members = elected(self.plan, trials, reference) if reference is not None else []
+        basis = "select" if members else "dev"
+        if not members:
+            scored = [t for t in trials if t.state == COMPLETE]
+            members = front_rows(scored, self.plan.objectives, "dev")
+        members.sort(key=lambda t: -self.plan.objectives.gains([t.means(basis)])[0, 0])
+        certainty = next(
+            s for s in ("test", "select", "dev") if all(s in t.evaluations for t in members)
+        )
+        rivals = [t for t in trials if certainty in t.evaluations]
+        chances = dict(
+            zip([t.number for t in rivals], self._chances(rivals, certainty), strict=True)
+        )
+        return Front(
+            objectives=self.plan.objectives,
+            members=tuple(Member(t, float(chances[t.number])) for t in members),
+            basis=basis,
+            certainty=certainty,
+            reference=reference,
+        )
+
+    def _chances(self, trials: Sequence[Trial], split: str) -> Array:
+        """(k,) probability of each trial to be non-dominated among them on a split's items."""
+        if not trials:
+            return np.zeros(0)
+        outcomes = [self.workspace.store.outcomes(self.name, t.number, split) for t in trials]
+        scores = [t.evaluations[split].scores for t in trials]
+        return probabilities(outcomes, scores, self.plan.objectives, self.plan.seed)
+
+    @property
+    def baselines(self) -> list[Trial]:
+        """Singles, uniform, merge-best and the greedy soup, as far as they are scored."""
+        return Proposer(self.plan).references(self.trials)
+
+    def front_json(self) -> dict[str, Any]:
+        """The front as documented under `recycler front STUDY --json`."""
+        front, baselines, reference = self.front, self.baselines, self.reference
+        searched = self.plan.objectives.searched
+        splits = ("dev", "test")
+        return {
+            "study": self.name,
+            "status": self.status["status"],
+            "objectives": [_described(o) for o in searched],
+            "held_out": [_described(o) for o in self.plan.objectives.held_out],
+            "reference": None
+            if reference is None
+            else [float(x) for x in self.plan.objectives.raw(reference)],
+            "hypervolume": {split: front.hypervolume(split) for split in splits},
+            "baseline_hypervolume": {
+                split: volume(baselines, self.plan.objectives, reference, split)
+                for split in splits
+            },
+            "evaluations": sum(t.state == COMPLETE and not t.is_baseline for t in self.trials),
+            "basis": front.basis,
+            "members": [
+                {**_scored(member.trial), "p_nondominated": member.p_nondominated}
+                for member in front.members
+            ],
+            "baselines": [{"name": trial.name, **_scored(trial)} for trial in baselines],
+        }
+
+    def trial_json(self, number: int) -> dict[str, Any]:
+        """One trial with recipe, id, digest, timings and failure."""
+        trial = self.trial(number)
+        return {
+            "study": self.name,
+            "name": trial.name,
+            "kind": trial.kind,
+            "state": trial.state,
+            "attempts": trial.attempts,
+            **_scored(trial),
+            "recipe": trial.recipe.to_json(),
+            "id": trial.recipe.id,
+            "digest": trial.digest,
+            "seconds": {s: dict(e.seconds) for s, e in trial.evaluations.items()},
+            "failure": asdict(trial.failure) if trial.failure else None,
+        }
+
+    def export(
+        self, trial: Trial | int, out: str | Path, *, force: bool = False, donor: str = ""
+    ) -> dict[str, Any]:
+        """Write one merge as a Hugging Face folder, proved to be the one that was scored."""
+        module = importlib.import_module("recycler.export")
+        number = trial if isinstance(trial, int) else trial.number
+        return module.export(self, self.trial(number), Path(out), force=force, donor=donor)  # type: ignore[no-any-return]
+
+
+def _entry(objective: Objective) -> dict[str, Any]:
+    return {key: value for key, value in asdict(objective).items() if key != "held_out"}
+
+
+def _described(objective: Objective) -> dict[str, Any]:
+    return {
+        "name": objective.name,
+        "metric": objective.metric,
+        "direction": objective.direction,
+        "unit": objective.unit,
+    }
+
+
+def _scored(trial: Trial) -> dict[str, Any]:
+    """trial, method, kind, weights and the scores on each split."""
+    scores: dict[str, Mapping[str, Any]] = {
+        split: {name: asdict(score) for name, score in evaluation.scores.items()}
+        for split, evaluation in trial.evaluations.items()
+    }
+    return {
+        "trial": trial.number,
+        "kind": trial.kind,
+        "method": trial.recipe.method,
+        "weights": trial.recipe.weights,
+        **scores,
+    }

@@ -1,0 +1,88 @@
+"""A trial: one merge in the ledger, from its proposal to its scores or its failure.
+
+May import: errors, objectives, recipe, evaluation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from recycler.evaluation import Evaluation, Failure
+from recycler.recipe import Recipe
+
+# How a trial came about. The first three are references on top of the budget of evaluations.
+BASELINES = ("single", "uniform", "merge-best")
+KINDS = (*BASELINES, "greedy", "search")
+RUNNING, COMPLETE, FAILED = "running", "complete", "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One merge of a study.
+
+    Attributes:
+        number: 0, 1, … in the order of proposals.
+        kind: one of KINDS.
+        name: for people: `single:code-a`, `uniform`, `greedy 3`, `search 17`.
+        recipe: what decides the bytes.
+        state: running, complete (scored on dev items) or failed.
+        started: position of the proposal in the study's sequence of events.
+        finished: position of the end in that sequence; None while running.
+        attempts: how often its evaluation was begun.
+        digest: hash over the merged bytes, once scored.
+        evaluations: split -> evaluation, without item outcomes.
+        failure: why it failed.
+        notes: what the sampler wants to read again; plain JSON.
+    """
+
+    number: int
+    kind: str
+    name: str
+    recipe: Recipe
+    state: str = RUNNING
+    started: int = 0
+    finished: int | None = None
+    attempts: int = 1
+    digest: str = ""
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    failure: Failure | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is a reference on top of the budget."""
+        return self.kind in BASELINES
+
+    def means(self, split: str) -> dict[str, float]:
+        """Objective -> raw mean on a split; empty where it was not evaluated."""
+        evaluation = self.evaluations.get(split)
+        return (
+            {name: score.mean for name, score in evaluation.scores.items()} if evaluation else {}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A merge to evaluate next, before the ledger has numbered it."""
+
+    kind: str
+    name: str
+    recipe: Recipe
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One piece of work for an executor: score one recipe on one split's items.
+
+    Attributes:
+        trial: number of the trial it belongs to.
+        recipe: the merge.
+        split: dev, select or test.
+        objectives: names of the objectives to score.
+    """
+
+    trial: int
+    recipe: Recipe
+    split: str
+    objectives: tuple[str, ...]

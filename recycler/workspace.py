@@ -1,0 +1,226 @@
+"""The composition root: one folder with its ledger, and who plays each part of a study.
+
+Everything that needs to know concrete stores, samplers, executors and evaluators is here.
+May import: all of recycler but study, cli, service, demo.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from recycler.checkpoint import Checkpoint
+from recycler.config import ExecutionSection, StudyFile, read_study
+from recycler.environment import prepare
+from recycler.errors import Conflict, Mismatch, NotFound
+from recycler.plan import Plan
+from recycler.pool import Pool
+from recycler.protocols import Executor, ScorerFactory
+from recycler.registry import resolve
+from recycler.store.sql import SqlStore
+
+FOLDER, LEDGER = ".recycler", "ledger.db"
+EXECUTORS = {
+    "inline": "recycler.execute.inline:Inline",
+    "ray": "recycler.execute.ray_workers:RayWorkers",
+}
+# Called with (name of the checkpoint, bytes just read, bytes in all) while fingerprints are made.
+OnBytes = Callable[[str, int, int], object]
+
+
+class Workspace:
+    """Pools and studies behind one ledger.
+
+    The ledger is that of the argument, else of RECYCLER_STORE, else `.recycler/ledger.db` in this
+    folder or the nearest parent that has one, else a new one in this folder.
+    """
+
+    def __init__(self, url: str = "", *, create: bool = True) -> None:
+        """Open or make the ledger.
+
+        Args:
+            url: database URL, or a path to an SQLite file.
+            create: whether a missing ledger is made; if not, it is NotFound.
+        """
+        prepare()
+        where = url or os.environ.get("RECYCLER_STORE", "")
+        if where and "://" not in where:
+            where = f"sqlite:///{Path(where).expanduser().absolute()}"
+        self.url = where or f"sqlite:///{_nearest() / LEDGER}"
+        if self.url.startswith("sqlite:///"):
+            file = Path(self.url.removeprefix("sqlite:///"))
+            if not create and not file.exists():
+                raise NotFound(
+                    f"there is no ledger at {file}.",
+                    hint="`recycler demo` or `recycler run STUDY.yaml` makes one; "
+                    "RECYCLER_STORE points elsewhere.",
+                )
+            file.parent.mkdir(parents=True, exist_ok=True)
+        self.store = SqlStore(self.url)
+
+    # --- pools ---
+
+    def add_pool(self, pool: Pool, on_bytes: OnBytes | None = None, replace: bool = False) -> None:
+        """Check a pool, take its fingerprints and register it."""
+        pool.require_mergeable()
+        spec = {
+            "checkpoints": [self._spec(c, on_bytes) for c in pool.checkpoints],
+            "base": self._spec(pool.base, on_bytes) if pool.base else None,
+        }
+        self.store.add_pool(pool.name, spec, replace)
+
+    def pool(self, name: str) -> Pool:
+        """A registered pool, its folders opened anew."""
+        spec = self.store.pool(name)
+        return Pool.from_entries(
+            name,
+            [_entry(entry) for entry in spec["checkpoints"]],
+            spec["base"] and _entry(spec["base"]),
+        )
+
+    def fingerprint(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> str:
+        """The checkpoint's fingerprint, read from the ledger unless a file was touched since."""
+        stamp = checkpoint.stamp()
+        known = self.store.fingerprint(stamp)
+        if known is None:
+            tell = on_bytes or (lambda name, count, total: None)
+            known = checkpoint.fingerprint(
+                lambda count: tell(checkpoint.name, count, checkpoint.nbytes)
+            )
+            self.store.remember_fingerprint(stamp, known)
+        return known
+
+    # --- studies ---
+
+    def plan(
+        self, pool: Pool, config: StudyFile, root: Path, on_bytes: OnBytes | None = None
+    ) -> Plan:
+        """The plan that a study file means for a pool."""
+        pool.require_mergeable()
+        search = config.search
+        return Plan(
+            name=config.study,
+            ingredients=tuple((c.name, self.fingerprint(c, on_bytes)) for c in pool.checkpoints),
+            objectives=config.all_objectives(),
+            sampler=search.sampler,
+            settings=search.settings,
+            evaluations=search.evaluations,
+            greedy=search.greedy,
+            seed=search.seed,
+            method=config.merge.method,
+            merge_settings=config.merge.settings,
+            dtype=config.merge.dtype or pool.checkpoints[0].dtype,
+            base=(pool.base.name, self.fingerprint(pool.base, on_bytes)) if pool.base else None,
+            items=config.items.model_dump(),
+            evaluator=config.evaluator_settings(root),
+            finalists=search.finalists,
+            failed_share=search.failed_share,
+        )
+
+    def pool_of(self, config: StudyFile, root: Path) -> Pool:
+        """The pool a study file lists, names (a registered one) or points to (a YAML file)."""
+        if isinstance(config.pool, str):
+            listed = config.pool.endswith((".yaml", ".yml"))
+            return Pool.from_yaml(root / config.pool) if listed else self.pool(config.pool)
+        return Pool.from_entries(config.study, config.pool_entries(), config.base_entry(), root)
+
+    def submit(self, file: str | os.PathLike[str], on_bytes: OnBytes | None = None) -> Plan:
+        """Register the study of a file, or find it again: same settings resume, others refuse.
+
+        Raises:
+            Conflict: the name is taken by a study with other settings.
+        """
+        config, root = read_study(file), Path(file).absolute().parent
+        pool = self.pool_of(config, root)
+        return self.register(self.plan(pool, config, root, on_bytes), pool, on_bytes)
+
+    def register(self, plan: Plan, pool: Pool, on_bytes: OnBytes | None = None) -> Plan:
+        """Write a plan and its pool into the ledger, or resume the same one.
+
+        A larger budget of evaluations extends the study; any other change is refused.
+        """
+        named = Pool(_pool_name(plan.name), pool.checkpoints, pool.base)
+        if plan.name not in [study["name"] for study in self.store.studies()]:
+            self.add_pool(named, on_bytes, replace=True)
+            self.store.create_study(plan)
+            return plan
+        changes = self.store.plan(plan.name).changes(plan)
+        before, after = changes.pop("evaluations", (0, 0))
+        if changes or after < before:
+            key, (old, new) = next(iter((changes or {"evaluations": (before, after)}).items()))
+            raise Conflict(
+                f"there is already a study {plan.name!r} with other settings: {key} is {_brief(old)} "
+                f"in the ledger, {_brief(new)} now.",
+                hint="give the study another name, or restore the setting to resume it.",
+            )
+        if after > before:
+            self.store.extend(plan.name, after)
+        self.add_pool(named, on_bytes, replace=True)
+        return plan
+
+    def study_pool(self, study: str) -> Pool:
+        """The pool a study was submitted with, whose files must still be the same.
+
+        Raises:
+            Mismatch: a checkpoint's bytes changed since.
+        """
+        plan, pool = self.store.plan(study), self.pool(_pool_name(study))
+        wanted = dict(plan.ingredients)
+        for checkpoint in pool.checkpoints:
+            if self.fingerprint(checkpoint) != wanted.get(checkpoint.name):
+                raise Mismatch(
+                    f"checkpoint {checkpoint.name!r} at {checkpoint.path} is not the one that study "
+                    f"{study!r} was made with.",
+                    hint="restore the folder, or start a study with another name.",
+                )
+        return pool
+
+    def executor(self, factory: ScorerFactory, execution: ExecutionSection) -> Executor:
+        """The executor that runs a study's jobs."""
+        name = execution.executor or ("ray" if _wants_ray(execution) else "inline")
+        make = resolve("executor", name, EXECUTORS)
+        if name == "ray":
+            made: Executor = make(
+                factory,
+                execution.workers,
+                address=execution.ray_address,
+                gpus=execution.gpus,
+                timeout=execution.timeout,
+            )
+        else:
+            made = make(factory, execution.workers)
+        return made
+
+    def _spec(self, checkpoint: Checkpoint, on_bytes: OnBytes | None) -> dict[str, Any]:
+        return {
+            "name": checkpoint.name,
+            "path": str(checkpoint.path),
+            "fingerprint": self.fingerprint(checkpoint, on_bytes),
+            "about": dict(checkpoint.about),
+        }
+
+
+def _entry(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": spec["name"], "path": spec["path"], **spec["about"]}
+
+
+def _nearest() -> Path:
+    """`.recycler` of this folder or the nearest parent that has a ledger."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / FOLDER / LEDGER).exists():
+            return folder / FOLDER
+    return here / FOLDER
+
+
+def _pool_name(study: str) -> str:
+    return f"study:{study}"
+
+
+def _wants_ray(execution: ExecutionSection) -> bool:
+    return execution.workers > 1 or bool(execution.ray_address)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
