@@ -71,7 +71,8 @@ class Resident:
     def _from_pretrained(self, *where: Any, **options: Any) -> Any:
         model = AutoModelForCausalLM.from_pretrained(*where, dtype=self._dtype, **options)
         model.to(self.device)  # type: ignore[arg-type]
-        return model.eval().requires_grad_(False)
+        model.eval()  # type: ignore[no-untyped-call]
+        return model.requires_grad_(False)
 
 
 def _slots(model: Any, tensors: Mapping[str, Any]) -> dict[str, Tensor] | None:
@@ -96,8 +97,9 @@ def _slots(model: Any, tensors: Mapping[str, Any]) -> dict[str, Tensor] | None:
 
 
 def quiet_transformers() -> None:
-    """Keep transformers' progress bars and advice out of the program's own output."""
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    """Keep the libraries' progress bars and advice out of the program's own output."""
+    for name in ("transformers", "lm_eval", "lm-eval", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]

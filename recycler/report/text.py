@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from recycler.evaluation import Score
+from recycler.objectives import Objective
 from recycler.pool import Finding, Pool
 from recycler.trial import Trial
 
@@ -30,7 +32,10 @@ def front(study: "Study") -> None:
         out.print(f"study {study.name}: nothing is scored yet ({table['status']}).")
         return
     split = study.front.certainty
-    out.print(_front_table(study, split))
+    out.print(_front_table(study, split, study.plan.objectives.searched, "searched"))
+    held_out = study.plan.objectives.held_out
+    if held_out and held_out[0].name in study.front.trials[0].evaluations[split].scores:
+        out.print(_front_table(study, split, held_out, "held out, never seen by the search"))
     volume, before = table["hypervolume"].get(split), table["baseline_hypervolume"].get(split)
     out.print(
         f"{table['evaluations']} merges evaluated, {len(table['members'])} on the front; study is "
@@ -48,46 +53,41 @@ def front(study: "Study") -> None:
         )
 
 
-def _front_table(study: "Study", split: str) -> Table:
+def _front_table(study: "Study", split: str, objectives: Sequence[Objective], what: str) -> Table:
+    """Members of the front, then baselines; means with standard errors."""
     members = study.front.members
     knee = study.front.knee().number
-    objectives = [
-        o for o in study.plan.objectives if o.name in members[0].trial.evaluations[split].scores
-    ]
     table = Table(
-        title=f"{study.name}: front and baselines on {split} items (± standard error)",
+        title=f"{study.name}, {what}: front, then baselines, on {split} items (± standard error)",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
-    for head in ("trial", "merge"):
-        table.add_column(head)
+    table.add_column("trial", justify="right")
+    table.add_column("merge", no_wrap=True)
     for objective in objectives:
         arrow = "↑" if objective.direction == "max" else "↓"
-        table.add_column(
-            f"{objective.name}{'*' if objective.held_out else ''} {arrow}", justify="right"
-        )
+        table.add_column(f"{objective.name} {arrow}", justify="right", no_wrap=True)
     table.add_column("p(front)", justify="right")
-    shown = {member.trial.number for member in members}
     for member in members:
-        name = member.trial.name + (" ← knee" if member.trial.number == knee else "")
+        name = member.trial.name + (" (knee)" if member.trial.number == knee else "")
         table.add_row(
             *_cells(member.trial, name, objectives, split), f"{member.p_nondominated:.2f}"
         )
     table.add_section()
+    shown = {member.trial.number for member in members}
     for trial in study.baselines:
         if trial.number not in shown and split in trial.evaluations:
             table.add_row(*_cells(trial, trial.name, objectives, split), "")
-    if any(objective.held_out for objective in objectives):
-        table.caption = "* held out: never seen by the search"
     return table
 
 
-def _cells(trial: Trial, name: str, objectives: Sequence[Any], split: str) -> list[str]:
+def _cells(trial: Trial, name: str, objectives: Sequence[Objective], split: str) -> list[str]:
     scores = trial.evaluations[split].scores
     return [str(trial.number), name, *(_score(scores.get(o.name)) for o in objectives)]
 
 
 def _score(score: Score | None) -> str:
-    return "" if score is None else f"{score.mean:.4f} ± {score.stderr:.4f}"
+    return "" if score is None else f"{score.mean:.3f} ± {score.stderr:.3f}"
 
 
 def trial(table: Mapping[str, Any]) -> None:

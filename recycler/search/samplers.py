@@ -58,7 +58,11 @@ class Proposer:
         return [*scored, *([soup] if soup else [])]
 
     def reference(self, trials: Sequence[Trial]) -> Array | None:
-        """(m,) the fixed corner, once every single is finished: just below the worst of them."""
+        """(m,) the fixed corner, once every single is finished.
+
+        It lies a tenth of the range below the worst of the non-dominated singles: a single that is
+        bad at everything must not stretch the volume until nothing else shows in it.
+        """
         if not baselines.singles_done(self.plan, trials):
             return None
         known = baselines.single_gains(self.plan, trials)
@@ -67,7 +71,9 @@ class Proposer:
                 "every single checkpoint failed.",
                 hint="`recycler show STUDY 0` tells why; mend that before searching.",
             )
-        return pareto.worst_corner(np.array(list(known.values())))
+        gains = np.array(list(known.values()))
+        best = gains[pareto.nondominated(gains)]
+        return pareto.worst_corner(best if len(best) > 1 else gains)
 
     def _sampled(
         self, trials: Sequence[Trial], reference: Sequence[float], known: set[str]
