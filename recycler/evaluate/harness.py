@@ -29,6 +29,18 @@ FEWSHOT_SEED = 1234
 _BITS = {"bits_per_byte"}
 
 
+class _QuietHFLM(HFLM):  # type: ignore[misc]
+    """HFLM without the progress bars that it shows even when asked not to."""
+
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        found: list[tuple[float, bool]] = super()._loglikelihood_tokens(
+            requests, disable_tqdm=True, override_bs=override_bs
+        )
+        return found
+
+
 class LmEval:
     """Scores a Hugging Face causal model on lm-eval tasks (see `protocols.Evaluator`)."""
 
@@ -91,7 +103,7 @@ class LmEval:
 
     def _attach(self, model: Any) -> None:
         if self._lm is None:
-            self._lm = HFLM(
+            self._lm = _QuietHFLM(
                 pretrained=model,
                 tokenizer=self._tokenizer,
                 backend="causal",

@@ -1,0 +1,28 @@
+"""Shared set-up: the package's environment before heavy imports, one toy drawer a session."""
+
+import os
+from pathlib import Path
+
+from recycler.environment import prepare
+
+prepare()
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import toy  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def drawer(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four tiny Llama folders; read only."""
+    return toy.drawer(tmp_path_factory.mktemp("drawer"))
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test in its own folder, with no ledger of the developer in reach."""
+    monkeypatch.delenv("RECYCLER_STORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert os.getcwd() == str(tmp_path)
