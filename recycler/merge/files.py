@@ -73,21 +73,28 @@ def read_recipe(file: Path, fingerprint: Callable[[Checkpoint], str]) -> tuple[R
 def _from_mergekit(table: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """Mergekit's YAML in our own form; what has no counterpart is refused by name."""
     _refuse_unknown(table, _MERGEKIT, file)
+    common = dict(table.get("parameters") or {})
+    _refuse_unknown(common, {"normalize", "weight"}, file)
     checkpoints = []
     for model in table.get("models") or []:
-        parameters = model.get("parameters") or {}
+        if not isinstance(model, dict) or not isinstance(model.get("model"), str):
+            raise InvalidConfig(
+                f"{file}: the entry {model!r} of `models:` has no `model:`.",
+                hint="- {model: runs/sft-a, parameters: {weight: 0.5}}",
+            )
         _refuse_unknown(model, {"model", "parameters"}, file)
-        _refuse_unknown(parameters, {"weight"}, file)
-        checkpoints.append({"path": model["model"], "weight": parameters.get("weight", 1.0)})
-    parameters = dict(table.get("parameters") or {})
-    _refuse_unknown(parameters, {"normalize", "weight"}, file)
-    for entry in checkpoints:
-        entry["weight"] = entry["weight"] if "weight" not in parameters else parameters["weight"]
+        own = model.get("parameters") or {}
+        _refuse_unknown(own, {"weight"}, file)
+        weight = own.get("weight", common.get("weight", 1.0))
+        checkpoints.append({"path": model["model"], "weight": weight})
+    names = [Path(entry["path"]).name for entry in checkpoints]
+    if len(set(names)) < len(names):  # runs/a/last and runs/b/last
+        checkpoints = [{**entry, "name": entry["path"]} for entry in checkpoints]
     return {
         "method": table["merge_method"],
         "checkpoints": checkpoints,
         "dtype": table.get("out_dtype") or table.get("dtype"),
-        "settings": {"normalize": bool(parameters.get("normalize", True))},
+        "settings": {"normalize": bool(common.get("normalize", True))},
     }
 
 

@@ -6,6 +6,7 @@ May import: errors, pool, recipe, merge.tensors, torch, transformers.
 import logging
 import time
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -38,7 +39,10 @@ class Resident:
         self.device = device
         self._dtype = getattr(torch, dtype)
         self._config = AutoConfig.from_pretrained(pool.checkpoints[0].path)
-        self.model = self._from_pretrained(pool.checkpoints[0].path)
+        shell = pool.checkpoints[0].path
+        self.model: Any = self._prepared(
+            AutoModelForCausalLM.from_pretrained(shell, dtype=self._dtype)
+        )
         self._slots = _slots(self.model, pool.checkpoints[0].tensors)
         self._loaded = ("", "")
 
@@ -65,14 +69,15 @@ class Resident:
             else:
                 self._slots[spec.name].copy_(tensor)
         if self._slots is None:
-            self.model = self._from_pretrained(None, config=self._config, state_dict=whole)
+            self.model = self._prepared(
+                type(self.model).from_pretrained(
+                    None, config=deepcopy(self._config), state_dict=whole, dtype=self._dtype
+                )
+            )
         return digest.value
 
-    def _from_pretrained(self, *where: Any, **options: Any) -> Any:
-        model = AutoModelForCausalLM.from_pretrained(*where, dtype=self._dtype, **options)
-        model.to(self.device)  # type: ignore[arg-type]
-        model.eval()  # type: ignore[no-untyped-call]
-        return model.requires_grad_(False)
+    def _prepared(self, model: Any) -> Any:
+        return model.to(self.device).eval().requires_grad_(False)
 
 
 def _slots(model: Any, tensors: Mapping[str, Any]) -> dict[str, Tensor] | None:

@@ -1,0 +1,562 @@
+"""Merging: exact against float64, bit for bit where it must be, live and disk alike."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import permutations
+from pathlib import Path
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import safetensors.torch
+import torch
+import toy
+import yaml
+from contracts.merge_method import MergeMethodContract, bits, tensors
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel
+
+from recycler.checkpoint import Checkpoint
+from recycler.errors import BrokenCheckpoint, Incompatible, InvalidConfig, NotFound
+from recycler.merge.disk import write_weights
+from recycler.merge.files import read_recipe
+from recycler.merge.live import Resident
+from recycler.merge.methods import METHODS, Linear
+from recycler.merge.tensors import Digest, Sources, find_method, merged
+from recycler.pool import Pool
+from recycler.recipe import Ingredient, Recipe
+
+# dtype -> (torch dtype, bits of the significand behind the point, smallest normal exponent)
+FORMATS = {
+    "float32": (torch.float32, 23, -126),
+    "bfloat16": (torch.bfloat16, 7, -126),
+    "float16": (torch.float16, 10, -14),
+}
+
+
+class TestLinearContract(MergeMethodContract):
+    method = Linear()
+
+
+class TestNormalizedLinearContract(MergeMethodContract):
+    method = Linear()
+    settings = {"normalize": True}  # noqa: RUF012
+
+
+def ulp(x: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Distance of neighbouring numbers of a dtype at |x|, in float64."""
+    _, digits, smallest = FORMATS[dtype]
+    exponent = torch.frexp(x.abs())[1].clamp(min=smallest + 1) - 1
+    return torch.ldexp(torch.ones_like(x), exponent - digits)
+
+
+def folder_of(root: Path, tensors: dict[str, torch.Tensor], config: dict | None = None) -> Path:
+    """A checkpoint folder of any tensors; not a model that transformers knows."""
+    root.mkdir(parents=True)
+    safetensors.torch.save_file(tensors, root / "model.safetensors")
+    (root / "config.json").write_text(json.dumps(config or {"model_type": "toy"}))
+    return root
+
+
+def recipe_of(pool: Pool, weights, dtype: str = "float32", **settings) -> Recipe:
+    return Recipe(
+        method="linear",
+        ingredients=tuple(
+            Ingredient(c.fingerprint(), c.name, float(w))
+            for c, w in zip(pool.checkpoints, weights, strict=True)
+        ),
+        dtype=dtype,
+        settings=settings,
+    )
+
+
+def merge_to(folder: Path, pool: Pool, recipe: Recipe, **options) -> str:
+    folder.mkdir()
+    with Sources(pool) as sources:
+        return write_weights(recipe, sources, folder, **options)
+
+
+def merged_tensors(pool: Pool, recipe: Recipe) -> dict[str, torch.Tensor]:
+    with Sources(pool) as sources:
+        return {spec.name: tensor.clone() for spec, tensor in merged(recipe, sources)}
+
+
+# --- linear against float64 ---
+
+
+@pytest.mark.parametrize("out", FORMATS)
+@pytest.mark.parametrize(
+    "dtypes",
+    [["float32"] * 3, ["bfloat16"] * 3, ["float16"] * 3, ["float32", "bfloat16", "float16"]],
+    ids="-".join,
+)
+def test_linear_is_the_float64_sum_rounded_once(tmp_path, dtypes, out):
+    """Half an ulp of the output for the rounding, and float32's own error bound for the sum.
+
+    A float32 sum of n products with rounded weights is off by at most (n+1) 2^-24 Σ|w x|.
+    """
+    weights = [0.7, -0.2, 0.5]
+    inputs = [tensors(1, (37, 501), d, seed=i)[0] for i, d in enumerate(dtypes)]
+    pool = Pool.open([folder_of(tmp_path / f"c{i}", {"x": x}) for i, x in enumerate(inputs)])
+    found = merged_tensors(pool, recipe_of(pool, weights, out))["x"]
+    terms = torch.stack([w * x.double() for w, x in zip(weights, inputs, strict=True)])
+    exact, size = terms.sum(0), terms.abs().sum(0)
+    bound = 0.5 * ulp(exact, out) * (1 + 2**-7) + 1.01 * (3 + 1) * 2**-24 * size
+    assert found.dtype == getattr(torch, out)
+    assert ((found.double() - exact).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("out", ["bfloat16", "float16"])
+def test_half_precision_is_within_one_ulp_where_nothing_cancels(tmp_path, out):
+    weights = [0.1003, 0.2111, 0.2977, 0.3909]  # of no short sums, so that ties are rare
+    inputs = [x.abs() + 0.1 for x in tensors(4, (300, 700), out)]  # more than one chunk
+    pool = Pool.open([folder_of(tmp_path / f"c{i}", {"x": x}) for i, x in enumerate(inputs)])
+    found = merged_tensors(pool, recipe_of(pool, weights, out))["x"].double()
+    exact = sum(w * x.double() for w, x in zip(weights, inputs, strict=True))
+    assert ((found - exact).abs() <= 1.0 * ulp(exact, out)).all()
+    nearest = exact.to(getattr(torch, out)).double()
+    assert (found == nearest).double().mean() > 0.999  # ties aside, the nearest number itself
+
+
+def test_float32_sums_of_dyadic_weights_are_within_one_ulp(tmp_path):
+    inputs = [x.abs() for x in tensors(3, (200, 301), "float32")]
+    pool = Pool.open([folder_of(tmp_path / f"c{i}", {"x": x}) for i, x in enumerate(inputs)])
+    found = merged_tensors(pool, recipe_of(pool, [0.5, 0.25, 0.25]))["x"].double()
+    exact = 0.5 * inputs[0].double() + 0.25 * inputs[1].double() + 0.25 * inputs[2].double()
+    assert ((found - exact).abs() <= ulp(exact, "float32")).all()
+
+
+@hypothesis.given(
+    weights=st.lists(st.floats(-2, 2, width=32), min_size=6, max_size=6),
+    share=st.floats(0, 1),
+)
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_linear_is_affine_in_the_weights(weights, share):
+    inputs = tensors(3, (50,), "float64")
+    u, v = weights[:3], weights[3:]
+    between = [share * a + (1 - share) * b for a, b in zip(u, v, strict=True)]
+    linear = Linear()
+    at_u, at_v = linear(inputs, u, None, {}), linear(inputs, v, None, {})
+    expected = share * at_u + (1 - share) * at_v
+    torch.testing.assert_close(linear(inputs, between, None, {}), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_normalize_divides_by_the_sum_of_the_weights():
+    inputs = tensors(2, (9,), "float32")
+    scaled = Linear()(inputs, [2.0, 6.0], None, {"normalize": True})
+    assert torch.equal(scaled, Linear()(inputs, [0.25, 0.75], None, {}))
+
+
+def test_weights_that_sum_to_zero_are_not_normalized():
+    with pytest.raises(InvalidConfig, match="sum to 0"):
+        Linear()(tensors(2, (3,), "float32"), [1.0, -1.0], None, {"normalize": True})
+
+
+def test_an_unknown_method_names_the_nearest():
+    with pytest.raises(InvalidConfig, match="'liner' is not a merge method") as caught:
+        find_method("liner")
+    assert "did you mean 'linear'" in caught.value.hint
+    assert find_method("linear") is METHODS["linear"]
+
+
+# --- one-hot, permutations, odd tensors ---
+
+
+def odd_tensors(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """Scalars, zero sizes, whole numbers, booleans, and a matrix with every special value."""
+    rng = torch.Generator().manual_seed(seed)
+    matrix = torch.randn((6, 7), generator=rng)
+    matrix[0, :4] = torch.tensor([-0.0, float("inf"), float("-inf"), float("nan")])
+    return {
+        "matrix": matrix.to(dtype),
+        "scalar": torch.randn((), generator=rng).to(dtype),
+        "nothing": torch.zeros((0, 4), dtype=dtype),
+        "positions": torch.arange(5),
+        "mask": torch.tensor([True, False, True]),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_hot_returns_the_checkpoint_bit_for_bit(tmp_path, dtype):
+    """Zero weights skip their tensors: 0 times the infinities of the others makes no NaN."""
+    content = [odd_tensors(seed, dtype) for seed in range(3)]
+    pool = Pool.open([folder_of(tmp_path / f"c{i}", c) for i, c in enumerate(content)])
+    for hot, checkpoint in enumerate(pool.checkpoints):
+        recipe = recipe_of(pool, [float(i == hot) for i in range(3)], checkpoint.dtype)
+        digest = merge_to(tmp_path / f"out{hot}", pool, recipe)
+        assert digest == checkpoint.fingerprint()
+        assert Checkpoint.open(folder_with_config(tmp_path / f"out{hot}")).fingerprint() == digest
+        found = safetensors.torch.load_file(tmp_path / f"out{hot}" / "model.safetensors")
+        assert {name: bits(t) for name, t in found.items()} == {
+            name: bits(t) for name, t in content[hot].items()
+        }
+
+
+def folder_with_config(folder: Path) -> Path:
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_minus_zero_survives_a_sum_that_it_dominates(tmp_path):
+    minus = torch.tensor([-0.0, -0.0])
+    pool = Pool.open([folder_of(tmp_path / f"c{i}", {"x": minus.clone()}) for i in range(2)])
+    found = merged_tensors(pool, recipe_of(pool, [0.5, 0.5]))["x"]
+    assert bits(found) == bits(minus)  # (-0.0)·½ + (-0.0)·½ is -0.0 in IEEE arithmetic
+
+
+def test_permuting_the_pool_and_its_weights_gives_the_same_bytes(drawer, tmp_path):
+    weights = dict(zip(drawer, [0.5, 0.125, 0.3, 0.075], strict=True))
+    digests, files = set(), set()
+    for number, order in enumerate(list(permutations(drawer))[::5]):
+        pool = Pool.open(order)
+        recipe = recipe_of(pool, [weights[folder] for folder in order], "bfloat16")
+        digests.add(merge_to(tmp_path / str(number), pool, recipe))
+        files.add((tmp_path / str(number) / "model.safetensors").read_bytes())
+    assert (len(digests), len(files)) == (1, 1)
+
+
+def test_whole_numbers_are_kept_where_equal_and_refused_where_not(tmp_path):
+    make = {i: odd_tensors(i) for i in range(3)}
+    make[2]["positions"] = torch.arange(5) + 1
+    pool = Pool.open([folder_of(tmp_path / f"c{i}", c) for i, c in make.items()])
+    kept = merged_tensors(pool, recipe_of(pool, [0.5, 0.5, 0.0]))
+    assert kept["positions"].dtype == torch.int64
+    assert torch.equal(kept["positions"], torch.arange(5))
+    with pytest.raises(Incompatible, match="'positions' holds whole numbers that differ"):
+        merged_tensors(pool, recipe_of(pool, [0.5, 0.0, 0.5]))
+
+
+def test_scalars_and_empty_tensors_merge_and_reload(tmp_path):
+    content = [{"s": torch.tensor(float(i)), "e": torch.zeros((2, 0))} for i in (1, 3)]
+    pool = Pool.open([folder_of(tmp_path / f"c{i}", c) for i, c in enumerate(content)])
+    merge_to(tmp_path / "out", pool, recipe_of(pool, [0.25, 0.75]))
+    found = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
+    assert found["s"].item() == 0.25 * 1 + 0.75 * 3
+    assert found["s"].shape == ()
+    assert found["e"].shape == (2, 0)
+
+
+def test_a_file_cut_after_the_pool_was_opened_is_named(tmp_path):
+    folder = folder_of(tmp_path / "c0", {"x": torch.ones(1000)})
+    pool = Pool.open([folder])
+    recipe = recipe_of(pool, [1.0])
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(BrokenCheckpoint, match=r"c0/model.safetensors: tensor 'x' can't be read"):
+        merged_tensors(pool, recipe)
+
+
+HASH_SEEDS = """
+import sys
+from pathlib import Path
+from recycler.merge.disk import write_weights
+from recycler.merge.tensors import Sources
+from recycler.pool import Pool
+from recycler.recipe import Ingredient, Recipe
+pool = Pool.open(sys.argv[2:])
+entries = {(c.fingerprint(), c.name, w) for c, w in zip(pool.checkpoints, (.2, .3, .1, .4))}
+recipe = Recipe("linear", tuple(Ingredient(*entry) for entry in entries), "bfloat16")
+with Sources(pool) as sources:
+    print(recipe.id, write_weights(recipe, sources, Path(sys.argv[1])))
+assert "transformers" not in sys.modules
+"""
+
+
+def test_five_hash_seeds_give_one_digest(drawer, tmp_path):
+    """The ingredients come from a set, whose order the hash seed decides."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", HASH_SEEDS, tmp_path, *drawer],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in range(5)
+    ]
+    said = {process.communicate(timeout=120)[0] for process in running}
+    assert len(said) == 1
+    assert "sha256:" in said.pop()
+
+
+# --- live and disk, real models ---
+
+KINDS = {
+    "llama-untied": {"kind": "llama"},
+    "llama-tied": {"kind": "llama", "tied": True},
+    "qwen2-tied-bf16": {"kind": "qwen2", "tied": True, "dtype": "bfloat16"},
+    "gpt2": {"kind": "gpt2"},
+}
+PROMPT = torch.tensor([[5, 80, 9, 200, 33, 7]])
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pool(request, tmp_path_factory) -> Pool:
+    """Three checkpoints of each architecture."""
+    return Pool.open(
+        toy.drawer(tmp_path_factory.mktemp(request.param), n=3, **KINDS[request.param])
+    )
+
+
+def complete(folder: Path, pool: Pool) -> Path:
+    """Add what transformers needs besides weights."""
+    (folder / "config.json").write_bytes((pool.checkpoints[0].path / "config.json").read_bytes())
+    return folder
+
+
+def test_live_and_disk_hold_the_same_bytes(pool, tmp_path):
+    dtype = pool.checkpoints[0].dtype
+    recipe = recipe_of(pool, [0.5, 0.2, 0.3], dtype)
+    resident = Resident(pool, dtype)
+    resident.load(recipe_of(pool, [0.1, 0.8, 0.1], dtype))  # traces of an earlier merge must go
+    digest, _ = resident.load(recipe)
+    assert merge_to(tmp_path / "out", pool, recipe) == digest
+    written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
+    state = resident.model.state_dict()
+    assert {n: bits(t) for n, t in written.items()} == {n: bits(state[n]) for n in written}
+
+
+def test_live_model_computes_what_the_written_folder_computes(pool, tmp_path):
+    dtype = pool.checkpoints[0].dtype
+    recipe = recipe_of(pool, [0.5, 0.2, 0.3], dtype)
+    resident = Resident(pool, dtype)
+    resident.load(recipe)
+    merge_to(tmp_path / "out", pool, recipe)
+    again = AutoModelForCausalLM.from_pretrained(complete(tmp_path / "out", pool))
+    assert again.dtype == getattr(torch, dtype)
+    with torch.no_grad():
+        assert torch.equal(again(PROMPT).logits, resident.model(PROMPT).logits)
+
+
+def test_one_hot_live_is_the_checkpoint_that_transformers_loads(pool):
+    dtype = pool.checkpoints[0].dtype
+    resident = Resident(pool, dtype)
+    for hot, checkpoint in enumerate(pool.checkpoints):
+        digest, _ = resident.load(recipe_of(pool, [float(i == hot) for i in range(3)], dtype))
+        assert digest == checkpoint.fingerprint()
+        with torch.no_grad():
+            expected = AutoModelForCausalLM.from_pretrained(checkpoint.path)(PROMPT).logits
+            assert torch.equal(resident.model(PROMPT).logits, expected)
+
+
+def test_shards_reload_as_one_model(pool, tmp_path):
+    dtype = pool.checkpoints[0].dtype
+    recipe = recipe_of(pool, [0.6, 0.4, 0.0], dtype)
+    whole = merge_to(tmp_path / "whole", pool, recipe)
+    assert merge_to(tmp_path / "shards", pool, recipe, shard_bytes=20_000) == whole
+    files = sorted(f.name for f in (tmp_path / "shards").glob("*.safetensors"))
+    assert len(files) > 2
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    index = json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == pool.checkpoints[0].nbytes
+    one, many = (
+        AutoModelForCausalLM.from_pretrained(complete(tmp_path / name, pool)).state_dict()
+        for name in ("whole", "shards")
+    )
+    assert {n: bits(t) for n, t in one.items()} == {n: bits(t) for n, t in many.items()}
+    assert Checkpoint.open(tmp_path / "shards").fingerprint() == whole
+
+
+def test_a_shard_holds_a_tensor_that_is_larger_than_the_limit(tmp_path):
+    content = {"a": torch.ones(100), "b": torch.ones(2), "c": torch.ones(2)}
+    pool = Pool.open([folder_of(tmp_path / "c0", content)])
+    merge_to(tmp_path / "out", pool, recipe_of(pool, [1.0]), shard_bytes=16)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert index["weight_map"] == {
+        "a": "model-00001-of-00002.safetensors",
+        "b": "model-00002-of-00002.safetensors",
+        "c": "model-00002-of-00002.safetensors",
+    }
+
+
+def test_base_model_without_its_prefix_gives_the_logits_of_a_plain_merge(tmp_path):
+    """GPT-2 saved as `GPT2Model`: names lack `transformer.`, so no parameter is found by name."""
+    folders, models = [], []
+    for seed in range(2):
+        model = toy.model("gpt2", seed)
+        model.transformer.save_pretrained(tmp_path / f"base-{seed}")
+        toy.tokenizer().save_pretrained(tmp_path / f"base-{seed}")
+        folders.append(tmp_path / f"base-{seed}")
+        models.append(model)
+    pool = Pool.open(folders)
+    assert not any(name.startswith("transformer.") for name in pool.checkpoints[0].tensors)
+    expected = toy.model("gpt2", 0)
+    states = [model.state_dict() for model in models]
+    expected.load_state_dict({n: 0.25 * states[0][n] + 0.75 * states[1][n] for n in states[0]})
+    recipe = recipe_of(pool, [0.25, 0.75])
+    resident = Resident(pool, "float32")
+    resident.load(recipe_of(pool, [1.0, 0.0]))
+    digest, _ = resident.load(recipe)
+    assert isinstance(resident.model, GPT2LMHeadModel)
+    with torch.no_grad():
+        ours, plain = resident.model(PROMPT).logits, expected(PROMPT).logits
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+    assert merge_to(tmp_path / "out", pool, recipe) == digest
+    again = AutoModelForCausalLM.from_pretrained(complete(tmp_path / "out", pool))
+    with torch.no_grad():
+        assert torch.equal(again(PROMPT).logits, ours)
+
+
+def test_a_folder_saved_without_its_head_is_refused(tmp_path):
+    """An untied Llama saved without `lm_head.weight` must not be scored with a random head."""
+    folder = toy.checkpoint(tmp_path / "headless")
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    del state["lm_head.weight"]
+    safetensors.torch.save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(Incompatible, match=r"parameter 'lm_head\.weight', which no checkpoint"):
+        Resident(Pool.open([folder]), "float32")
+
+
+def test_a_merge_that_is_held_already_is_not_made_again(drawer):
+    pool = Pool.open(drawer[:2])
+    resident = Resident(pool, "float32")
+    recipe = recipe_of(pool, [0.5, 0.5])
+    first, _ = resident.load(recipe)
+    with torch.no_grad():  # were it merged again, this mark would be gone
+        resident.model.model.norm.weight[0] = 42.0
+    assert resident.load(recipe)[0] == first
+    assert resident.model.model.norm.weight[0] == 42.0
+
+
+def test_half_a_merge_never_counts_as_loaded(tmp_path):
+    folders = toy.drawer(tmp_path, n=2)
+    pool = Pool.open(folders)
+    whole, other = recipe_of(pool, [0.5, 0.5]), recipe_of(pool, [0.0, 1.0])
+    resident = Resident(pool, "float32")
+    expected, _ = resident.load(whole)
+    fresh = Sources(pool)
+    good, resident.sources = resident.sources, fresh
+    (folders[1] / "model.safetensors").rename(tmp_path / "away")
+    with pytest.raises(BrokenCheckpoint):
+        resident.load(other)
+    (tmp_path / "away").rename(folders[1] / "model.safetensors")
+    resident.sources = good
+    with torch.no_grad():
+        resident.model.model.norm.weight[0] = 42.0
+    assert resident.load(whole)[0] == expected
+    assert resident.model.model.norm.weight[0] != 42.0
+
+
+def test_digest_does_not_depend_on_the_order_of_tensors(drawer):
+    pool = Pool.open(drawer[:1])
+    with Sources(pool) as sources:
+        made = [(s, t.clone()) for s, t in merged(recipe_of(pool, [1.0]), sources)]
+    forward, backward = Digest(), Digest()
+    for spec, tensor in made:
+        forward.add(spec, tensor)
+    for spec, tensor in reversed(made):
+        backward.add(spec, tensor)
+    assert forward.value == backward.value == pool.checkpoints[0].fingerprint()
+
+
+# --- recipe files ---
+
+
+def written(file: Path, table: dict) -> Path:
+    file.write_text(yaml.safe_dump(table))
+    return file
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    return checkpoint.fingerprint()
+
+
+def test_own_and_mergekit_files_say_the_same_merge(drawer, tmp_path):
+    own = written(
+        tmp_path / "own.yaml",
+        {
+            "method": "linear",
+            "checkpoints": [
+                {"path": str(drawer[0]), "weight": 1},
+                {"path": str(drawer[1]), "weight": 3},
+            ],
+            "settings": {"normalize": True},
+        },
+    )
+    theirs = written(
+        tmp_path / "mergekit.yaml",
+        {
+            "merge_method": "linear",
+            "models": [
+                {"model": str(drawer[0]), "parameters": {"weight": 1}},
+                {"model": str(drawer[1]), "parameters": {"weight": 3}},
+            ],
+            "dtype": "float32",
+        },
+    )
+    recipe, pool = read_recipe(own, fingerprint)
+    assert recipe == read_recipe(theirs, fingerprint)[0]  # mergekit normalizes by default
+    assert list(recipe.vector(pool.names)) == [1.0, 3.0]
+
+
+def test_a_models_own_weight_goes_before_the_common_one(drawer, tmp_path):
+    file = written(
+        tmp_path / "mergekit.yaml",
+        {
+            "merge_method": "linear",
+            "models": [
+                {"model": str(drawer[0]), "parameters": {"weight": 0.25}},
+                {"model": str(drawer[1])},
+            ],
+            "parameters": {"weight": 0.5, "normalize": False},
+            "dtype": "bfloat16",
+        },
+    )
+    recipe, pool = read_recipe(file, fingerprint)
+    assert recipe.vector(pool.names) == (0.25, 0.5)
+    assert recipe.dtype == "bfloat16"
+
+
+def test_folders_of_one_name_can_be_merged_from_mergekits_file(tmp_path):
+    """`runs/a/last` and `runs/b/last`, as trainers leave them; mergekit's file has no names."""
+    folders = [toy.checkpoint(tmp_path / run / "last", seed=i) for i, run in enumerate("ab")]
+    models = [{"model": str(f), "parameters": {"weight": 0.5}} for f in folders]
+    file = written(tmp_path / "m.yaml", {"merge_method": "linear", "models": models})
+    recipe, pool = read_recipe(file, fingerprint)
+    assert [c.path for c in pool.checkpoints] == folders
+    assert recipe.vector(pool.names) == (0.5, 0.5)
+
+
+def test_relative_paths_are_relative_to_the_file(drawer, tmp_path):
+    (tmp_path / "here").symlink_to(drawer[0])
+    table = {"checkpoints": [{"path": "here", "weight": 1.0}]}
+    (tmp_path / "sub").mkdir()
+    file = written(tmp_path / "recipe.yaml", table)
+    os.chdir(tmp_path / "sub")
+    recipe, _ = read_recipe(file, fingerprint)
+    assert recipe.ingredients[0].fingerprint == Checkpoint.open(drawer[0]).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            {"merge_method": "linear", "models": [], "tokenizer_source": "union"},
+            "tokenizer_source",
+        ),
+        ({"merge_method": "slerp", "models": []}, "'slerp' is not a merge method"),
+        ({"method": "linear"}, "`checkpoints` must list"),
+        ({"method": "linear", "checkpoints": [{"path": "a"}]}, "`checkpoints` must list"),
+        ({"checkpoints": [{"path": "A", "weight": [0.1, 0.2]}]}, "is not one number"),
+        ({"checkpoints": [{"path": "A", "weight": float("nan")}]}, "expected a number"),
+        ({"checkpoints": [{"path": "A", "weight": 0}]}, "at least one weight other than zero"),
+        ({"checkpoints": [{"path": "A", "weight": 1}], "dtype": "bf16"}, "dtype is 'bf16'"),
+        ({"merge_method": "linear", "models": [{"parameters": {"weight": 1}}]}, "has no `model:`"),
+        ({"merge_method": "linear", "models": ["A"]}, "has no `model:`"),
+    ],
+)
+def test_a_wrong_recipe_says_what_is_wrong(drawer, tmp_path, table, message):
+    text = yaml.safe_dump(table).replace("path: A", f"path: {drawer[0]}")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(InvalidConfig, match=message) as caught:
+        read_recipe(file, fingerprint)
+    assert caught.value.hint
+
+
+def test_a_recipe_file_that_is_not_there_or_not_yaml_is_named(tmp_path):
+    with pytest.raises(NotFound, match=r"nowhere\.yaml can't be read"):
+        read_recipe(tmp_path / "nowhere.yaml", fingerprint)
+    (tmp_path / "bad.yaml").write_text("a: [1,")
+    with pytest.raises(InvalidConfig, match=r"bad\.yaml is not valid YAML"):
+        read_recipe(tmp_path / "bad.yaml", fingerprint)
