@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-QUERY = "SELECT number, split, objective, mean FROM evaluations ORDER BY number, split, objective"
+TABLE = "recycler_evaluations"
+QUERY = f"SELECT number, split, objective, mean FROM {TABLE} ORDER BY number, split, objective"
 
 
 def scores(ledger: Path) -> list[tuple]:
@@ -23,7 +24,7 @@ def scores(ledger: Path) -> list[tuple]:
     if not ledger.exists():
         return []
     with sqlite3.connect(ledger) as db:
-        known = db.execute("SELECT name FROM sqlite_master WHERE name = 'evaluations'").fetchone()
+        known = db.execute("SELECT name FROM sqlite_master WHERE name = ?", (TABLE,)).fetchone()
         return db.execute(QUERY).fetchall() if known else []
 
 
@@ -31,7 +32,7 @@ def trials(ledger: Path) -> list[tuple]:
     """Every trial's number, recipe, state, digest and attempts."""
     with sqlite3.connect(ledger) as db:
         return db.execute(
-            "SELECT number, recipe_id, state, digest, attempts FROM trials ORDER BY number"
+            "SELECT number, recipe_id, state, digest, attempts FROM recycler_trials ORDER BY number"
         ).fetchall()
 
 

@@ -61,8 +61,9 @@ class Paper(SimplexSampler):
                 raw[len(raw)] = self._cma.ask()
         if len(self._finished(study)) >= self._population:
             self._tell(study, raw)
-        known = {tuple(row) for row in points(self.problem, [t for t in own if t.params])}
-        while True:  # a clipped draw can repeat an earlier point; that draw is passed over
+        ledger = [t for t in study.get_trials(deepcopy=False) if t.params]
+        known = {tuple(row) for row in points(self.problem, ledger)}
+        while True:  # a clipped draw can repeat a single or an own draw; it is passed over
             number = len(raw)
             raw[number] = self._cma.ask()
             weights = normalised(raw[number])

@@ -2,7 +2,8 @@
 
 Letters: k finished trials, n checkpoints, m objectives. One GP an objective, with the observation
 variance given from the items' standard errors, never fitted. The weights' sum is an equality
-constraint of the acquisition's optimisation.
+constraint of the acquisition's optimisation. One objective has no volume: there the acquisition is
+qLogNoisyExpectedImprovement.
 
 May import: search.simplex, protocols, torch, botorch, gpytorch.
 Reference: Daulton et al. 2021, arXiv 2105.08195; Ament et al. 2023, arXiv 2310.20708.
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from botorch import fit_gpytorch_mll
+from botorch.acquisition.acquisition import AcquisitionFunction
+from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.acquisition.multi_objective import logei
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
 from botorch.exceptions.warnings import BotorchWarning
@@ -75,18 +78,7 @@ class Nehvi(SimplexSampler):
             return self._maximise(model, x, y, points(self.problem, pending))
 
     def _maximise(self, model: ModelListGP, x: Array, y: Array, pending: Array) -> Array:
-        samples = int(self.setting("samples", 64 if y.shape[1] <= 3 else 32))
-        acquisition = qLogNoisyExpectedHypervolumeImprovement(
-            model,
-            ref_point=torch.as_tensor(self.problem.reference, dtype=DTYPE),
-            X_baseline=torch.as_tensor(x, dtype=DTYPE),
-            X_pending=torch.as_tensor(pending, dtype=DTYPE) if len(pending) else None,
-            prune_baseline=True,
-            sampler=SobolQMCNormalSampler(
-                torch.Size([samples]), seed=int(self.rng.integers(2**31))
-            ),
-            alpha=0.0 if y.shape[1] <= 3 else 0.01,
-        )
+        acquisition = self._acquisition(model, x, y.shape[1], pending)
         n = x.shape[1]
         starts = self._starts(acquisition, x, y)
         best, _ = optimize_acqf(
@@ -102,9 +94,29 @@ class Nehvi(SimplexSampler):
         weights[weights < 1e-4] = 0.0  # the constrained optimum is often sparse up to rounding
         return normalised(weights)
 
-    def _starts(
-        self, acquisition: qLogNoisyExpectedHypervolumeImprovement, x: Array, y: Array
-    ) -> Tensor:
+    def _acquisition(
+        self, model: ModelListGP, x: Array, m: int, pending: Array
+    ) -> AcquisitionFunction:
+        """What a point is expected to add to the front, or to the best where m = 1."""
+        samples = int(self.setting("samples", 64 if m <= 3 else 32))
+        sampler = SobolQMCNormalSampler(torch.Size([samples]), seed=int(self.rng.integers(2**31)))
+        baseline = torch.as_tensor(x, dtype=DTYPE)
+        waiting = torch.as_tensor(pending, dtype=DTYPE) if len(pending) else None
+        if m == 1:
+            return qLogNoisyExpectedImprovement(
+                model, X_baseline=baseline, sampler=sampler, X_pending=waiting, prune_baseline=True
+            )
+        return qLogNoisyExpectedHypervolumeImprovement(
+            model,
+            ref_point=torch.as_tensor(self.problem.reference, dtype=DTYPE),
+            X_baseline=baseline,
+            X_pending=waiting,
+            prune_baseline=True,
+            sampler=sampler,
+            alpha=0.0 if m <= 3 else 0.01,
+        )
+
+    def _starts(self, acquisition: AcquisitionFunction, x: Array, y: Array) -> Tensor:
         """(restarts, 1, n) the best of raw points: wide draws, and draws around the front."""
         n, raw = x.shape[1], int(self.setting("raw", 128))
         front = x[pareto.nondominated(y)]

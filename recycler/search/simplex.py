@@ -34,9 +34,13 @@ def normalised(raw: Array) -> Array:
 
     Returns:
         (n,) on the simplex.
+
+    Invariants: what is on the simplex already comes back unchanged, bit for bit.
     """
-    positive = np.clip(np.asarray(raw, dtype=np.float64), 0.0, None)
+    positive: Array = np.clip(np.asarray(raw, dtype=np.float64), 0.0, None)
     total = positive.sum()
+    if abs(total - 1.0) <= 1e-12:  # dividing by a rounded sum would only move last digits
+        return positive
     if not total > 0.0:
         return np.full(len(positive), 1.0 / len(positive))
     weights: Array = positive / total

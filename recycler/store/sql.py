@@ -30,6 +30,9 @@ from recycler.store import tables as t
 from recycler.trial import COMPLETE, FAILED, RUNNING, Proposal, Trial
 
 HEAD = "0001"  # newest migration
+# The first statement of a migration: others wait, and tables come all or not at all (pysqlite
+# would commit each by itself)
+_ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(7265637963)"}
 
 
 class SqlStore:
@@ -38,7 +41,11 @@ class SqlStore:
     def __init__(self, url: str) -> None:
         self.url = url
         self._engine = _engine(url)
-        self._migrate()
+        try:
+            self._migrate()
+        except BaseException:
+            self.close()  # a refused ledger is not kept open
+            raise
 
     # --- studies ---
 
@@ -260,11 +267,11 @@ class SqlStore:
         if self._engine.dialect.name == "postgresql":
             with self._advisory_lock(study):
                 yield
-        elif self._engine.url.database:
+        elif isinstance(self._engine.pool, StaticPool):  # in memory: nobody else can see it
+            yield
+        else:
             with self._file_lock(study):
                 yield
-        else:
-            yield
 
     @contextmanager
     def _file_lock(self, study: str) -> Iterator[None]:
@@ -348,12 +355,14 @@ class SqlStore:
 
 
 def _upgrade(engine: sa.Engine) -> None:
+    """Bring the tables up to date in one transaction, one process at a time."""
     from alembic import command  # only where tables are made: alembic costs 0.2 s
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as db:
+        db.exec_driver_sql(_ALONE[engine.dialect.name])
         config.attributes["connection"] = db
         command.upgrade(config, "head")
 
@@ -361,7 +370,10 @@ def _upgrade(engine: sa.Engine) -> None:
 def _engine(url: str) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
-        memory = parsed.get_backend_name() == "sqlite" and not parsed.database
+        backend = parsed.get_backend_name()
+        if backend not in _ALONE:
+            raise sa.exc.ArgumentError(f"{backend} holds no ledger")
+        memory = backend == "sqlite" and parsed.database in (None, "", ":memory:")
         if memory:
             engine = sa.create_engine(
                 parsed, poolclass=StaticPool, connect_args={"check_same_thread": False}
@@ -378,7 +390,7 @@ def _engine(url: str) -> sa.Engine:
             f"{parsed.drivername} needs the package {error.name}.",
             hint="pip install 'recycler[postgres]'",
         ) from error
-    if parsed.get_backend_name() == "sqlite":
+    if backend == "sqlite":
         sa.event.listen(engine, "connect", _pragmas)
     return engine
 

@@ -1,5 +1,8 @@
 """The ledger's tables. Migrations make them; a test holds both to the same schema.
 
+Their names begin with `recycler_`, for Optuna's storage, which may share the database, has tables
+called studies and trials too.
+
 May import: sqlalchemy.
 """
 
@@ -22,7 +25,7 @@ VERSION_TABLE = "recycler_alembic_version"
 
 # name -> spec (JSON): paths and what is known of each checkpoint
 pools = Table(
-    "pools",
+    "recycler_pools",
     metadata,
     Column("name", String(200), primary_key=True),
     Column("spec", Text, nullable=False),
@@ -31,14 +34,14 @@ pools = Table(
 
 # path, size, mtime and inode of a checkpoint's files -> fingerprint, so bytes are hashed once
 fingerprints = Table(
-    "fingerprints",
+    "recycler_fingerprints",
     metadata,
     Column("stamp", Text, primary_key=True),
     Column("fingerprint", String(80), nullable=False),
 )
 
 studies = Table(
-    "studies",
+    "recycler_studies",
     metadata,
     Column("name", String(200), primary_key=True),
     Column("plan", Text, nullable=False),
@@ -50,9 +53,14 @@ studies = Table(
 )
 
 trials = Table(
-    "trials",
+    "recycler_trials",
     metadata,
-    Column("study", String(200), ForeignKey("studies.name", ondelete="CASCADE"), primary_key=True),
+    Column(
+        "study",
+        String(200),
+        ForeignKey("recycler_studies.name", ondelete="CASCADE"),
+        primary_key=True,
+    ),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("kind", String(16), nullable=False),
     Column("name", String(200), nullable=False),
@@ -72,7 +80,7 @@ trials = Table(
 
 # one row a (trial, split, objective): a merge is never scored twice on the same items
 evaluations = Table(
-    "evaluations",
+    "recycler_evaluations",
     metadata,
     Column("study", String(200), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
@@ -84,6 +92,8 @@ evaluations = Table(
     Column("outcomes", LargeBinary, nullable=True),
     Column("seconds", Text, nullable=False),
     ForeignKeyConstraint(
-        ["study", "number"], ["trials.study", "trials.number"], ondelete="CASCADE"
+        ["study", "number"],
+        ["recycler_trials.study", "recycler_trials.number"],
+        ondelete="CASCADE",
     ),
 )

@@ -12,18 +12,18 @@ down_revision = None
 
 def upgrade() -> None:
     op.create_table(
-        "pools",
+        "recycler_pools",
         sa.Column("name", sa.String(200), primary_key=True),
         sa.Column("spec", sa.Text, nullable=False),
         sa.Column("created", sa.String(32), nullable=False),
     )
     op.create_table(
-        "fingerprints",
+        "recycler_fingerprints",
         sa.Column("stamp", sa.Text, primary_key=True),
         sa.Column("fingerprint", sa.String(80), nullable=False),
     )
     op.create_table(
-        "studies",
+        "recycler_studies",
         sa.Column("name", sa.String(200), primary_key=True),
         sa.Column("plan", sa.Text, nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
@@ -33,11 +33,11 @@ def upgrade() -> None:
         sa.Column("created", sa.String(32), nullable=False),
     )
     op.create_table(
-        "trials",
+        "recycler_trials",
         sa.Column(
             "study",
             sa.String(200),
-            sa.ForeignKey("studies.name", ondelete="CASCADE"),
+            sa.ForeignKey("recycler_studies.name", ondelete="CASCADE"),
             primary_key=True,
         ),
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
@@ -57,7 +57,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("study", "recipe_id", name="one_trial_a_recipe"),
     )
     op.create_table(
-        "evaluations",
+        "recycler_evaluations",
         sa.Column("study", sa.String(200), primary_key=True),
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("split", sa.String(16), primary_key=True),
@@ -68,11 +68,13 @@ def upgrade() -> None:
         sa.Column("outcomes", sa.LargeBinary, nullable=True),
         sa.Column("seconds", sa.Text, nullable=False),
         sa.ForeignKeyConstraint(
-            ["study", "number"], ["trials.study", "trials.number"], ondelete="CASCADE"
+            ["study", "number"],
+            ["recycler_trials.study", "recycler_trials.number"],
+            ondelete="CASCADE",
         ),
     )
 
 
 def downgrade() -> None:
     for table in ("evaluations", "trials", "studies", "fingerprints", "pools"):
-        op.drop_table(table)
+        op.drop_table(f"recycler_{table}")
