@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ DTYPES = {
     "BOOL": ("bool", 8),
 }
 HEADER_LIMIT = 100_000_000  # [B], the format's own limit
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _READ = 1 << 22  # bytes hashed at once
 
@@ -94,7 +96,9 @@ class Checkpoint:
                 hint="give the folder that holds config.json and *.safetensors.",
             )
         config = _read_json(folder / "config.json")
-        tensors = {spec.name: spec for file in _weight_files(folder) for spec in read_header(file)}
+        tensors: dict[str, TensorSpec] = {}
+        for spec in (spec for file in _weight_files(folder) for spec in read_header(file)):
+            _require_once(folder, tensors.setdefault(spec.name, spec), spec)
         _check_index(folder, tensors)
         if not tensors:
             raise BrokenCheckpoint(f"{folder} holds no tensor.", hint="save the model again.")
@@ -208,7 +212,9 @@ def read_header(file: Path) -> list[TensorSpec]:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a key occurs twice")
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"key {twice!r} occurs twice")
+    "".join(table).encode()  # a ValueError for a lone half of a surrogate pair, which has no bytes
     return table
 
 
@@ -257,8 +263,10 @@ def _check_layout(file: Path, specs: list[TensorSpec], data: int, size: int) -> 
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder: those of the index where there is one, else all."""
-    index = folder / "model.safetensors.index.json"
+    """The weight files of a folder, as transformers chooses them: one file, an index, else all."""
+    single, index = folder / SINGLE, folder / INDEX
+    if single.exists():
+        return [single]
     if index.exists():
         return [folder / name for name in sorted(set(_weight_map(index).values()))]
     files = sorted(folder.glob("*.safetensors"))
@@ -294,9 +302,17 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
+def _require_once(folder: Path, known: TensorSpec, spec: TensorSpec) -> None:
+    if known is not spec:
+        raise BrokenCheckpoint(
+            f"{folder}: tensor {spec.name!r} is in {known.file} and in {spec.file}.",
+            hint="keep the files of one save in the folder; which one is meant can't be told.",
+        )
+
+
 def _check_index(folder: Path, tensors: Mapping[str, TensorSpec]) -> None:
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
+    index = folder / INDEX
+    if not index.exists() or (folder / SINGLE).exists():
         return
     for tensor, file in _weight_map(index).items():
         if tensor not in tensors or tensors[tensor].file != file:

@@ -166,14 +166,33 @@ def parse_study(table: Mapping[str, Any], source: str = "study") -> StudyFile:
     try:
         return StudyFile.model_validate(table)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        wrong = _by_place(error)
+        place, first = next(iter(wrong.items()))
+        where = ".".join(map(str, place)) or "the file"
         found = f", found {first['input']!r}" if first["type"] != "missing" else ""
-        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        more = f" ({len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise InvalidConfig(
             f"{source}: {where}: {first['msg']}{found}{more}.",
             hint="configs/template.yaml explains every key.",
         ) from error
+
+
+def _by_place(error: ValidationError) -> dict[tuple[int | str, ...], Any]:
+    """The complaints by their place in the file, without pydantic's names of a union's branches.
+
+    Of the branches of a union only the one that got farthest counts: the others tell nothing.
+    """
+    complaints = error.errors()
+    places = [tuple(part for part in c["loc"] if not _is_branch(part)) for c in complaints]
+    wrong: dict[tuple[int | str, ...], Any] = {}
+    for place, complaint in zip(places, complaints, strict=True):
+        if not any(len(other) > len(place) and other[: len(place)] == place for other in places):
+            wrong.setdefault(place, complaint)
+    return wrong
+
+
+def _is_branch(part: int | str) -> bool:
+    return part in ("str", "CheckpointEntry") or str(part).startswith("list[")
 
 
 def _entry(entry: CheckpointEntry | str) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 Letters: n checkpoints, m objectives. May import: errors, objectives, recipe, trial.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from recycler.errors import InvalidConfig
 from recycler.objectives import Objective, Objectives
-from recycler.recipe import Ingredient, Recipe
+from recycler.recipe import Ingredient, Recipe, canonical
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +84,11 @@ class Plan:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """The plan as plain JSON data; `Plan.from_json` gives an equal one back."""
         data = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        data["ingredients"] = [list(pair) for pair in self.ingredients]
         data["objectives"] = [asdict(objective) for objective in self.objectives]
-        data["base"] = list(self.base) if self.base else None
-        return data
+        plain: dict[str, Any] = json.loads(canonical(data))
+        return plain
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Plan":

@@ -88,6 +88,12 @@ class Pool:
                 f"pool {self.name!r} has two checkpoints called {twice[0]!r}.",
                 hint="give them different names: `- {name: other, path: ...}`.",
             )
+        namesakes = [c for c in self.checkpoints if self.base and c.name == self.base.name]
+        if self.base and any(c.path != self.base.path for c in namesakes):
+            raise InvalidConfig(
+                f"pool {self.name!r}: its base is called {self.base.name!r} like a checkpoint.",
+                hint="give it another name: `base: {name: other, path: ...}`.",
+            )
 
     @classmethod
     def open(
@@ -97,46 +103,48 @@ class Pool:
         name: str = "pool",
     ) -> "Pool":
         """Open folders from their headers; no tensor is read. Folder names become names."""
+        paths = [*folders, *([base] if base else [])]
         entries = [
             {"name": label, "path": path}
-            for label, path in zip(_labels(folders), folders, strict=True)
+            for label, path in zip(_labels(paths), paths, strict=True)
         ]
-        return cls.from_entries(name, entries, {"path": base} if base else None)
+        return cls.from_entries(name, entries[: len(folders)], entries[-1] if base else None)
 
     @classmethod
     def from_entries(
         cls,
         name: str,
-        entries: Sequence[Mapping[str, Any]],
-        base: Mapping[str, Any] | None = None,
+        entries: Sequence[Mapping[str, Any] | str],
+        base: Mapping[str, Any] | str | None = None,
         root: Path | None = None,
     ) -> "Pool":
         """Open checkpoints given as mappings with `path`, optional `name` and anything about them.
 
+        A plain path stands for a mapping with nothing else.
+
         Args:
             name: name of the pool.
-            entries: one mapping a checkpoint.
+            entries: one mapping or path a checkpoint.
             base: the same for the base, or None.
             root: folder that relative paths are relative to; None means the current one.
         """
-        opened = []
-        for number, entry in enumerate(entries):
-            if not entry.get("path"):
-                raise InvalidConfig(
-                    f"pool {name!r}: checkpoint number {number} has no path.",
-                    hint="write each as `- {name: sft-a, path: runs/sft-a}`.",
-                )
-            opened.append(_open(entry, root))
-        return cls(name, tuple(opened), _open(base, root) if base else None)
+        opened = [
+            _open(entry, root, f"pool {name!r}: checkpoint number {number}")
+            for number, entry in enumerate(entries)
+        ]
+        return cls(
+            name, tuple(opened), _open(base, root, f"pool {name!r}: base") if base else None
+        )
 
     @classmethod
     def from_yaml(cls, file: Path) -> "Pool":
         """Open the pool that a YAML file lists under `checkpoints:` and `base:`."""
         try:
             table = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise NotFound(
-                f"{file} can't be read: {error.strerror}.", hint="check the path."
+                f"{file} can't be read: {getattr(error, 'strerror', None) or error}.",
+                hint="check the path.",
             ) from error
         except yaml.YAMLError as error:
             raise InvalidConfig(
@@ -201,34 +209,41 @@ def survey(
     Returns:
         The pool of readable folders (None if there is none) and all findings.
     """
-    findings, good, good_base = [], [], None
-    for folder in [*folders, *([base] if base else [])]:
-        try:
-            Checkpoint.open(folder)
-        except RecyclerError as error:
-            findings.append(
-                Finding(
-                    code="unreadable" if isinstance(error, BrokenCheckpoint) else "not-found",
-                    severity=ERROR,
-                    checkpoint=Path(folder).name,
-                    found=error.message.rstrip("."),
-                    expected="a readable safetensors checkpoint",
-                    hint=error.hint,
-                )
-            )
-        else:
-            if folder is base:
-                good_base = folder
-            else:
-                good.append(folder)
+    problems = {folder: _unreadable(folder) for folder in [*folders, *([base] if base else [])]}
+    findings = [finding for finding in problems.values() if finding]
+    good = [folder for folder in folders if not problems[folder]]
     if not good:
         return None, tuple(findings)
-    pool = Pool.open(good, good_base)
+    pool = Pool.open(good, base if base and not problems[base] else None)
     return pool, (*findings, *pool.check())
 
 
-def _open(entry: Mapping[str, Any], root: Path | None) -> Checkpoint:
-    path = Path(entry["path"]).expanduser()
+def _unreadable(folder: str | os.PathLike[str]) -> Finding | None:
+    """Why a folder can't be opened; None where it can."""
+    try:
+        Checkpoint.open(folder)
+    except RecyclerError as error:
+        return Finding(
+            code="unreadable" if isinstance(error, BrokenCheckpoint) else "not-found",
+            severity=ERROR,
+            checkpoint=Path(folder).name,
+            found=error.message.rstrip("."),
+            expected="a readable safetensors checkpoint",
+            hint=error.hint,
+        )
+    return None
+
+
+def _open(entry: Mapping[str, Any] | str, root: Path | None, where: str) -> Checkpoint:
+    """Open one entry of a pool; `where` names it in an error."""
+    entry = {"path": entry} if isinstance(entry, str) else entry
+    folder = entry.get("path") if isinstance(entry, Mapping) else None
+    if not folder or not isinstance(folder, str | os.PathLike):
+        raise InvalidConfig(
+            f"{where} has no path, found {entry!r}.",
+            hint="write each as `{name: sft-a, path: runs/sft-a}`.",
+        )
+    path = Path(folder).expanduser()
     about = {key: value for key, value in entry.items() if key not in ("name", "path")}
     return Checkpoint.open(root / path if root else path, str(entry.get("name") or ""), about)
 
@@ -236,10 +251,10 @@ def _open(entry: Mapping[str, Any], root: Path | None) -> Checkpoint:
 def _labels(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Folder names, with the parent's name before them where two folders share a name."""
     paths = [Path(folder).expanduser().absolute() for folder in folders]
-    names = [path.name for path in paths]
+    names = [path.name for path in set(paths)]
     return [
-        name if names.count(name) == 1 else f"{path.parent.name}.{name}"
-        for name, path in zip(names, paths, strict=True)
+        path.name if names.count(path.name) == 1 else f"{path.parent.name}.{path.name}"
+        for path in paths
     ]
 
 

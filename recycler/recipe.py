@@ -15,7 +15,7 @@ from recycler.errors import InvalidConfig
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Ingredient:
     """One checkpoint in a recipe; `fingerprint` says which bytes, `name` is for people."""
 
@@ -29,7 +29,8 @@ class Recipe:
     """Method, ingredients, settings and output dtype of one merge.
 
     Ingredients are kept in the order of their fingerprints and zero weights are dropped, so equal
-    merges have equal recipes, whatever the order of the pool.
+    merges have equal recipes, whatever the order of the pool. Where two checkpoints have the same
+    bytes, their weights decide, so that names never do.
 
     Attributes:
         method: name of a merge method.
@@ -57,7 +58,10 @@ class Recipe:
                 f"dtype is {self.dtype!r}, expected one of {', '.join(DTYPES)}.",
                 hint="set `merge.dtype`.",
             )
-        kept = sorted(item for item in self.ingredients if item.weight != 0.0)
+        kept = sorted(
+            (item for item in self.ingredients if item.weight != 0.0),
+            key=lambda item: (item.fingerprint, item.weight, item.name),
+        )
         if not kept:
             raise InvalidConfig(
                 "a recipe needs at least one weight other than zero.", hint="give weights."

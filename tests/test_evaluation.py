@@ -1,0 +1,125 @@
+"""Means and standard errors of item outcomes, against closed forms."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recycler.evaluation import Outcomes, Score
+
+numbers = st.floats(-100, 100, allow_subnormal=False)
+
+
+def outcomes(values, weights=(), clusters=()):
+    return Outcomes(tuple(range(len(values))), tuple(values), tuple(weights), tuple(clusters))
+
+
+@pytest.mark.parametrize(("right", "items"), [(1, 2), (3, 10), (250, 1000)])
+def test_error_of_an_accuracy_is_that_of_a_bernoulli_sample(right, items):
+    p = right / items
+    score = outcomes([1.0] * right + [0.0] * (items - right)).score()
+    assert score.mean == pytest.approx(p, rel=1e-12)
+    assert score.stderr == pytest.approx(np.sqrt(p * (1 - p) / (items - 1)), rel=1e-12)
+    assert score.items == items
+
+
+@settings(deadline=None)
+@given(st.lists(numbers, min_size=2, max_size=30))
+def test_without_weights_and_clusters_it_is_the_textbook_standard_error(values):
+    score = outcomes(values).score()
+    assert score.mean == pytest.approx(np.mean(values), abs=1e-9)
+    expected = np.std(values, ddof=1) / np.sqrt(len(values))
+    assert score.stderr == pytest.approx(expected, abs=1e-9)
+
+
+def test_weighted_mean_is_the_ratio_of_sums_with_the_linearized_error():
+    # bits 8, 6 and 20 over 4, 4 and 8 bytes: 34/16; residuals bits - mean*bytes = -.5, -2.5, 3
+    score = outcomes([2.0, 1.5, 2.5], [4.0, 4.0, 8.0]).score()
+    assert score.mean == 34 / 16
+    assert score.stderr == pytest.approx(np.sqrt(3 / 2 * (0.25 + 6.25 + 9.0)) / 16, rel=1e-12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(numbers, st.integers(1, 9)), min_size=2, max_size=12), st.integers(2, 5))
+def test_the_unit_of_the_weights_does_not_matter_and_equal_weights_are_none(pairs, unit):
+    values, weights = zip(*pairs, strict=True)
+    score = outcomes(values, weights).score()
+    scaled = outcomes(values, [unit * weight for weight in weights]).score()
+    assert (scaled.mean, scaled.stderr) == pytest.approx((score.mean, score.stderr), abs=1e-9)
+    plain, equal = outcomes(values).score(), outcomes(values, [unit] * len(values)).score()
+    assert (equal.mean, equal.stderr) == pytest.approx((plain.mean, plain.stderr), abs=1e-9)
+
+
+@settings(deadline=None)
+@given(st.lists(numbers, min_size=2, max_size=6), st.integers(1, 4))
+def test_clusters_of_equal_size_count_as_their_block_means(means, size):
+    # each block spreads around its mean by +-1, which a clustered error must not see
+    spread = np.linspace(-1, 1, size) if size > 1 else np.zeros(1)
+    values = np.concatenate([mean + spread for mean in means])
+    labels = np.repeat(np.arange(len(means)) * 10 - 7, size)
+    clustered = outcomes(values, clusters=labels).score()
+    blocks = outcomes(means).score()
+    assert clustered.mean == pytest.approx(blocks.mean, abs=1e-9)
+    assert clustered.stderr == pytest.approx(blocks.stderr, abs=1e-9)
+    assert clustered.items == len(values)
+
+
+def test_copies_of_an_item_in_its_cluster_do_not_shrink_the_error():
+    once = outcomes([0.0, 1.0, 1.0]).score()
+    copied = outcomes([0.0, 1.0, 1.0] * 50, clusters=[0, 1, 2] * 50).score()
+    naive = outcomes([0.0, 1.0, 1.0] * 50).score()
+    assert copied.stderr == pytest.approx(once.stderr, rel=1e-12)
+    assert naive.stderr < once.stderr / 6
+
+
+def test_clusters_of_one_item_each_are_no_clusters():
+    values = [0.3, 0.1, 0.9, 0.4]
+    assert outcomes(values, clusters=[9, -1, 4, 7]).score() == outcomes(values).score()
+
+
+def test_order_of_items_does_not_matter():
+    values, weights, clusters = [1.0, 2.0, 4.0, 8.0], [1.0, 3.0, 1.0, 2.0], [5, 1, 5, 2]
+    order = [2, 0, 3, 1]
+    moved = outcomes(*([part[i] for i in order] for part in (values, weights, clusters)))
+    straight = outcomes(values, weights, clusters).score()
+    assert (moved.score().mean, moved.score().stderr) == pytest.approx(
+        (straight.mean, straight.stderr)
+    )
+
+
+def test_one_cluster_alone_has_the_spread_of_its_values_and_none_if_they_are_equal():
+    assert outcomes([0.0, 1.0], clusters=[3, 3]).score() == Score(0.5, 0.5, 2)
+    assert outcomes([0.7, 0.7], clusters=[3, 3]).score().stderr == pytest.approx(0.0, abs=1e-15)
+    assert outcomes([5.0]).score() == Score(5.0, 0.0, 1)
+
+
+def test_the_error_covers_the_truth_as_often_as_a_normal_error_should():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):  # 40 clusters of 5 items that share an offset: mean 0, dependent
+        values = np.repeat(rng.normal(size=40), 5) + rng.normal(size=200)
+        score = outcomes(values, clusters=np.repeat(np.arange(40), 5)).score()
+        hits += abs(score.mean) < 1.96 * score.stderr
+    assert 0.91 <= hits / 400 <= 0.98
+
+
+def test_labels_of_clusters_become_consecutive_indices():
+    values, weights, clusters = outcomes([1.0, 2.0, 3.0], clusters=[40, -2, 40]).arrays()
+    assert values.tolist() == [1.0, 2.0, 3.0]
+    assert weights.tolist() == [1.0, 1.0, 1.0]
+    assert clusters.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("part", ["values", "weights", "clusters"])
+def test_each_part_has_one_entry_an_item(part):
+    parts = {"values": (1.0, 2.0), "weights": (1.0, 1.0), "clusters": (0, 1)}
+    with pytest.raises(AssertionError, match="one entry an item"):
+        Outcomes(ids=(0, 1), **{**parts, part: (1.0,)})
+
+
+def test_more_items_of_the_same_kind_shrink_the_error_by_the_root():
+    errors = [outcomes([0.0, 1.0] * k).score().stderr for k in (10, 40, 160)]
+    for larger, smaller in pairwise(errors):
+        assert larger / smaller == pytest.approx(2.0, rel=0.05)

@@ -1,0 +1,258 @@
+"""The front: who is on it, how surely, and which member a preference picks."""
+
+from math import erf, sqrt
+
+import numpy as np
+import pytest
+
+from recycler import pareto
+from recycler.errors import InvalidConfig, NotFound
+from recycler.evaluation import Evaluation, Outcomes, Score
+from recycler.front import Front, Member, front_rows, probabilities, volume
+from recycler.objectives import Objective, Objectives
+from recycler.recipe import Ingredient, Recipe
+from recycler.trial import COMPLETE, Trial
+
+# `speed` is better when larger, `loss` when smaller; `secret` is not searched.
+OBJECTIVES = Objectives(
+    (
+        Objective("speed", "value", "max"),
+        Objective("loss", "value", "min"),
+        Objective("secret", held_out=True),
+    )
+)
+DRAWER = [  # (speed, loss), fastest first
+    (10.0, 3.0),
+    (9.0, 1.4),
+    (6.0, 1.2),
+    (2.0, 1.0),
+]
+
+
+def trial(number, speed, loss, split="dev"):
+    scores = {"speed": Score(speed, 0.1, 50), "loss": Score(loss, 0.1, 50)}
+    return Trial(
+        number=number,
+        kind="search",
+        name=f"search {number}",
+        recipe=Recipe("linear", (Ingredient(f"f{number}", str(number), 1.0),), "float32"),
+        state=COMPLETE,
+        evaluations={split: Evaluation(split=split, scores=scores)},
+    )
+
+
+def front(points=DRAWER, reference=(0.0, -4.0)):
+    return Front(
+        objectives=OBJECTIVES,
+        members=tuple(Member(trial(i, *point), 0.9) for i, point in enumerate(points)),
+        basis="dev",
+        certainty="dev",
+        reference=None if reference is None else np.array(reference),
+    )
+
+
+# --- membership and volume ---
+
+
+def test_rows_of_the_front_are_those_that_nobody_beats_in_both_directions():
+    trials = [trial(0, 1.0, 1.0), trial(1, 2.0, 2.0), trial(2, 1.0, 2.0), trial(3, 2.0, 2.0)]
+    assert [t.number for t in front_rows(trials, OBJECTIVES, "dev")] == [0, 1, 3]
+
+
+def test_a_trial_without_scores_on_the_split_is_not_on_its_front():
+    trials = [trial(0, 1.0, 1.0), trial(1, 0.0, 9.0, split="test")]
+    assert [t.number for t in front_rows(trials, OBJECTIVES, "test")] == [1]
+
+
+def test_gains_are_larger_is_better_and_nan_where_nothing_was_scored():
+    assert front().gains("dev").tolist() == [[speed, -loss] for speed, loss in DRAWER]
+    assert np.isnan(front().gains("test")).all()
+
+
+def test_volume_is_the_area_above_the_reference_or_none_while_it_is_unknown():
+    # steps from the right: 10 wide to loss 3, 9 to 1.4, 6 to 1.2, 2 to 1.0
+    assert front().hypervolume("dev") == pytest.approx(10 * 1 + 9 * 1.6 + 6 * 0.2 + 2 * 0.2)
+    assert front().hypervolume("test") is None
+    assert front(reference=None).hypervolume("dev") is None
+    assert volume([], OBJECTIVES, np.zeros(2), "dev") is None
+
+
+# --- picks ---
+
+
+def test_the_knee_is_the_balanced_member():
+    assert front().knee().number == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "number"),
+    [
+        ({"speed": 1.0}, 0),
+        ({"loss": 1.0}, 3),
+        ({"speed": 1.0, "loss": 1.0}, 1),
+        ({"speed": 1.0, "loss": 0.05}, 0),
+        ({"speed": 0.05, "loss": 1.0}, 3),
+        ({"speed": 4.0, "loss": 4.0}, 1),  # only the ratio counts
+    ],
+)
+def test_a_preference_picks_the_largest_weighted_sum_in_units_of_the_fronts_range(weights, number):
+    assert front().prefer(weights).number == number
+
+
+def test_a_preference_does_not_depend_on_the_units_of_the_scores():
+    stretched = front([(1000 * speed, loss / 1000) for speed, loss in DRAWER])
+    for ratio in np.linspace(0, 1, 21):
+        wanted = {"speed": ratio, "loss": 1 - ratio}
+        assert stretched.prefer(wanted).number == front().prefer(wanted).number
+
+
+@pytest.mark.parametrize(
+    ("floors", "number"),
+    [
+        ({}, 1),
+        ({"speed": 9.5}, 0),
+        ({"loss": 1.4}, 2),  # the range is that of those who pass: 1, 1.07 and 1
+        ({"speed": 6.0, "loss": 1.4}, 1),  # met exactly; for loss the floor is a ceiling
+        ({"loss": 1.3}, 2),
+        ({"loss": 1.1}, 3),
+        ({"speed": 5.0, "loss": 1.3}, 2),
+    ],
+)
+def test_floors_are_raw_scores_and_the_knee_of_those_who_meet_them_is_picked(floors, number):
+    assert front().floor(floors).number == number
+
+
+def test_floors_that_nobody_meets_are_answered_with_what_there_is():
+    with pytest.raises(NotFound, match=r"no member of the front meets .*'speed': 11") as refused:
+        front().floor({"speed": 11.0})
+    assert "speed 10, loss 1" in refused.value.hint
+    with pytest.raises(NotFound):  # each alone is met, both together are not
+        front().floor({"speed": 9.5, "loss": 1.2})
+
+
+@pytest.mark.parametrize("name", ["sped", "secret"])
+def test_only_objectives_of_the_search_can_be_preferred_or_given_a_floor(name):
+    for pick in (front().prefer, front().floor):
+        with pytest.raises(InvalidConfig, match=f"{name!r} is not an objective of the search"):
+            pick({name: 1.0})
+
+
+def test_an_empty_front_has_no_member_to_pick():
+    empty = front([])
+    for pick in (empty.knee, lambda: empty.prefer({"speed": 1}), lambda: empty.floor({})):
+        with pytest.raises(NotFound, match="the front is empty"):
+            pick()
+
+
+def test_one_member_alone_is_every_pick():
+    alone = front([(1.0, 1.0)])
+    assert alone.knee().number == alone.prefer({"loss": 1}).number == 0
+    assert alone.floor({"speed": 1.0}).number == 0
+
+
+# --- probabilities ---
+
+ONE = Objectives((Objective("speed", "value", "max"),))
+
+
+def scored(*pairs):
+    return [{"speed": Score(mean, stderr, 0)} for mean, stderr in pairs]
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.5, 2.0])
+def test_two_candidates_without_items_follow_the_normal_law_of_their_difference(gap):
+    # the better one leads with probability Phi(gap / sqrt(s1^2 + s2^2)); 2000 draws: 4 errors
+    chances = probabilities([{}, {}], scored((gap, 0.6), (0.0, 0.8)), ONE)
+    expected = (1 + erf(gap / sqrt(2))) / 2
+    assert chances == pytest.approx([expected, 1 - expected], abs=0.045)
+    assert chances.sum() == pytest.approx(1.0)
+
+
+def test_two_candidates_with_items_follow_the_normal_law_of_their_paired_difference():
+    rng = np.random.default_rng(0)
+    easy = rng.normal(size=400)
+    noise = rng.normal(size=400)
+    noise += 0.05 - noise.mean()  # a lead of 0.05 +- 1/20, hidden in items of spread 1
+    outcomes = [Outcomes(tuple(range(400)), tuple(values)) for values in (easy + noise, easy)]
+    chances = probabilities(
+        [{"speed": items} for items in outcomes], [{"speed": o.score()} for o in outcomes], ONE
+    )
+    expected = (1 + erf(0.05 / (noise.std() / 20) / sqrt(2))) / 2
+    assert chances[0] == pytest.approx(expected, abs=0.045)
+
+
+def test_pairing_sees_a_small_steady_lead_that_separate_errors_do_not():
+    easy = np.random.default_rng(0).normal(size=50)
+    outcomes = [Outcomes(tuple(range(50)), tuple(values)) for values in (easy + 0.01, easy)]
+    scores = [{"speed": items.score()} for items in outcomes]
+    assert probabilities([{"speed": o} for o in outcomes], scores, ONE).tolist() == [1.0, 0.0]
+    assert probabilities([{}, {}], scores, ONE) == pytest.approx([0.5, 0.5], abs=0.08)
+    shifted = Outcomes(tuple(range(1, 51)), outcomes[1].values)  # other items: can't be paired
+    unpaired = probabilities([{"speed": outcomes[0]}, {"speed": shifted}], scores, ONE)
+    assert unpaired == pytest.approx([0.5, 0.5], abs=0.08)
+
+
+def test_dependent_items_make_the_lead_less_sure():
+    rng = np.random.default_rng(1)
+    noise = np.repeat(rng.normal(size=16), 25)
+    noise += 0.1 - noise.mean()
+    ids, clusters = tuple(range(400)), tuple(np.repeat(np.arange(16), 25).tolist())
+
+    def chance(clusters):
+        outcomes = [Outcomes(ids, tuple(v), (), clusters) for v in (noise, 0.0 * noise)]
+        scores = [{"speed": o.score()} for o in outcomes]
+        return probabilities([{"speed": o} for o in outcomes], scores, ONE)[0]
+
+    # blocks of 25 that move together: the error is that of 16 items, not of 400
+    expected = (1 + erf(0.1 / (noise.std() / 4) / sqrt(2))) / 2
+    assert chance(clusters) == pytest.approx(expected, abs=0.06)
+    assert chance(()) > 0.95 > chance(clusters)
+
+
+def test_probabilities_agree_with_a_direct_simulation_over_resampled_items():
+    rng = np.random.default_rng(5)
+    k, items = 4, 60
+    offsets = {"speed": [0.2, 0.1, 0.0, -0.1], "loss": [0.1, 0.0, -0.1, 0.05]}
+    values = {  # (k, items) raw outcomes; loss is smaller-is-better
+        name: rng.normal(size=items) + rng.normal(size=(k, items)) + np.array(offset)[:, None]
+        for name, offset in offsets.items()
+    }
+    weights = {"speed": np.ones(items), "loss": rng.integers(1, 9, items).astype(float)}
+    outcomes = [
+        {
+            name: Outcomes(tuple(range(items)), tuple(values[name][i]), tuple(weights[name]))
+            for name in offsets
+        }
+        for i in range(k)
+    ]
+    scores = [{name: item.score() for name, item in row.items()} for row in outcomes]
+    chances = probabilities(outcomes, scores, OBJECTIVES, seed=1)
+
+    wins = np.zeros(k)
+    for _ in range(3000):
+        gains = np.empty((k, 2))
+        for column, (name, sign) in enumerate([("speed", 1.0), ("loss", -1.0)]):
+            picked = rng.integers(0, items, items)
+            drawn, weight = values[name][:, picked], weights[name][picked]
+            gains[:, column] = sign * (drawn * weight).sum(axis=1) / weight.sum()
+        wins += [not ((gains >= g).all(1) & (gains > g).any(1)).any() for g in gains]
+    assert chances == pytest.approx(wins / 3000, abs=0.05)
+    assert ((chances > 0.05) & (chances < 0.95)).sum() >= 2  # the case is not decided
+
+
+def test_probabilities_are_reproducible_and_those_of_nobody_are_empty():
+    pair = scored((0.1, 1.0), (0.0, 1.0))
+    once = probabilities([{}, {}], pair, ONE, seed=7)
+    assert once.tolist() == probabilities([{}, {}], pair, ONE, seed=7).tolist()
+    assert once.tolist() != probabilities([{}, {}], pair, ONE, seed=8).tolist()
+    assert probabilities([], [], ONE).shape == (0,)
+
+
+def test_equal_candidates_are_both_on_the_front():
+    twins = [{"speed": Outcomes((0, 1), (0.0, 1.0))}] * 2
+    assert probabilities(twins, [{"speed": Score(0.5, 0.5, 2)}] * 2, ONE).tolist() == [1.0, 1.0]
+
+
+def test_knee_of_the_front_is_the_knee_of_its_gains():
+    made = front()
+    assert made.knee() is made.trials[pareto.knee(made.gains("dev"))]

@@ -1,0 +1,123 @@
+"""Plans and trials: what is decided before a study starts, compared when it is resumed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from recycler.errors import InvalidConfig
+from recycler.evaluation import Evaluation, Score
+from recycler.objectives import Objective, Objectives
+from recycler.plan import Plan
+from recycler.recipe import Ingredient, Recipe, canonical
+from recycler.trial import BASELINES, KINDS, Trial
+
+PLAN = Plan(
+    name="study",
+    ingredients=(("a", "sha256:1"), ("b", "sha256:2"), ("c", "sha256:3")),
+    objectives=Objectives(
+        (
+            Objective("loss", "bits_per_byte", scale=0.1, cluster="passage"),
+            Objective("secret", "odd", "max", "points", "a_task", held_out=True),
+        )
+    ),
+    sampler="paper",
+    settings={"sigma": 1.0, "box": (0.0, 1.0)},
+    evaluations=7,
+    greedy=False,
+    seed=3,
+    merge_settings={"normalize": True, "layers": {"0": (1, 2)}},
+    dtype="bfloat16",
+    base=("base", "sha256:0"),
+    items={"dev": 5, "select": 6, "test": 7, "seed": 1},
+    evaluator={"kind": "lm-eval", "tasks": "/tasks"},
+    finalists=4,
+    failed_share=0.25,
+)
+
+
+def reread(plan):
+    return Plan.from_json(json.loads(canonical(plan.to_json())))
+
+
+def test_a_plan_survives_json():
+    again = reread(PLAN)
+    assert again.to_json() == PLAN.to_json()
+    assert (again.ingredients, again.objectives) == (PLAN.ingredients, PLAN.objectives)
+    assert (again.base, again.dtype, again.greedy) == (PLAN.base, "bfloat16", False)
+    plain = Plan(name="p", ingredients=(("a", "f"),), objectives=PLAN.objectives)
+    assert reread(plain) == plain
+
+
+def test_a_plan_read_back_has_no_change_though_json_turned_its_tuples_to_lists():
+    assert reread(PLAN).changes(PLAN) == {}
+    assert PLAN.changes(reread(PLAN)) == {}
+
+
+CHANGED = {
+    "name": "other",
+    "ingredients": (("b", "sha256:2"), ("a", "sha256:1"), ("c", "sha256:3")),
+    "objectives": Objectives((Objective("loss", "bits_per_byte"),)),
+    "sampler": "nehvi",
+    "settings": {"sigma": 2.0, "box": (0.0, 1.0)},
+    "evaluations": 8,
+    "greedy": True,
+    "seed": 4,
+    "method": "ties",
+    "merge_settings": {},
+    "dtype": "float32",
+    "base": None,
+    "items": {"dev": 5, "select": 6, "test": 7, "seed": 2},
+    "evaluator": {"kind": "python"},
+    "finalists": 5,
+    "failed_share": 0.5,
+}
+
+
+@pytest.mark.parametrize("field", Plan.__dataclass_fields__)
+def test_each_changed_field_is_told_with_both_values(field):
+    other = replace(PLAN, **{field: CHANGED[field]})
+    changes = PLAN.changes(other)
+    assert changes == {field: (PLAN.to_json()[field], other.to_json()[field])}
+    assert changes[field][0] != changes[field][1]
+
+
+def test_the_recipe_of_a_weight_vector_follows_the_order_of_the_pool():
+    recipe = PLAN.recipe((0.0, 0.25, 0.75))
+    assert recipe == Recipe(
+        "linear",
+        (Ingredient("sha256:2", "b", 0.25), Ingredient("sha256:3", "c", 0.75)),
+        "bfloat16",
+        Ingredient("sha256:0", "base", 1.0),
+        PLAN.merge_settings,
+    )
+    assert recipe.vector(PLAN.names) == (0.0, 0.25, 0.75)
+    assert (PLAN.n, PLAN.names) == (3, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (0.25, 0.25, 0.25, 0.25)])
+def test_a_weight_vector_of_another_length_is_refused(weights):
+    with pytest.raises(ValueError, match="zip"):
+        PLAN.recipe(weights)
+
+
+def test_a_negative_budget_is_refused():
+    with pytest.raises(InvalidConfig, match="evaluations is -1"):
+        replace(PLAN, evaluations=-1)
+
+
+def test_a_trial_knows_its_means_on_each_split_and_whether_it_is_on_top_of_the_budget():
+    evaluation = Evaluation(split="dev", scores={"loss": Score(1.5, 0.1, 5)})
+    trials = {
+        kind: Trial(
+            number=0,
+            kind=kind,
+            name=kind,
+            recipe=PLAN.recipe((1.0, 0.0, 0.0)),
+            evaluations={"dev": evaluation},
+        )
+        for kind in KINDS
+    }
+    assert [kind for kind in KINDS if trials[kind].is_baseline] == list(BASELINES)
+    assert trials["search"].means("dev") == {"loss": 1.5}
+    assert trials["search"].means("test") == {}
