@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from pydoc_data.topics import topics
 
 TEXTS = ("code", "prose")
 CHUNK = 128
@@ -81,8 +82,8 @@ def recall(rng: random.Random) -> Exercise:
 
 
 def recall_long(rng: random.Random) -> Exercise:
-    """Draw a look-up among nine or ten pairs, more than any training item has."""
-    return _recall(rng, rng.randint(9, 10))
+    """Draw a look-up among 14 to 16 pairs, twice as many as any training item has."""
+    return _recall(rng, rng.randint(14, 16))
 
 
 def brackets(rng: random.Random) -> Exercise:
@@ -200,8 +201,6 @@ def _sources(kind: str) -> dict[str, str]:
     part = TEXTS.index(kind)
     found = {name: _plain(_code_and_docs(text)[part]) for name, text in _modules().items()}
     if kind == "prose":
-        from pydoc_data.topics import topics  # large; only needed here
-
         found |= {f"topic {name}": _plain(text) for name, text in topics.items()}
     return found
 
