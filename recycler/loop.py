@@ -194,7 +194,8 @@ class _Run:
         if phase == "search":
             references = sum(t.is_baseline for t in ended)
             budget = self.plan.evaluations if self.plan.n > 1 else 0
-            expected = max(references, self.plan.n + 2 if self.plan.n > 2 else self.plan.n + 1)
+            n, m = self.plan.n, self.plan.objectives.m
+            expected = max(references, n + (n > 1) + (n > 2 and m > 1))
             self.listen(Progress(phase, len(ended), expected + budget, trial))
         else:
             left = sum(phase not in t.evaluations for t in self._wanted(phase))

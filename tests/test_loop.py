@@ -1,0 +1,259 @@
+"""The loop on real executors and a real ledger: failures, budgets, and who is re-checked."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from contracts.sampler import bowls, study_plan
+
+from recycler.errors import StudyFailed
+from recycler.evaluate.results import evaluation_of, read_values
+from recycler.evaluation import Evaluation, Score
+from recycler.execute.inline import Inline
+from recycler.loop import Progress, elected, finalists, run
+from recycler.objectives import Objective, Objectives
+from recycler.plan import Plan
+from recycler.search.samplers import Proposer
+from recycler.store.sql import SqlStore
+from recycler.trial import Job, Trial
+
+
+def finish(
+    plan: Plan, function: Callable[[Job, Any], Mapping[str, Any]], **options: Any
+) -> SqlStore:
+    """Run a study to its end with an evaluator of weights; gives the ledger."""
+    store = options.pop("store", None) or SqlStore("sqlite://")
+    if plan.name not in [row["name"] for row in store.studies()]:
+        store.create_study(plan)
+
+    def score(job: Job) -> Evaluation:
+        values = function(job, np.array(job.recipe.vector(plan.names)))
+        return evaluation_of(job, {k: read_values(values[k]) for k in job.objectives}, "", {})
+
+    run(plan, store, Proposer(plan), Inline(lambda: score), **options)
+    return store
+
+
+def quadratic(plan: Plan) -> Callable[[Job, Any], dict[str, float]]:
+    names = [o.name for o in plan.objectives]
+    function = bowls(plan.n, len(names))
+    return lambda job, w: dict(zip(names, function(w), strict=True))
+
+
+def held_out(plan: Plan) -> Plan:
+    """The plan with one more objective, which the search may not see."""
+    more = (*plan.objectives.all, Objective("held", "value", "min", held_out=True))
+    return replace(plan, objectives=Objectives(more))
+
+
+def test_a_run_evaluates_references_on_top_of_the_budget_and_the_path_inside() -> None:
+    plan = study_plan("dirichlet", 4, 2, evaluations=7, greedy=True)
+    trials = finish(plan, quadratic(plan)).trials("study")
+    kinds = [trial.kind for trial in trials]
+    assert kinds[:5] == ["single"] * 4 + ["uniform"]
+    assert sum(kind in ("greedy", "search") for kind in kinds) == 7
+    assert kinds.count("greedy") >= 1
+    assert all(trial.state == "complete" for trial in trials)
+
+
+@pytest.mark.parametrize(
+    ("n", "kinds"),
+    [
+        (1, ["single"]),  # uniform and merge-best are the same merge
+        (2, ["single", "single", "uniform"]),  # merge-best is the uniform soup
+        (3, ["single"] * 3 + ["uniform", "merge-best"]),
+    ],
+)
+def test_with_no_budget_only_the_different_references_are_scored(n: int, kinds: list) -> None:
+    plan = study_plan("dirichlet", n, 2, evaluations=0, greedy=True)
+    one_each = {"f0": lambda w: w[0], "f1": lambda w: w[1 % n]}
+    store = finish(plan, lambda job, w: {k: float(f(w)) for k, f in one_each.items()})
+    assert [trial.kind for trial in store.trials("study")] == kinds
+    assert store.status("study")["status"] == "complete"
+
+
+def test_one_checkpoint_needs_no_search_however_large_the_budget() -> None:
+    plan = study_plan("nehvi", 1, 1, evaluations=50, greedy=True)
+    assert len(finish(plan, quadratic(plan)).trials("study")) == 1
+
+
+@pytest.mark.parametrize("bad", ["raises", "nan", "memory"])
+def test_a_failing_candidate_is_recorded_with_its_reason_and_the_others_go_on(bad: str) -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=6)
+    good = quadratic(plan)
+
+    def sometimes(job: Job, w: np.ndarray) -> Mapping[str, Any]:
+        if np.count_nonzero(w == 1.0) and w[1] == 1.0:
+            if bad == "raises":
+                raise ValueError("cannot score this")
+            if bad == "memory":
+                raise MemoryError("no room")
+            return {"f0": float("nan"), "f1": 0.0}
+        return good(job, w)
+
+    trials = finish(plan, sometimes).trials("study")
+    (lost,) = [t for t in trials if t.state == "failed"]
+    assert lost.name == "single:w1"
+    kind, text = {
+        "raises": ("exception", "ValueError: cannot score this"),
+        "nan": ("not-finite", "nan"),
+        "memory": ("out-of-memory", "no room"),
+    }[bad]
+    assert lost.failure.kind == kind
+    assert text in lost.failure.message
+    assert sum(t.kind == "search" for t in trials) == 6
+    assert lost.evaluations == {}
+
+
+def test_too_many_failures_end_the_study_and_say_so() -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=20, failed_share=0.25)
+    store, good = SqlStore("sqlite://"), quadratic(plan)
+
+    def no_mixtures(job: Job, w: np.ndarray) -> Mapping[str, Any]:
+        if w.max() < 1:
+            raise ValueError("no mixtures")
+        return good(job, w)
+
+    with pytest.raises(StudyFailed, match=r"40% of 5 trials failed.*25%.*no mixtures"):
+        finish(plan, no_mixtures, store=store)  # 3 singles well, then 1 of 4, then 2 of 5
+    assert store.status("study")["status"] == "failed"
+    assert "no mixtures" in store.status("study")["message"]
+    assert [t.state for t in store.trials("study")] == ["complete"] * 3 + ["failed"] * 2
+
+
+def test_every_single_failing_ends_the_study_before_any_search() -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=20)
+    store = SqlStore("sqlite://")
+
+    def never(job: Job, w: np.ndarray) -> Mapping[str, Any]:
+        raise ValueError("never")
+
+    with pytest.raises(StudyFailed):
+        finish(plan, never, store=store)
+    assert all(t.kind in ("single", "uniform") for t in store.trials("study"))
+    assert store.status("study")["status"] == "failed"
+
+
+def test_a_trial_that_kills_its_process_three_times_is_given_up() -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=2)
+    store, good = SqlStore("sqlite://"), quadratic(plan)
+
+    def deadly(job: Job, w: np.ndarray) -> Mapping[str, Any]:
+        if w[2] == 1.0:
+            raise KeyboardInterrupt
+        return good(job, w)
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            finish(plan, deadly, store=store)
+        assert store.status("study")["status"] == "stopped"
+    trials = finish(plan, deadly, store=store).trials("study")
+    assert (trials[2].failure.kind, trials[2].attempts) == ("process-died", 3)
+    assert store.status("study")["status"] == "complete"
+
+
+def test_each_split_is_scored_on_its_own_trials_and_objectives() -> None:
+    plan = held_out(study_plan("dirichlet", 3, 2, evaluations=10, greedy=True, finalists=4))
+    jobs: list[Job] = []
+    good = quadratic(plan)
+
+    def noting(job: Job, w: np.ndarray) -> Mapping[str, Any]:
+        jobs.append(job)
+        return good(job, w)
+
+    store = finish(plan, noting)
+    trials = store.trials("study")
+    corner = np.array(store.status("study")["reference"])
+    assert {job.objectives for job in jobs if job.split != "test"} == {("f0", "f1")}
+    assert {job.objectives for job in jobs if job.split == "test"} == {("f0", "f1", "held")}
+    by_split = {s: {t.number for t in trials if s in t.evaluations} for s in ("select", "test")}
+    assert by_split["select"] == {t.number for t in finalists(plan, trials, corner)}
+    references = {t.number for t in Proposer(plan).references(trials)}
+    assert by_split["test"] == {t.number for t in elected(plan, trials, corner)} | references
+    assert len(jobs) == len({(job.trial, job.split) for job in jobs})  # nothing twice
+
+
+def test_a_failure_on_test_items_is_tried_again_by_the_next_run() -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=4)
+    store, good = SqlStore("sqlite://"), quadratic(plan)
+
+    def broken(job: Job, w: np.ndarray) -> Mapping[str, Any]:
+        if job.split == "test":
+            raise OSError("disk")
+        return good(job, w)
+
+    with pytest.raises(StudyFailed, match="failed on test items: OSError: disk"):
+        finish(plan, broken, store=store)
+    before = store.trials("study")
+    after = finish(plan, good, store=store).trials("study")
+    assert len(after) == len(before)
+    assert any("test" in t.evaluations for t in after)
+    assert store.status("study")["status"] == "complete"
+
+
+# --- finalists and elected, by hand ---
+
+
+def scored(number: int, dev: tuple, select: tuple | None = None) -> Trial:
+    plan = study_plan("dirichlet", 2, 2)
+    splits = {"dev": dev, **({"select": select} if select else {})}
+    return Trial(
+        number=number,
+        kind="search",
+        name=f"search {number}",
+        recipe=plan.recipe((1.0, 1.0 + number)),
+        state="complete",
+        evaluations={
+            split: Evaluation(
+                split=split, scores={f"f{j}": Score(v, 0.0, 0) for j, v in enumerate(values)}
+            )
+            for split, values in splits.items()
+        },
+    )
+
+
+# rank 1: 0, 1, 2; rank 2: 3, 4; rank 3: 5
+RANKS = [(4.0, 1.0), (3.0, 3.0), (1.0, 4.0), (3.0, 2.0), (2.0, 2.5), (0.5, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("places", "numbers"),
+    [
+        (1, [1]),  # 3 x 3 = 9 is the largest volume above (0, 0); 4 for the others
+        (2, [0, 1]),  # 0 and 2 add 1 each to it: the first
+        (6, [0, 1, 2]),  # half of the places are taken
+        (8, [0, 1, 2, 3, 4]),  # 3 < 4: the next rank too
+        (12, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_finalists_are_the_front_and_the_ranks_behind_it_up_to_half_the_places(
+    places: int, numbers: list[int]
+) -> None:
+    plan = study_plan("dirichlet", 2, 2, finalists=places)
+    trials = [scored(i, dev) for i, dev in enumerate(RANKS)]
+    found = finalists(plan, trials, np.zeros(2))
+    assert [t.number for t in found] == numbers
+
+
+def test_the_elected_are_the_finalists_not_dominated_on_select_items() -> None:
+    plan = study_plan("dirichlet", 2, 2, finalists=8)
+    select = [(4.0, 1.0), (1.0, 1.0), (1.0, 4.0), (3.0, 2.0), (2.0, 1.5), None]
+    trials = [scored(i, d, s) for i, (d, s) in enumerate(zip(RANKS, select, strict=True))]
+    assert [t.number for t in elected(plan, trials, np.zeros(2))] == [0, 2, 3]
+
+
+# --- what listeners hear ---
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 2), (4, 2), (4, 1)])
+def test_progress_counts_up_to_its_total_in_each_phase(n: int, m: int) -> None:
+    plan = study_plan("dirichlet", n, m, evaluations=5, greedy=True)
+    heard: list[Progress] = []
+    one_each = {"f0": lambda w: w[0], "f1": lambda w: w[1 % n]}
+    finish(plan, lambda job, w: {k: float(f(w)) for k, f in one_each.items()}, listen=heard.append)
+    for phase in ("search", "select", "test"):
+        own = [p for p in heard if p.phase == phase]
+        assert [p.done for p in own] == list(range(own[0].total + 1))
+        assert len({p.total for p in own}) == 1
