@@ -213,13 +213,20 @@ def _absolute(files: Any, root: Path) -> Any:
 
 
 def _require_metric(objective: Objective, task: Any) -> None:
-    metric = objective.metric.partition(",")[0]
-    known = list(task.aggregation())
-    if metric not in known:
-        raise InvalidConfig(
-            f"objective {objective.name!r}: task {objective.task!r} has no metric {metric!r}.",
-            hint=f"it has: {', '.join(known)}.",
-        )
+    """Raise InvalidConfig unless the task has the objective's metric, filter and cluster field."""
+    metric, _, wanted = objective.metric.partition(",")
+    filters = [ensemble.name for ensemble in task._filters]
+    fields = [str(key) for key in next(iter(task.eval_docs))]
+    for what, name, known in (
+        ("metric", metric, list(task.aggregation())),
+        ("filter", wanted, filters),
+        ("field", objective.cluster, fields),
+    ):
+        if name and name not in known:
+            raise InvalidConfig(
+                f"objective {objective.name!r}: task {objective.task!r} has no {what} {name!r}.",
+                hint=f"it has: {', '.join(known)}.",
+            )
 
 
 def _outcomes(
@@ -228,11 +235,6 @@ def _outcomes(
     metric, _, wanted = objective.metric.partition(",")
     filters = list(documents[0][1][0].filtered_resps)
     chosen = wanted or filters[0]
-    if chosen not in filters:
-        raise InvalidConfig(
-            f"objective {objective.name!r}: task {objective.task!r} has no filter {chosen!r}.",
-            hint=f"it has: {', '.join(filters)}.",
-        )
     ids, values, weights, clusters = [], [], [], []
     for number, requests in documents:
         document = requests[0].doc

@@ -1,11 +1,13 @@
 """From what an evaluator returned to scores with errors, or to a failure with its reason.
 
-May import: errors, evaluation, trial. Nothing heavy.
+May import: errors, evaluation, trial, numpy. Nothing heavy.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from recycler.errors import InvalidConfig, NotFinite, RecyclerError
 from recycler.evaluation import Evaluation, Failure, Outcomes, Score
@@ -21,7 +23,8 @@ def evaluation_of(
         NotFinite: a mean is NaN or infinite.
     """
     outcomes = {name: r for name, r in results.items() if isinstance(r, Outcomes)}
-    scores = {name: r.score() if isinstance(r, Outcomes) else r for name, r in results.items()}
+    with np.errstate(invalid="ignore"):  # what is not finite is told below
+        scores = {name: r.score() if isinstance(r, Outcomes) else r for name, r in results.items()}
     for name, score in scores.items():
         if not math.isfinite(score.mean) or not math.isfinite(score.stderr):
             raise NotFinite(
@@ -48,17 +51,30 @@ def failure_of(error: BaseException, details: str = "") -> Failure:
 
 
 def read_values(value: Any) -> Outcomes | Score:
-    """Item values, a pair (mean, stderr) as a tuple, or a plain mean, as our nouns."""
+    """Item values, a pair (mean, stderr) as a tuple, or a plain mean, as our nouns.
+
+    Raises:
+        InvalidConfig: it is none of them.
+    """
     if isinstance(value, Outcomes | Score):
         return value
-    if isinstance(value, tuple) and len(value) == 2:
-        return Score(float(value[0]), float(value[1]), 0)
-    if isinstance(value, str | bytes) or value is None:
-        raise InvalidConfig(
-            f"the evaluator returned {value!r}, expected numbers.",
-            hint="return item values, (mean, stderr) or a mean.",
-        )
-    if hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0:
+    try:
+        if isinstance(value, str | bytes | Mapping):
+            raise TypeError("text and mappings are not numbers")
+        if isinstance(value, tuple) and len(value) == 2:
+            return Score(float(value[0]), float(value[1]), 0)
+        if not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0:
+            return Score(float(value), 0.0, 0)
         items = tuple(float(item) for item in value)
-        return Outcomes(tuple(range(len(items))), items)
-    return Score(float(value), 0.0, 0)
+    except (TypeError, ValueError) as error:
+        raise _not_numbers(value) from error
+    if not items:
+        raise _not_numbers(value)
+    return Outcomes(tuple(range(len(items))), items)
+
+
+def _not_numbers(value: Any) -> InvalidConfig:
+    return InvalidConfig(
+        f"the evaluator returned {str(value)[:80]!r}, expected numbers.",
+        hint="return item values, (mean, stderr) or a mean.",
+    )

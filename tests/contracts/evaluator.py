@@ -1,0 +1,135 @@
+"""What every evaluator must do (see `recycler.protocols.Evaluator`).
+
+To hold your own evaluator to it, subclass in a test file and give these fixtures:
+
+    class TestMine(EvaluatorContract):
+        @pytest.fixture(scope="class")
+        @classmethod
+        def make(cls):             # -> a function that makes a fresh evaluator
+        @pytest.fixture(scope="class")
+        @classmethod
+        def objectives(cls):       # -> at least two objectives it can score
+        @pytest.fixture(scope="class")
+        @classmethod
+        def models(cls):           # -> two models with different weights, in eval mode
+"""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from recycler.evaluation import SPLITS, Evaluation, Outcomes, Score
+from recycler.objectives import Objectives
+from recycler.plan import Plan
+from recycler.search.samplers import Proposer
+from recycler.trial import COMPLETE, Trial
+
+
+def same(first, second) -> bool:
+    """Whether two results hold the same outcomes, in every digit."""
+    return dict(first) == dict(second)
+
+
+class EvaluatorContract:
+    """Subclass it, give the fixtures, and pytest runs the suite."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def evaluator(cls, make):
+        return make()
+
+    def test_every_objective_is_scored(self, evaluator, objectives, models):
+        found = evaluator.evaluate(models[0], objectives, "dev")
+        assert set(found) == {objective.name for objective in objectives}
+
+    def test_a_then_b_then_a_gives_as_outcomes_again(self, evaluator, objectives, models):
+        a, b = models
+        first = evaluator.evaluate(a, objectives, "dev")
+        other = evaluator.evaluate(b, objectives, "dev")
+        again = evaluator.evaluate(a, objectives, "dev")
+        assert same(first, again)
+        assert not same(first, other)
+
+    def test_weights_changed_in_place_are_seen(self, evaluator, objectives, models):
+        a, b = models
+        expected = evaluator.evaluate(b, objectives, "dev")
+        before = {name: tensor.clone() for name, tensor in a.state_dict().items()}
+        evaluator.evaluate(a, objectives, "dev")
+        try:
+            a.load_state_dict(b.state_dict())
+            assert same(evaluator.evaluate(a, objectives, "dev"), expected)
+        finally:
+            a.load_state_dict(before)
+
+    @pytest.mark.parametrize("split", SPLITS)
+    def test_items_of_a_split_are_the_same_in_every_call_and_instance(
+        self, make, evaluator, objectives, models, split
+    ):
+        a, b = models
+        calls = [evaluator.evaluate(a, objectives, split), make().evaluate(b, objectives, split)]
+        ids = [{n: o.ids for n, o in c.items() if isinstance(o, Outcomes)} for c in calls]
+        assert ids[0] == ids[1]
+
+    def test_splits_share_no_item(self, evaluator, objectives, models):
+        found = [evaluator.evaluate(models[0], objectives, split) for split in SPLITS]
+        for objective in objectives:
+            parts = [f[objective.name] for f in found]
+            ids = [i for part in parts if isinstance(part, Outcomes) for i in part.ids]
+            assert len(ids) == len(set(ids))
+
+    def test_some_objectives_alone_score_as_all_together(self, evaluator, objectives, models):
+        whole = evaluator.evaluate(models[0], objectives, "dev")
+        for objective in objectives:
+            alone = evaluator.evaluate(models[0], [objective], "dev")
+            assert dict(alone) == {objective.name: whole[objective.name]}
+
+    def test_outcomes_do_not_depend_on_the_global_generators(self, evaluator, objectives, models):
+        found = []
+        for seed in (1, 2):
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            torch.manual_seed(seed)
+            found.append(evaluator.evaluate(models[0], objectives, "dev"))
+        assert same(*found)
+
+    @pytest.mark.parametrize("sampler", ["dirichlet", "nsga2"])
+    def test_proposals_are_unchanged_by_an_evaluation(
+        self, evaluator, objectives, models, sampler
+    ):
+        """An evaluator may reseed its process; the search draws from generators of its own."""
+        proposer, ledger = scored_references(objectives, sampler)
+        before = proposer.next(ledger, [-9.0] * len(objectives))
+        evaluator.evaluate(models[0], objectives, "dev")
+        assert proposer.next(ledger, [-9.0] * len(objectives)) == before
+        assert before is not None
+        assert before.kind == "search"
+
+
+def scored_references(objectives, sampler) -> tuple[Proposer, list[Trial]]:
+    """A proposer and a ledger in which every reference is scored, so that the sampler is next."""
+    plan = Plan(
+        name="x",
+        ingredients=(("a", "fa"), ("b", "fb"), ("c", "fc")),
+        objectives=Objectives(tuple(objectives)),
+        sampler=sampler,
+        greedy=False,
+    )
+    proposer, ledger = Proposer(plan), list[Trial]()
+    while (proposal := proposer.next(ledger, None)) is not None:
+        k = len(ledger)
+        scores = {o.name: Score(0.1 * k, 0.01, 9) for o in objectives}
+        dev = Evaluation(split="dev", scores=scores)
+        ledger.append(
+            Trial(
+                number=k,
+                kind=proposal.kind,
+                name=proposal.name,
+                recipe=proposal.recipe,
+                state=COMPLETE,
+                finished=k,
+                evaluations={"dev": dev},
+            )
+        )
+    return proposer, ledger

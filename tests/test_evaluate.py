@@ -1,0 +1,429 @@
+"""Evaluators: lm-eval's own numbers item by item, splits, and any Python callable."""
+
+import json
+import random
+import socket
+import sys
+from pathlib import Path
+
+import lm_eval
+import numpy as np
+import pytest
+import torch
+import toy
+import yaml
+from contracts.evaluator import EvaluatorContract
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from recycler.errors import InvalidConfig, NotFinite, NotFound
+from recycler.evaluate.harness import LmEval, read_task_folder
+from recycler.evaluate.items import split_items
+from recycler.evaluate.python import PythonEvaluator
+from recycler.evaluate.results import evaluation_of, failure_of, read_values
+from recycler.evaluation import SPLITS, Outcomes, Score
+from recycler.objectives import Objective
+from recycler.recipe import Ingredient, Recipe
+from recycler.trial import Job
+
+ITEMS = {"dev": 10, "select": 8, "test": 12}
+OBJECTIVES = (
+    Objective("choice", "acc", cluster="group"),
+    Objective("text", "bits_per_byte"),
+    Objective("word", "exact_match"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return toy.tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> str:
+    toy.tokenizer().save_pretrained(tmp_path_factory.mktemp("tokenizer"))
+    return str(tmp_path_factory.getbasetemp() / "tokenizer0")
+
+
+def lm_eval_evaluator(folder, tokenizer, objectives=OBJECTIVES, items=ITEMS, **settings) -> LmEval:
+    return LmEval(
+        objectives,
+        tokenizer,
+        items,
+        tasks=str(folder),
+        **{"batch_size": 8, "max_length": 128, **settings},
+    )
+
+
+class TestLmEvalContract(EvaluatorContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make(cls, folder, tokenizer):
+        return lambda: lm_eval_evaluator(folder, tokenizer)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def objectives(cls):
+        return OBJECTIVES
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def models(cls):
+        return [toy.model(seed=seed) for seed in (0, 1)]
+
+
+class TestPythonContract(EvaluatorContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make(cls, tmp_path_factory, tokenizer):
+        root = tmp_path_factory.mktemp("python")
+        (root / "norms_of_weights.py").write_text(
+            "SPLITS = ('dev', 'select', 'test')\n"
+            "def score(model, tokenizer, split):\n"
+            "    rows = model.get_output_embeddings().weight[SPLITS.index(split) :: 3]\n"
+            "    return {'norm': rows.norm(dim=1).tolist(), 'mean': rows.mean(dim=1).tolist()}\n"
+        )
+        return lambda: PythonEvaluator("norms_of_weights:score", tokenizer, str(root))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def objectives(cls):
+        return (Objective("norm", "norm", "max"), Objective("mean", "mean", "min"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def models(cls):
+        return [toy.model(seed=seed) for seed in (0, 1)]
+
+    def test_splits_share_no_item(self):
+        """Which items a split has is the function's own affair."""
+
+
+# --- against lm-eval itself ---
+
+
+@pytest.fixture(scope="module")
+def theirs(folder, tokenizer):
+    """`lm_eval.simple_evaluate` on one model, for the documents of our dev split."""
+    evaluator = lm_eval_evaluator(folder, tokenizer)
+    configs = read_task_folder(folder)
+    lm = HFLM(
+        pretrained=toy.model(seed=3),
+        tokenizer=toy.tokenizer(),
+        backend="causal",
+        batch_size=8,
+        max_length=128,
+        device="cpu",
+    )
+    return lm_eval.simple_evaluate(
+        model=lm,
+        tasks=[configs[name] for name in ("choice", "text", "word")],
+        samples={name: sorted(split["dev"]) for name, split in evaluator._splits.items()},
+        task_manager=TaskManager(include_defaults=False),
+        bootstrap_iters=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"), [("choice", "acc"), ("text", "bits_per_byte"), ("word", "exact_match")]
+)
+def test_items_and_means_are_lm_evals_own(folder, tokenizer, theirs, name, metric):
+    """All three output types, the same documents, one forward implementation each."""
+    ours = lm_eval_evaluator(folder, tokenizer).evaluate(toy.model(seed=3), OBJECTIVES, "dev")
+    rows = {row["doc"]["id"]: row for row in theirs["samples"][name]}
+    assert sorted(rows) == sorted(ours[name].ids)  # the toy's ids are its positions
+    values, weights, _ = ours[name].arrays()
+    for number, value, weight in zip(ours[name].ids, values, weights, strict=True):
+        told = rows[number][metric]
+        if metric == "bits_per_byte":
+            loglikelihood, size = told
+            assert weight == size == len(rows[number]["doc"]["text"].encode())
+            told = -loglikelihood / size / np.log(2)
+        assert value == pytest.approx(float(told), rel=1e-12)
+    aggregate = next(
+        value for key, value in theirs["results"][name].items() if key.partition(",")[0] == metric
+    )
+    assert ours[name].score().mean == pytest.approx(aggregate, rel=1e-12)
+
+
+def test_the_toy_scores_are_not_trivial(theirs):
+    assert 0 < theirs["results"]["choice"]["acc,none"] < 1
+    assert theirs["results"]["text"]["bits_per_byte,none"] > 1
+
+
+def test_prompts_are_built_once_and_kept(folder, tokenizer):
+    evaluator = lm_eval_evaluator(folder, tokenizer)
+    evaluator.evaluate(toy.model(seed=0), OBJECTIVES, "dev")
+    first = {key: [id(r) for r in found] for key, found in evaluator._requests.items()}
+    evaluator.evaluate(toy.model(seed=1), OBJECTIVES, "dev")
+    assert {key: [id(r) for r in found] for key, found in evaluator._requests.items()} == first
+    assert set(first) == {(name, "dev") for name in ("choice", "text", "word")}
+
+
+def test_clusters_follow_the_documents_field(folder, tokenizer):
+    evaluator = lm_eval_evaluator(folder, tokenizer)
+    found = evaluator.evaluate(toy.model(), OBJECTIVES, "dev")["choice"]
+    groups = [i // 4 for i in found.ids]  # as toy.tasks numbers them
+    assert len(found.clusters) == len(found.ids)
+    for i in range(len(groups)):
+        for j in range(i):
+            assert (groups[i] == groups[j]) == (found.clusters[i] == found.clusters[j])
+
+
+def test_few_shot_examples_do_not_depend_on_the_global_generator(folder, tokenizer, tmp_path):
+    shots = tmp_path / "shots"
+    for file in [*folder.glob("*.yaml"), *folder.glob("*.jsonl")]:
+        shots.mkdir(exist_ok=True)
+        (shots / file.name).write_bytes(file.read_bytes())
+    config = yaml.safe_load((shots / "choice.yaml").read_text())
+    config |= {"num_fewshot": 2, "fewshot_split": "test"}
+    (shots / "choice.yaml").write_text(yaml.safe_dump(config))
+    prompts = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        evaluator = lm_eval_evaluator(shots, tokenizer, OBJECTIVES[:1])
+        evaluator.evaluate(toy.model(), OBJECTIVES[:1], "dev")
+        prompts.append([r.args[0] for r in evaluator._requests["choice", "dev"]])
+    assert prompts[0] == prompts[1]
+    assert prompts[0][0].count(":") == 3  # two examples and the question
+
+
+def test_evaluation_asks_no_network(folder, tokenizer, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the evaluation opened a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    evaluator = lm_eval_evaluator(folder, tokenizer)
+    for split in SPLITS:
+        evaluator.evaluate(toy.model(), OBJECTIVES, split)
+
+
+# --- splits ---
+
+
+def documents(count: int) -> list[dict]:
+    return [{"q": f"question {i}", "a": i % 3} for i in range(count)]
+
+
+def test_splits_are_disjoint_and_of_the_sizes_asked():
+    found = split_items("t", documents(100), {"dev": 20, "select": 30, "test": 40})
+    assert [len(found[split]) for split in SPLITS] == [20, 30, 40]
+    assert len({i for split in SPLITS for i in found[split]}) == 90
+
+
+def test_test_takes_what_is_left_where_the_task_is_smaller():
+    found = split_items("t", documents(45), {"dev": 20, "select": 20, "test": 100})
+    assert [len(found[split]) for split in SPLITS] == [20, 20, 5]
+
+
+def test_splits_follow_the_content_not_the_order_of_the_file():
+    items = documents(60)
+    shuffled = items.copy()
+    random.Random(3).shuffle(shuffled)
+    sizes = {"dev": 10, "select": 10, "test": 20}
+    first, second = split_items("t", items, sizes), split_items("t", shuffled, sizes)
+    for split in SPLITS:
+        assert [items[i] for i in first[split]] == [shuffled[i] for i in second[split]]
+
+
+def test_a_larger_dev_split_keeps_its_first_items():
+    small = split_items("t", documents(60), {"dev": 5, "select": 5, "test": 5})
+    large = split_items("t", documents(60), {"dev": 10, "select": 5, "test": 5})
+    assert large["dev"][:5] == small["dev"]
+
+
+def test_another_seed_or_task_splits_differently():
+    sizes = {"dev": 10, "select": 10, "test": 10}
+    found = split_items("t", documents(60), sizes)
+    assert found != split_items("t", documents(60), {**sizes, "seed": 1})
+    assert found != split_items("u", documents(60), sizes)
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_too_few_items_are_told_with_the_numbers(count):
+    with pytest.raises(InvalidConfig, match=rf"task 't' has {count} items") as caught:
+        split_items("t", documents(count), {"dev": 20, "select": 20, "test": 5})
+    assert "items:" in caught.value.hint
+
+
+# --- what the user got wrong ---
+
+
+@pytest.mark.parametrize(
+    ("objective", "error", "said", "hint"),
+    [
+        (Objective("chioce", "acc"), NotFound, "no task 'chioce'", "choice, text, word"),
+        (Objective("choice", "f1", "max"), InvalidConfig, "no metric 'f1'", "acc"),
+        (Objective("word", "exact_match,strict"), InvalidConfig, "no filter 'strict'", "none"),
+        (Objective("choice", "acc", cluster="page"), InvalidConfig, "no field 'page'", "group"),
+    ],
+)
+def test_a_wrong_objective_is_refused_before_any_evaluation(
+    folder, tokenizer, objective, error, said, hint
+):
+    with pytest.raises(error, match=said) as caught:
+        lm_eval_evaluator(folder, tokenizer, [objective])
+    assert hint in caught.value.hint
+
+
+def test_a_named_filter_is_taken(folder, tokenizer):
+    named = lm_eval_evaluator(folder, tokenizer, [Objective("word", "exact_match,none")])
+    plain = lm_eval_evaluator(folder, tokenizer, [Objective("word", "exact_match")])
+    model = toy.model()
+    first = named.evaluate(model, [Objective("word", "exact_match,none")], "dev")
+    assert first == plain.evaluate(model, [Objective("word", "exact_match")], "dev")
+
+
+def test_two_objectives_may_read_one_task(folder, tokenizer):
+    both = (Objective("text", "bits_per_byte"), Objective("bpb", "byte_perplexity", task="text"))
+    config = yaml.safe_load((folder / "text.yaml").read_text())
+    assert config["metric_list"] == [{"metric": "bits_per_byte"}]
+    with pytest.raises(InvalidConfig, match="task 'text' has no metric 'byte_perplexity'"):
+        lm_eval_evaluator(folder, tokenizer, both)
+    again = (both[0], Objective("same", "bits_per_byte", task="text"))
+    found = lm_eval_evaluator(folder, tokenizer, again).evaluate(toy.model(), again, "dev")
+    assert found["text"] == found["same"]
+
+
+@pytest.mark.slow  # lm-eval reads all its task files to answer
+def test_an_unknown_task_of_lm_eval_itself_is_named(tokenizer):
+    with pytest.raises(NotFound, match="lm-eval has no task 'gsm9k'"):
+        LmEval([Objective("gsm9k", "acc")], tokenizer, ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "said"),
+    [
+        ("broken.yaml", "task: [", InvalidConfig, r"broken\.yaml is not valid YAML"),
+        ("group.yaml", "group: g\ntask: [a, b]", InvalidConfig, r"group\.yaml is not one lm-eval"),
+        (
+            "gone.yaml",
+            "task: gone\ndataset_kwargs: {data_files: {test: gone.jsonl}}",
+            NotFound,
+            r"data file .*gone\.jsonl is not there",
+        ),
+    ],
+)
+def test_a_wrong_task_file_is_named(tmp_path, name, content, error, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(error, match=said) as caught:
+        read_task_folder(tmp_path)
+    assert caught.value.hint
+
+
+def test_a_task_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(NotFound, match="task folder .*nowhere is not there"):
+        read_task_folder(tmp_path / "nowhere")
+
+
+# --- Python callables ---
+
+
+def python_evaluator(tmp_path, monkeypatch, tokenizer, body: str) -> PythonEvaluator:
+    name = f"user_{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(f"def score(model, tokenizer, split):\n    {body}\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return PythonEvaluator(f"{name}:score", tokenizer, str(tmp_path))
+
+
+MINE = (Objective("a", "a", "max"), Objective("b", "b", "max"))
+
+
+def test_item_lists_pairs_and_means_become_scores(tmp_path, monkeypatch, tokenizer):
+    body = "return {'a': [0, 1, 1.0], 'b': (0.5, 0.1), 'unasked': 3}"
+    found = python_evaluator(tmp_path, monkeypatch, tokenizer, body).evaluate(None, MINE, "dev")
+    assert found == {"a": Outcomes((0, 1, 2), (0.0, 1.0, 1.0)), "b": Score(0.5, 0.1, 0)}
+    assert found["a"].score() == Score(
+        pytest.approx(2 / 3), pytest.approx(np.std([0, 1, 1], ddof=1) / np.sqrt(3)), 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.25, Score(0.25, 0.0, 0)),
+        (np.float32(0.5), Score(0.5, 0.0, 0)),
+        (np.array(2.0), Score(2.0, 0.0, 0)),
+        (np.array([1.0, 2.0]), Outcomes((0, 1), (1.0, 2.0))),
+        ([True, False], Outcomes((0, 1), (1.0, 0.0))),
+        (torch.tensor([0.5]), Outcomes((0,), (0.5,))),
+    ],
+)
+def test_numbers_of_any_kind_are_read(value, expected):
+    assert read_values(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["0.5", None, [], ["a", "b"], [[1, 2], [3, 4]], {"mean": 1}, object]
+)
+def test_what_is_no_number_is_refused_with_the_forms_that_are(value):
+    with pytest.raises(InvalidConfig, match="expected") as caught:
+        read_values(value)
+    assert "item values" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return [1, 2]", "returned list, expected a mapping"),
+        ("return {'a': 1}", "returned no value for 'b'"),
+        ("return {}", "returned no value for 'a'"),
+        ("return None", "returned NoneType"),
+    ],
+)
+def test_a_wrong_return_is_told(tmp_path, monkeypatch, tokenizer, body, said):
+    evaluator = python_evaluator(tmp_path, monkeypatch, tokenizer, body)
+    with pytest.raises(InvalidConfig, match=said) as caught:
+        evaluator.evaluate(None, MINE, "dev")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("function", ["nowhere:score", "json:nothing", "json", "", ":x"])
+def test_a_function_that_can_not_be_imported_is_named(tokenizer, function):
+    with pytest.raises(InvalidConfig, match="can't be imported"):
+        PythonEvaluator(function, tokenizer)
+
+
+# --- scores and failures ---
+
+JOB = Job(0, Recipe("linear", (Ingredient("f", "a", 1.0),), "float32"), "dev", ("a",))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(bad):
+    with pytest.raises(NotFinite, match="objective 'a' is"):
+        evaluation_of(JOB, {"a": Outcomes((0, 1), (0.5, bad))}, "", {})
+    with pytest.raises(NotFinite):
+        evaluation_of(JOB, {"a": Score(0.5, bad, 0)}, "", {})
+
+
+def test_an_evaluation_keeps_items_digest_and_costs():
+    outcomes = Outcomes((3, 5), (0.0, 1.0))
+    made = evaluation_of(JOB, {"a": outcomes}, "sha256:x", {"merge": 0.1})
+    assert made.outcomes == {"a": outcomes}
+    assert made.scores == {"a": outcomes.score()}
+    assert (made.split, made.digest, made.seconds) == ("dev", "sha256:x", {"merge": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (NotFinite("it is NaN", hint="h"), "not-finite", "it is NaN"),
+        (MemoryError("full"), "out-of-memory", "MemoryError: full"),
+        (torch.OutOfMemoryError("full"), "out-of-memory", "OutOfMemoryError: full"),
+        (KeyError("x"), "exception", "KeyError: 'x'"),
+        (InvalidConfig("wrong", hint="h"), "exception", "wrong"),
+    ],
+)
+def test_failures_are_counted_by_kind(error, kind, message):
+    failure = failure_of(error, "trace")
+    assert (failure.kind, failure.message, failure.details) == (kind, message, "trace")
+
+
+def test_task_files_are_read_beside_themselves(folder):
+    configs = read_task_folder(folder)
+    file = configs["choice"]["dataset_kwargs"]["data_files"]["test"]
+    assert Path(file) == (folder / "choice.jsonl").resolve()
+    assert json.loads(Path(file).read_text().splitlines()[0])["id"] == 0
