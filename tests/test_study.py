@@ -1,0 +1,190 @@
+"""A finished study as programs read it, checked from its own numbers."""
+
+import json
+
+import moocore
+import numpy as np
+import pytest
+import studies
+import toy
+
+from recycler import Objective, Pool, Study, Workspace
+from recycler.errors import Conflict, Mismatch, NotFound
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return studies.finished(tmp_path_factory.getbasetemp()).open()
+
+
+@pytest.fixture(scope="module")
+def table(study: Study) -> dict:
+    """The front as a program gets it."""
+    return json.loads(json.dumps(study.front_json(), allow_nan=False))
+
+
+def test_the_front_has_the_documented_shape(study: Study, table: dict) -> None:
+    assert list(table) == [
+        "study",
+        "status",
+        "objectives",
+        "held_out",
+        "reference",
+        "hypervolume",
+        "baseline_hypervolume",
+        "evaluations",
+        "basis",
+        "members",
+        "baselines",
+    ]
+    assert (table["study"], table["status"], table["basis"]) == ("toy", "complete", "select")
+    assert table["objectives"] == [
+        {"name": "text", "metric": "bits_per_byte", "direction": "min", "unit": "bits/byte"},
+        {"name": "choice", "metric": "acc", "direction": "max", "unit": "share"},
+    ]
+    assert [o["name"] for o in table["held_out"]] == ["word"]
+    assert table["evaluations"] == study.plan.evaluations == 4
+    for row in (*table["members"], *table["baselines"]):
+        assert sum(row["weights"].values()) == pytest.approx(1, abs=1e-9)
+        assert row["method"] == "linear"
+        assert set(row["dev"]) == {"text", "choice"}
+        assert set(row["test"]) == {"text", "choice", "word"}  # held out: test items alone
+        for split, items in (("dev", 12), ("test", 16)):
+            for score in row[split].values():
+                assert set(score) == {"mean", "stderr", "items"}
+                assert score["items"] == items
+    for member in table["members"]:
+        assert 0 <= member["p_nondominated"] <= 1
+        assert set(member["select"]) == {"text", "choice"}
+
+
+def test_the_baselines_are_the_references_and_the_greedy_soup(study: Study, table: dict) -> None:
+    kinds = [row["kind"] for row in table["baselines"]]
+    assert kinds[:4] == ["single", "single", "single", "uniform"]
+    assert set(kinds[4:]) <= {"merge-best", "greedy"}
+    assert kinds.count("greedy") == 1
+    names = [f"single:{name}" for name in study.plan.names]
+    assert [row["name"] for row in table["baselines"]][:4] == [*names, "uniform"]
+
+
+def _points(rows: list[dict], table: dict, split: str) -> np.ndarray:
+    names = [objective["name"] for objective in table["objectives"]]
+    return np.array([[row[split][name]["mean"] for name in names] for row in rows])
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+@pytest.mark.parametrize(
+    ("rows", "key"), [("members", "hypervolume"), ("baselines", "baseline_hypervolume")]
+)
+def test_hypervolumes_follow_from_the_json_alone(
+    table: dict, rows: str, key: str, split: str
+) -> None:
+    up = [objective["direction"] == "max" for objective in table["objectives"]]
+    points = _points(table[rows], table, split)
+    volume = moocore.hypervolume(points, ref=table["reference"], maximise=up)
+    assert table[key][split] == pytest.approx(volume, rel=1e-12)
+
+
+def test_the_members_are_nondominated_among_all_that_were_checked(
+    study: Study, table: dict
+) -> None:
+    """By brute force on select items: smaller text, larger choice."""
+    checked = {t.number: t.means("select") for t in study.trials if "select" in t.evaluations}
+    front = {
+        number
+        for number, a in checked.items()
+        if not any(
+            b["text"] <= a["text"] and b["choice"] >= a["choice"] and b != a
+            for b in checked.values()
+        )
+    }
+    assert {member["trial"] for member in table["members"]} == front
+    order = [member["select"]["text"]["mean"] for member in table["members"]]
+    assert order == sorted(order)  # best first in the first objective
+
+
+def test_the_reference_is_worse_than_every_nondominated_single(table: dict) -> None:
+    singles = [row for row in table["baselines"] if row["kind"] == "single"]
+    points = _points(singles, table, "dev")
+    up = [objective["direction"] == "max" for objective in table["objectives"]]
+    best = points[moocore.is_nondominated(points, maximise=up)]
+    best = best if len(best) > 1 else points
+    assert (best[:, 0] < table["reference"][0]).all()
+    assert (best[:, 1] > table["reference"][1]).all()
+
+
+def test_a_trial_tells_everything_that_is_known_of_it(study: Study) -> None:
+    for trial in study.trials:
+        told = json.loads(json.dumps(study.trial_json(trial.number), allow_nan=False))
+        assert (told["trial"], told["kind"], told["state"]) == (
+            trial.number,
+            trial.kind,
+            "complete",
+        )
+        assert (told["id"], told["digest"]) == (trial.recipe.id, trial.digest)
+        assert told["digest"]
+        assert told["weights"] == told["recipe"]["weights"] == trial.recipe.weights
+        assert told["failure"] is None
+        assert all(s["merge"] > 0 and s["evaluate"] > 0 for s in told["seconds"].values())
+
+
+@pytest.mark.parametrize("number", [-1, 1000])
+def test_a_trial_that_does_not_exist_is_not_found(study: Study, number: int) -> None:
+    with pytest.raises(NotFound, match=f"no trial {number}") as caught:
+        study.trial(number)
+    assert f"0 to {len(study.trials) - 1}" in caught.value.hint
+
+
+def test_running_a_finished_study_again_evaluates_nothing(study: Study) -> None:
+    before = study.trials
+    assert study.run().trials == before
+
+
+SCORER = """
+import torch
+
+def score(model, tokenizer, split):
+    norms = torch.stack([p.detach().double().norm() for p in model.parameters()])
+    return {"big": [float(x) for x in norms], "small": (float(norms.sum()), 0.1)}
+"""
+
+
+def test_a_study_made_in_python_runs_resumes_and_extends(drawer: list, tmp_path) -> None:
+    (tmp_path / "toy_scorer.py").write_text(SCORER, encoding="utf-8")
+    pool = Pool.open(drawer[:3])
+    objectives = [Objective("big", "value", "max"), Objective("small", "value", "min")]
+    options = {
+        "evaluator": {"kind": "python", "function": "toy_scorer:score"},
+        "sampler": "dirichlet",
+        "root": tmp_path,
+    }
+
+    def create(**changes) -> Study:
+        return Study.create("py", pool, objectives, **{**options, "evaluations": 3, **changes})
+
+    study = create()
+    assert study.status["status"] == "new"
+    assert study.front.members == ()
+    assert study.reference is None
+    with pytest.raises(NotFound, match="front is empty"):
+        study.front.knee()
+    study.run()
+    first = study.trials
+    assert study.front.basis == "select"
+    assert create().run().trials == first
+    longer = create(evaluations=5).run()
+    assert len(longer.trials) == len(first) + 2
+    assert [t.recipe for t in longer.trials[: len(first)]] == [t.recipe for t in first]
+    with pytest.raises(Conflict, match="seed is 0 in the ledger, 1 now"):
+        create(evaluations=5, seed=1)
+    assert Study("py", Workspace(create=False)).trials == longer.trials
+
+
+def test_a_study_whose_checkpoint_changed_since_is_not_run(tmp_path) -> None:
+    folders = toy.drawer(tmp_path / "pool", 2)
+    workspace = Workspace()
+    plan = workspace.submit(toy.study_file(tmp_path, folders, evaluations=1))
+    toy.checkpoint(folders[1], seed=77)
+    with pytest.raises(Mismatch, match=r"'ckpt-1'.*is not the one"):
+        Study(plan.name, workspace).run()
+    assert workspace.store.trials("toy") == []
