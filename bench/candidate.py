@@ -1,0 +1,101 @@
+"""What one candidate costs outside merge and forward passes, and against merge-to-disk + simple_evaluate.
+
+Demo pool, its three objectives on the dev items, one thread, side by side in one process. First both ways must
+agree on every mean; then they are timed. Run: `python bench/candidate.py`.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from recycler.environment import prepare
+
+prepare()
+
+import lm_eval  # noqa: E402
+import numpy as np  # noqa: E402
+from lm_eval.models.huggingface import HFLM  # noqa: E402
+from lm_eval.tasks import TaskManager  # noqa: E402
+from machine import machine  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+
+from recycler.config import read_study  # noqa: E402
+from recycler.demo.walkthrough import HERE, STUDY  # noqa: E402
+from recycler.evaluate.harness import read_task_folder  # noqa: E402
+from recycler.export import write_folder  # noqa: E402
+from recycler.pool import Pool  # noqa: E402
+from recycler.study import Study  # noqa: E402
+from recycler.trial import Job  # noqa: E402
+from recycler.workspace import Workspace  # noqa: E402
+
+ROUNDS = 5
+
+
+def main() -> None:
+    """Agreement first, then the times."""
+    folder = Path(tempfile.mkdtemp(prefix="recycler-bench-"))
+    workspace = Workspace(str(folder / "ledger.db"))
+    config, pool = read_study(STUDY), Pool.from_yaml(HERE / "pool.yaml")
+    plan = workspace.register(workspace.plan(pool, config, HERE), pool)
+    scorer = Study(plan.name, workspace).scorer_factory()()
+    names = tuple(o.name for o in plan.objectives.searched)
+    forward = 0.0
+
+    def before(*_):
+        nonlocal forward
+        forward -= time.perf_counter()
+
+    def after(*_):
+        nonlocal forward
+        forward += time.perf_counter()
+
+    model = scorer._resident.model
+    model.register_forward_pre_hook(before)
+    model.register_forward_hook(after)
+    rng = np.random.default_rng(0)
+    ours, overhead, theirs = [], [], []
+    for number in range(ROUNDS + 1):
+        recipe = plan.recipe(tuple(rng.dirichlet(np.ones(plan.n))))
+        forward, start = 0.0, time.perf_counter()
+        evaluation = scorer(Job(number, recipe, "dev", names))
+        spent = time.perf_counter() - start
+        start = time.perf_counter()
+        results = naive(recipe, pool, plan, scorer, folder / f"merge-{number}", names)
+        if number:  # the first round builds the requests
+            ours.append(spent)
+            overhead.append(spent - forward - evaluation.seconds["merge"])
+            theirs.append(time.perf_counter() - start)
+        for name in names:
+            assert abs(results[name] - evaluation.scores[name].mean) < 1e-6, (
+                name,
+                results,
+                evaluation.scores,
+            )
+    print(f"recycler: {statistics.median(ours):.2f} s a candidate; merge to disk + simple_evaluate: "
+          f"{statistics.median(theirs):.2f} s ({statistics.median(theirs) / statistics.median(ours):.1f} x)")  # fmt: skip
+    print(f"outside merge and forward passes: {1000 * statistics.median(overhead):.0f} ms, of which tokenizing, "
+          "batching and scoring inside lm-eval is the most")  # fmt: skip
+    print(f"Measured on: {machine()}")
+
+
+def naive(recipe, pool, plan, scorer, out: Path, names) -> dict[str, float]:
+    """What a script does: write the merge, load it, build tasks and call simple_evaluate."""
+    write_folder(recipe, pool, pool.checkpoints[0], out)
+    tasks = read_task_folder(Path(plan.evaluator["tasks"]))
+    evaluator = scorer._evaluator
+    model = AutoModelForCausalLM.from_pretrained(out)
+    lm = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(out), device="cpu",
+              batch_size=plan.evaluator["batch_size"], max_length=plan.evaluator["max_length"])  # fmt: skip
+    wanted = {plan.objectives[name].task: plan.objectives[name] for name in names}
+    results = lm_eval.simple_evaluate(
+        model=lm,
+        tasks=[tasks[task] for task in wanted],
+        samples={task: sorted(evaluator._splits[task]["dev"]) for task in wanted},
+        task_manager=TaskManager(include_defaults=False),
+    )
+    return {o.name: results["results"][task][f"{o.metric},none"] for task, o in wanted.items()}
+
+
+if __name__ == "__main__":
+    main()
