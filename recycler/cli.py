@@ -344,7 +344,10 @@ def _pairs(text: str) -> dict[str, float]:
         pairs = (part.split("=", 1) for part in text.split(","))
         return {name.strip(): float(value) for name, value in pairs}
     except ValueError as error:
-        raise click.UsageError(f"{text!r} is not of the form name=number,name=number.") from error
+        raise RecyclerError(
+            f"{text!r} is not of the form name=number,name=number.",
+            hint="for example `--floor arithmetic=0.5`, `--prefer code=2,prose=1`.",
+        ) from error
 
 
 def _write(file: Path, content: bytes) -> None:

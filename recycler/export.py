@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,14 @@ import yaml
 
 from recycler import __version__
 from recycler.checkpoint import Checkpoint
-from recycler.errors import Conflict, InvalidConfig, Mismatch, NotFound
+from recycler.errors import (
+    BrokenCheckpoint,
+    Conflict,
+    InvalidConfig,
+    Mismatch,
+    NotFound,
+    RecyclerError,
+)
 from recycler.merge.disk import SHARD_BYTES, write_weights
 from recycler.merge.files import read_recipe
 from recycler.merge.tensors import Sources, output_specs
@@ -110,27 +119,16 @@ def write_folder(
 ) -> dict[str, Any]:
     """Merge into a new folder, atomically; with `expected`, only if the digest is that one."""
     out = out.expanduser().absolute()
-    if out.exists() and not force:
-        raise Conflict(f"{out} exists.", hint="choose another folder, or replace it with --force.")
-    if any(out == c.path or out in c.path.parents for c in pool.everything):
-        raise Conflict(
-            f"{out} is or holds a checkpoint of the pool.", hint="choose another folder."
-        )
-    if not out.parent.is_dir():
-        raise NotFound(f"{out.parent} is not a folder.", hint="make it first.")
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-    try:
-        work.chmod(0o777 & ~_umask())
+    _require_free(out, pool, force)
+    contents = {**{k: v.encode() for k, v in (texts or {}).items()}, **(blobs or {})}
+    with _beside(out) as work:
         with Sources(pool) as sources:
             written = write_weights(recipe, sources, work, shard_bytes, on_bytes=on_bytes)
         _write(work / "config.json", _json(_config(donor, recipe.dtype)).encode())
         for name in _COMPANIONS:
             if (donor.path / name).is_file():
                 _write(work / name, (donor.path / name).read_bytes())
-        for name, content in {
-            **{k: v.encode() for k, v in (texts or {}).items()},
-            **(blobs or {}),
-        }.items():
+        for name, content in contents.items():
             _write(work / name, content)
         found = Checkpoint.open(work).fingerprint()
         if found != written or (expected and found != expected):
@@ -139,9 +137,40 @@ def write_folder(
                 hint="a checkpoint changed or the disk is faulty; run `recycler pool check`.",
             )
         _publish(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return {"path": str(out), "digest": found, "files": _inventory(out), "verified": True}
+
+
+def _require_free(out: Path, pool: Pool, force: bool) -> None:
+    """Raise unless `out` can be made without touching a checkpoint or what is there."""
+    if out.exists() and not force:
+        raise Conflict(f"{out} exists.", hint="choose another folder, or replace it with --force.")
+    for checkpoint in pool.everything:  # also where the paths lead there through links
+        here, there = out.resolve(), checkpoint.path.resolve()
+        if here == there or here in there.parents or there in here.parents:
+            raise Conflict(
+                f"{out} is, holds or lies in the checkpoint {checkpoint.name!r} of the pool.",
+                hint="choose another folder.",
+            )
+    if not out.parent.is_dir():
+        raise NotFound(f"{out.parent} is not a folder.", hint="make it first.")
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`, gone in the end unless it was renamed into place."""
+    work = None
+    try:
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        work.chmod(0o777 & ~_umask())
+        yield work
+    except OSError as error:
+        raise RecyclerError(
+            f"{out} can't be written: {error.strerror or error}.",
+            hint="nothing is left of it; make room or choose another folder, then try again.",
+        ) from error
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def merge_file(
@@ -218,7 +247,12 @@ def verify(folder: Path) -> dict[str, Any]:
         raise NotFound(
             f"{folder} has no {PROOF}.", hint="give a folder that `recycler export` made."
         )
-    claimed = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        claimed = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BrokenCheckpoint(
+            f"{file} is not readable JSON ({error}).", hint="export again."
+        ) from error
     if "digest" not in claimed:
         raise InvalidConfig(
             f"{file} names no digest: the folder was merged without a study.",
@@ -254,7 +288,7 @@ def _publish(work: Path, out: Path) -> None:
     work.rename(out)
     _sync(out.parent)
     if old is not None:
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -314,7 +314,7 @@ def test_a_wrong_task_file_is_named(tmp_path, name, content, error, said):
 
 
 def test_a_task_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(NotFound, match="task folder .*nowhere is not there"):
+    with pytest.raises(NotFound, match=r"task folder .*nowhere is not there"):
         read_task_folder(tmp_path / "nowhere")
 
 

@@ -1,0 +1,315 @@
+"""Export: what leaves is what was scored, whole or not at all, and anyone can load it."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import warnings
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from studies import World, finished
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from recycler.checkpoint import Checkpoint
+from recycler.errors import BrokenCheckpoint, Conflict, InvalidConfig, Mismatch, NotFound
+from recycler.evaluation import Failure
+from recycler.execute.rescore import rescore
+from recycler.export import merge_file, verify, write_folder
+from recycler.pool import Pool
+from recycler.recipe import Recipe
+from recycler.trial import Proposal
+
+
+@pytest.fixture
+def world(tmp_path_factory) -> World:
+    return finished(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def mix(world):
+    """A trial that mixes all checkpoints and was scored on every split."""
+    return next(
+        t
+        for t in world.open().trials
+        if len(t.recipe.ingredients) == 3 and "test" in t.evaluations
+    )
+
+
+@pytest.fixture
+def exported(world, mix, tmp_path) -> Path:
+    world.open().export(mix, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_the_folder_loads_without_a_word(exported, mix):
+    said: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers")
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_warning()
+    logger.addHandler(listener)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                exported, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(exported)
+    finally:
+        logger.removeHandler(listener)
+        transformers_logging.set_verbosity(before)
+    assert said == []
+    assert not any(loading.values())
+    assert model.dtype == getattr(torch, mix.recipe.dtype)
+    assert tokenizer.decode(tokenizer("abc").input_ids) == "abc"
+
+
+def test_the_exported_folder_scores_exactly_what_the_ledger_says(world, exported, mix):
+    rows = rescore(world.open(), exported)
+    assert {row["split"] for row in rows} == set(mix.evaluations)
+    assert {row["objective"] for row in rows} == {"text", "choice", "word"}
+    assert all(row["again"] == row["ledger"] for row in rows)
+
+
+def test_rescore_tells_of_other_weights(world, exported):
+    file = exported / "model.safetensors"
+    state = safetensors.torch.load_file(file)
+    state["lm_head.weight"] = state["lm_head.weight"] * 1.5
+    safetensors.torch.save_file(state, file, {"format": "pt"})
+    with pytest.raises(Mismatch, match="in the ledger"):
+        rescore(world.open(), exported)
+
+
+def test_the_answer_lists_every_file_with_its_hash(world, mix, tmp_path):
+    done = world.open().export(mix, tmp_path / "out")
+    assert (done["path"], done["digest"]) == (str(tmp_path / "out"), mix.digest)
+    assert done["verified"] is True
+    assert [f["name"] for f in done["files"]] == left_in(tmp_path / "out")
+    for file in done["files"]:
+        content = (tmp_path / "out" / file["name"]).read_bytes()
+        assert file["bytes"] == len(content)
+        assert file["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_the_proof_holds_everything_behind_the_scores(world, exported, mix):
+    proof = json.loads((exported / "recycler.json").read_text())
+    study = world.open()
+    assert Recipe.from_json(proof["recipe"]) == mix.recipe
+    assert proof["recipe"]["fingerprints"] == dict(study.plan.ingredients)
+    assert (proof["digest"], proof["id"]) == (mix.digest, mix.recipe.id)
+    assert (proof["study"], proof["trial"]) == (study.name, mix.number)
+    assert set(proof["versions"]) == {"torch", "transformers", "lm-eval"}
+    for split, evaluation in mix.evaluations.items():
+        outcomes = study.workspace.store.outcomes(study.name, mix.number, split)
+        for name, score in evaluation.scores.items():
+            told = proof[split][name]
+            assert (told["mean"], told["stderr"], told["items"]) == (
+                score.mean,
+                score.stderr,
+                score.items,
+            )
+            assert proof["items"][split][name] == list(outcomes[name].ids)
+            assert len(proof["items"][split][name]) == score.items
+
+
+def test_verify_passes_until_one_byte_is_flipped(exported, mix):
+    assert verify(exported)["digest"] == mix.digest
+    file = exported / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(Mismatch, match="has digest"):
+        verify(exported)
+
+
+def test_verify_tells_what_is_no_export(world, exported, tmp_path):
+    with pytest.raises(NotFound, match=r"has no recycler\.json"):
+        verify(world.folders[0])
+    (exported / "recycler.json").write_text("{")
+    with pytest.raises(BrokenCheckpoint, match="not readable JSON"):
+        verify(exported)
+    (exported / "recycler.json").write_text("{}")
+    with pytest.raises(InvalidConfig, match="names no digest"):
+        verify(exported)
+
+
+def test_an_existing_target_is_kept_without_force_and_replaced_with_it(world, mix, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(Conflict, match="exists"):
+        world.open().export(mix, tmp_path / "out")
+    assert left_in(tmp_path) == ["out"]
+    assert left_in(tmp_path / "out") == ["mine.txt"]
+    world.open().export(mix, tmp_path / "out", force=True)
+    assert not (tmp_path / "out" / "mine.txt").exists()
+    assert left_in(tmp_path) == ["out"]
+    assert verify(tmp_path / "out")["verified"]
+
+
+def test_force_replaces_a_link_and_not_what_it_leads_to(world, mix, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "mine.txt").write_text("mine")
+    (tmp_path / "out").symlink_to(tmp_path / "precious")
+    world.open().export(mix, tmp_path / "out", force=True)
+    assert (tmp_path / "precious" / "mine.txt").read_text() == "mine"
+    assert not (tmp_path / "out").is_symlink()
+    assert left_in(tmp_path) == ["out", "precious"]
+
+
+def test_a_target_that_touches_a_checkpoint_is_refused_even_with_force(world, mix, tmp_path):
+    checkpoint = world.folders[1]
+    (tmp_path / "link").symlink_to(checkpoint.parent)
+    before = left_in(checkpoint)
+    targets = [checkpoint, checkpoint.parent, checkpoint / "merged", tmp_path / "link/ckpt-1"]
+    for out in targets:
+        with pytest.raises(Conflict, match="of the pool"):
+            world.open().export(mix, out, force=True)
+    assert left_in(checkpoint) == before
+
+
+def test_a_target_without_a_parent_is_told(world, mix, tmp_path):
+    with pytest.raises(NotFound, match="is not a folder"):
+        world.open().export(mix, tmp_path / "no" / "out")
+
+
+def test_a_checkpoint_changed_after_scoring_leaves_nothing_behind(world, mix, tmp_path):
+    """The digest is checked even where name, size and time of the file say nothing happened."""
+    copy = build_copy(world, tmp_path)
+    pool = copy.open().workspace.study_pool("toy")
+    file = copy.folders[1] / "model.safetensors"
+    content, times = bytearray(file.read_bytes()), file.stat()
+    content[-3] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (tmp_path / "exports").mkdir()
+    with pytest.raises(Mismatch, match="digest"):
+        write_folder(
+            mix.recipe,
+            pool,
+            pool.checkpoints[0],
+            tmp_path / "exports" / "out",
+            expected=mix.digest,
+        )
+    with pytest.raises(Mismatch):
+        copy.open().export(mix.number, tmp_path / "exports" / "out")
+    assert left_in(tmp_path / "exports") == []
+
+
+def build_copy(world: World, root: Path) -> World:
+    """The finished study over copies of its checkpoints, which a test may spoil."""
+    folders = [shutil.copytree(f, root / "copy" / f.name) for f in world.folders]
+    with (
+        closing(sqlite3.connect(world.store)) as old,
+        closing(sqlite3.connect(root / "copy.db")) as new,
+    ):
+        old.backup(new)
+    copy = World(root, tuple(folders), world.file, str(root / "copy.db"))
+    study = copy.open()
+    study.workspace.add_pool(Pool.open(folders, name="study:toy"), replace=True)
+    return copy
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+sys.argv = ["recycler", "merge", *sys.argv[1:]]
+from recycler.cli import main
+main()
+"""
+
+
+def test_a_full_disk_leaves_nothing_behind_and_no_traceback(world, tmp_path):
+    recipe = {"checkpoints": [{"path": str(f), "weight": 0.5} for f in world.folders[:2]]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, "recipe.yaml", "out"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "out can't be written: File too large." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert left_in(tmp_path) == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o027])
+def test_modes_follow_the_umask(world, mix, tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        world.open().export(mix, tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~mask
+    for file in (tmp_path / "out").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~mask
+
+
+def test_mergekits_file_in_the_export_makes_the_same_merge(exported, mix, tmp_path):
+    done = merge_file(exported / "mergekit.yaml", tmp_path / "again")
+    assert done["digest"] == mix.digest
+
+
+def test_shards_have_a_right_index(exported, mix, tmp_path):
+    done = merge_file(exported / "mergekit.yaml", tmp_path / "shards", shard_bytes=30_000)
+    index = json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text())
+    shards = [f["name"] for f in done["files"] if f["name"].endswith(".safetensors")]
+    assert sorted(set(index["weight_map"].values())) == shards
+    assert len(shards) > 2
+    for name in shards:
+        held = safetensors.torch.load_file(tmp_path / "shards" / name)
+        assert set(held) == {t for t, where in index["weight_map"].items() if where == name}
+    assert done["digest"] == mix.digest == Checkpoint.open(tmp_path / "shards").fingerprint()
+    AutoModelForCausalLM.from_pretrained(tmp_path / "shards")
+
+
+def test_the_donor_gives_tokenizer_and_config(world, mix, tmp_path):
+    copy = build_copy(world, tmp_path)
+    (copy.folders[2] / "chat_template.jinja").write_text("{{ messages }}")
+    copy.open().export(mix.number, tmp_path / "out", donor="ckpt-2")
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert json.loads((tmp_path / "out" / "recycler.json").read_text())["donor"] == "ckpt-2"
+    with pytest.raises(NotFound, match="no checkpoint 'ckpt-9'"):
+        copy.open().export(mix.number, tmp_path / "other", donor="ckpt-9")
+
+
+def test_the_config_names_the_dtype_of_the_tensors(world, tmp_path):
+    recipe = {
+        "checkpoints": [{"path": str(f), "weight": 0.5} for f in world.folders[:2]],
+        "dtype": "bfloat16",
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    merge_file(tmp_path / "recipe.yaml", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
+
+
+def test_a_trial_without_scores_is_not_exported(world, tmp_path):
+    copy = build_copy(world, tmp_path)
+    study = copy.open()
+    recipe = study.plan.recipe([0.9, 0.05, 0.05])
+    trial = study.workspace.store.start("toy", Proposal(kind="search", name="x", recipe=recipe))
+    with pytest.raises(InvalidConfig, match=f"trial {trial.number} is running"):
+        study.export(trial.number, tmp_path / "out")
+    study.workspace.store.fail("toy", trial.number, Failure("exception", "on purpose"))
+    with pytest.raises(InvalidConfig, match=f"trial {trial.number} is failed"):
+        study.export(trial.number, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
