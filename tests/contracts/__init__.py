@@ -3,7 +3,9 @@
 Each says in its docstring what a subclass gives; `pytest` then runs every test on it.
 """
 
+import pkgutil
+
 import pytest
 
-for name in ("merge_method", "sampler", "store"):
-    pytest.register_assert_rewrite(f"{__name__}.{name}")
+for module in pkgutil.iter_modules(__path__):
+    pytest.register_assert_rewrite(f"{__name__}.{module.name}")
