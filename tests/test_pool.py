@@ -180,7 +180,7 @@ def test_survey_keeps_the_base_apart_also_where_it_is_in_the_list(drawer):
     # as `recycler pool check runs/* --base runs/base` has it
     folders = [str(folder) for folder in drawer]
     pool, findings = survey(folders, base=folders[1])
-    assert pool.n == len(drawer)
+    assert pool.names == tuple(folder.name for folder in drawer)
     assert pool.base.path == drawer[1]
     assert findings == ()
 
