@@ -1,15 +1,19 @@
 """Runs jobs in Ray actors: each holds model, tasks and memory-mapped pool for its life.
 
-Ray restarts a dead actor and tries its job again a bounded number of times; a job past its time
-limit is given up and its actor replaced. May import: the nouns, environment, evaluate.results, ray.
+The job of a dead actor is tried again in a new one a bounded number of times (Ray's own retries
+are used up while an actor restarts); a job past its time limit is given up and its actor replaced.
+May import: the nouns, environment, evaluate.results, ray.
 """
 
 import logging
 import os
+import sys
+import sysconfig
 import tempfile
 import time
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -52,6 +56,7 @@ class _Flight:
     job: Job
     actor: Any
     since: float
+    tries: int
 
 
 class RayWorkers:
@@ -90,9 +95,7 @@ class RayWorkers:
         return len(self._idle)
 
     def submit(self, job: Job) -> None:
-        actor = self._idle.pop()
-        reference = actor.run.options(max_task_retries=RETRIES).remote(job)
-        self._flights[reference] = _Flight(job, actor, time.monotonic())
+        self._fly(job, self._idle.pop())
 
     def wait(self) -> list[tuple[Job, Evaluation | Failure]]:
         """Block until a job is done or over its time limit; give all that are."""
@@ -100,7 +103,7 @@ class RayWorkers:
             done, _ = ray.wait(
                 list(self._flights), num_returns=1, timeout=self._timeout and 1.0, fetch_local=True
             )
-            results = [self._land(reference) for reference in done]
+            results = [result for reference in done for result in self._land(reference)]
             results += [self._give_up(reference) for reference in self._overdue()]
             if results:
                 return results
@@ -119,30 +122,35 @@ class RayWorkers:
             .options(
                 num_cpus=1,
                 num_gpus=self._gpus,
-                max_restarts=-1,
-                runtime_env={"env_vars": {**DEFAULTS, **_given()}},
+                runtime_env={"env_vars": {**DEFAULTS, **_given(), "PYTHONPATH": _import_path()}},
             )
             .remote(self._factory)
         )
 
-    def _land(self, reference: Any) -> tuple[Job, Evaluation | Failure]:
+    def _fly(self, job: Job, actor: Any, tries: int = 1) -> None:
+        self._flights[actor.run.remote(job)] = _Flight(job, actor, time.monotonic(), tries)
+
+    def _land(self, reference: Any) -> list[tuple[Job, Evaluation | Failure]]:
+        """The job's result; none yet where its worker died and it is tried again."""
         flight = self._flights.pop(reference)
         try:
             result = ray.get(reference)
         except RayActorError as error:
+            ray.kill(flight.actor)  # it may be out of reach and still at work
+            if flight.tries <= RETRIES:
+                self._fly(flight.job, self._actor(), flight.tries + 1)
+                return []
             self._idle.append(self._actor())
-            return flight.job, Failure(
-                "worker-died",
-                f"the worker died {RETRIES + 1} times on this job.",
-                str(error)[:2000],
-            )
+            message = f"the worker died {flight.tries} times on this job."
+            return [(flight.job, Failure("worker-died", message, str(error)[:2000]))]
         except (RayTaskError, RayError) as error:
             self._idle.append(flight.actor)
-            return flight.job, Failure("exception", str(error).splitlines()[-1], str(error)[:2000])
+            message = str(error).splitlines()[-1]
+            return [(flight.job, Failure("exception", message, str(error)[:2000]))]
         self._idle.append(flight.actor)
         if isinstance(result, RecyclerError):
             raise result
-        return flight.job, result
+        return [(flight.job, result)]
 
     def _overdue(self) -> list[Any]:
         if self._timeout is None:
@@ -158,8 +166,18 @@ class RayWorkers:
 
 
 def _given() -> dict[str, str]:
-    """Variables of DEFAULTS that the user set otherwise, and where this package lies."""
+    """Variables of DEFAULTS that the user set otherwise."""
     return {name: os.environ[name] for name in DEFAULTS if name in os.environ}
+
+
+def _import_path() -> str:
+    """Folders that this process imports from, beyond the interpreter's own: workers need them too.
+
+    Ray hands on the folder of the script and the current one only.
+    """
+    own = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib"))
+    folders = [str(Path(entry).absolute()) for entry in sys.path if Path(entry).is_dir()]
+    return os.pathsep.join(dict.fromkeys(f for f in folders if not f.startswith(own)))
 
 
 def _connect(address: str, workers: int) -> None:
