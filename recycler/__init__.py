@@ -6,7 +6,11 @@ Importing this package loads nothing heavy; each name below is imported when fir
 from importlib import import_module
 from typing import Any
 
+from recycler.environment import prepare
+
 __version__ = "0.1.0"
+
+prepare()  # before torch, tqdm or ray are imported by anything below
 
 _HOME = {
     "Checkpoint": "recycler.checkpoint",

@@ -127,7 +127,13 @@ class Checkpoint:
         """Name, size, mtime and inode of each weight file: changes when a file was touched."""
         parts = [str(self.path)]
         for file in sorted({spec.file for spec in self.tensors.values()}):
-            stat = (self.path / file).stat()
+            try:
+                stat = (self.path / file).stat()
+            except OSError as error:
+                raise BrokenCheckpoint(
+                    f"{self.path / file} can't be read any more: {error.strerror}.",
+                    hint="the folder changed since it was opened; restore it.",
+                ) from error
             parts.append(f"{file}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}")
         return "|".join(parts)
 

@@ -5,6 +5,7 @@ Letters: k members, m objectives. May import: errors, pareto, objectives, evalua
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -135,7 +136,7 @@ def probabilities(
 ) -> Array:
     """Probability of each of k candidates to be non-dominated among all of them.
 
-    Items are resampled once an objective and draw for all candidates together (paired), by cluster.
+    Items are resampled once a task and draw for all candidates together (paired), by cluster.
     Where a candidate has no item outcomes, its means are drawn from normals with its stderr.
 
     Args:
@@ -149,17 +150,21 @@ def probabilities(
     """
     rng = np.random.default_rng(seed)
     columns = []
+    drawn: dict[tuple[str, int], Any] = {}  # metrics of one task share their items' draws
     for objective in objectives.searched:
         items = [row.get(objective.name) for row in outcomes]
         ids = {item.ids if item else () for item in items}
         if len(ids) == 1 and ids != {()}:
             arrays = [item.arrays() for item in items if item]
-            counts = pareto.draw_counts(int(arrays[0][2].max()) + 1, DRAWS, rng)
+            clusters = arrays[0][2]
+            key = (objective.task, int(clusters.max()) + 1)
+            if key not in drawn:
+                drawn[key] = pareto.draw_counts(key[1], DRAWS, rng)
             means = pareto.bootstrap_means(
                 np.stack([a[0] for a in arrays]),
                 np.stack([a[1] for a in arrays]),
-                arrays[0][2],
-                counts,
+                clusters,
+                drawn[key],
             )
         else:
             known = [row[objective.name] for row in scores]

@@ -20,7 +20,9 @@ from recycler.plan import Plan
 from recycler.protocols import Executor, Store
 from recycler.trial import COMPLETE, FAILED, RUNNING, Job, Proposal, Trial
 
-ATTEMPTS = 3  # times a trial is begun before it counts as what kills the process
+# Times a trial is begun before it counts as what kills the process. Large, because a process is
+# also killed for reasons that are not the trial's, and often before the trial has begun to run.
+ATTEMPTS = 20
 
 
 class Source(Protocol):
@@ -87,6 +89,7 @@ class _Run:
         self.reference: Sequence[float] | None = store.status(plan.name)["reference"]
         self.flying = 0
         self._due = 0
+        self._refused: list[tuple[Trial, Failure]] = []
 
     @property
     def ledger(self) -> list[Trial]:
@@ -106,6 +109,13 @@ class _Run:
         due = [trial for trial in wanted if split not in trial.evaluations]
         self._due = len(due)
         self._drive(iter([Job(t.number, t.recipe, split, names) for t in due]), split)
+        if self._refused:
+            trial, failure = self._refused[0]
+            raise StudyFailed(
+                f"{len(self._refused)} of {len(due)} trials could not be scored on {split} items; "
+                f"trial {trial.number}: {failure.message}",
+                hint="the others are in the ledger; run the study again to try these once more.",
+            )
 
     def _search_jobs(self) -> Iterator[Job | None]:
         """Jobs one after the other; None where scores are awaited."""
@@ -156,12 +166,9 @@ class _Run:
         if isinstance(result, Failure):
             if job.split == "dev":
                 self._failed(trial, result)
-                return
-            raise StudyFailed(
-                f"trial {trial.number} was scored on dev items but failed on {job.split} items: "
-                f"{result.message}",
-                hint="run the study again to try once more.",
-            )
+            else:  # told when the others are done
+                self._refused.append((trial, result))
+            return
         self.store.record(self.plan.name, trial.number, result)
         self._refresh()
         self._fix_reference()
@@ -202,19 +209,21 @@ class _Run:
             self.listen(Progress(phase, self._due - left, self._due, trial))
 
     def _wanted(self, split: str) -> list[Trial]:
-        """Who is scored on a split: finalists on select; the elected and the references on test."""
+        """Finalists on select items, the elected on test items, and the references on both."""
         if self.reference is None:
             return []
         if split == "select":
-            return finalists(self.plan, self.ledger, np.array(self.reference))
-        members = elected(self.plan, self.ledger, np.array(self.reference))
-        others = [t for t in self.source.references(self.ledger) if t not in members]
-        return sorted([*members, *others], key=lambda trial: trial.number)
+            chosen = finalists(self.plan, self.ledger, np.array(self.reference))
+        else:
+            chosen = elected(self.plan, self.ledger)
+        others = [t for t in self.source.references(self.ledger) if t not in chosen]
+        return sorted([*chosen, *others], key=lambda trial: trial.number)
 
 
 def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Trial]:
-    """Trials re-checked on select items: the dev front, then ranks behind it, up to a limit.
+    """Merges re-checked on select items: the dev front, then ranks behind it, up to a limit.
 
+    The baselines are re-checked anyway and take no place.
     A front by noisy scores leaves true members out by chance; the ranks behind it get a second
     look while less than half of the places are taken. Where a rank is larger than the places left,
     those that add most hypervolume are taken.
@@ -223,14 +232,18 @@ def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Tri
     chosen: list[Trial] = []
     while left and len(chosen) < max(1, plan.finalists // 2):
         rank = front_rows(left, plan.objectives, "dev")
-        gains = plan.objectives.gains([trial.means("dev") for trial in rank])
+        merges = [trial for trial in rank if not trial.is_baseline]
+        gains = plan.objectives.gains([trial.means("dev") for trial in merges])
         kept = pareto.covering(gains, reference, plan.finalists - len(chosen))
-        chosen += [rank[row] for row in kept]
+        chosen += [merges[row] for row in kept]
         left = [trial for trial in left if trial not in rank]
     return sorted(chosen, key=lambda trial: trial.number)
 
 
-def elected(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Trial]:
-    """Members of the reported front: the finalists that are non-dominated on select items."""
-    checked = [t for t in finalists(plan, trials, reference) if "select" in t.evaluations]
+def elected(plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
+    """Members of the reported front: who is non-dominated on select items.
+
+    The references stand for election too: a single checkpoint that nothing beats is a member.
+    """
+    checked = [trial for trial in trials if "select" in trial.evaluations]
     return front_rows(checked, plan.objectives, "select")

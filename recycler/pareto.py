@@ -24,7 +24,7 @@ def nondominated(gains: Array) -> Mask:
     """Which rows no other row dominates; equal rows do not dominate each other.
 
     Args:
-        gains: (k, m) larger is better; k may be 0. A row with NaN is never in the front.
+        gains: (k, m) larger is better; k may be 0. A row with NaN or infinity never is in it.
 
     Returns:
         (k,) True for members of the front.

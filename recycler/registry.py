@@ -24,19 +24,19 @@ def resolve(what: str, name: str, table: Mapping[str, Any]) -> Any:
     Raises:
         InvalidConfig: no such name; the hint lists the known ones and the nearest.
     """
-    others = entry_points(group=f"recycler.{what.replace(' ', '_')}s")
     if name in table:
         found = table[name]
         if isinstance(found, str):
             module, _, attribute = found.partition(":")
             found = getattr(import_module(module), attribute)
         return found
+    others = entry_points(group=f"recycler.{what.replace(' ', '_')}s")
     for entry in others:
         if entry.name == name:
             return entry.load()
     known = sorted({*table, *(entry.name for entry in others)})
     near = get_close_matches(name, known, n=1)
     raise InvalidConfig(
-        f"{name!r} is not a {what}.",
+        f"{name!r} is not {'an' if what[0] in 'aeiou' else 'a'} {what}.",
         hint=(f"did you mean {near[0]!r}? " if near else "") + f"Known: {', '.join(known)}.",
     )

@@ -141,7 +141,7 @@ class Study:
     def front(self) -> Front:
         """The reported front after the re-check; before it, the front on dev items."""
         trials, reference = self.trials, self.reference
-        members = elected(self.plan, trials, reference) if reference is not None else []
+        members = elected(self.plan, trials)
         basis = "select" if members else "dev"
         if not members:
             scored = [t for t in trials if t.state == COMPLETE]

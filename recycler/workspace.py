@@ -11,7 +11,6 @@ from typing import Any
 
 from recycler.checkpoint import Checkpoint
 from recycler.config import ExecutionSection, StudyFile, read_study
-from recycler.environment import prepare
 from recycler.errors import Conflict, Mismatch, NotFound
 from recycler.plan import Plan
 from recycler.pool import Pool
@@ -42,7 +41,6 @@ class Workspace:
             url: database URL, or a path to an SQLite file.
             create: whether a missing ledger is made; if not, it is NotFound.
         """
-        prepare()
         where = url or os.environ.get("RECYCLER_STORE", "")
         if where and "://" not in where:
             where = f"sqlite:///{Path(where).expanduser().absolute()}"

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from recycler.environment import prepare
 from recycler.evaluate.results import evaluation_of
 from recycler.evaluation import Evaluation
 from recycler.merge.live import Resident, quiet_transformers
@@ -47,7 +46,6 @@ class MergeScorerFactory:
     device: str = "cpu"
 
     def __call__(self) -> "MergeScorer":
-        prepare()
         torch.set_num_threads(1)
         quiet_transformers()
         return MergeScorer(

@@ -105,4 +105,4 @@ def _line(trial: Trial, p: str, objectives: list[Any], split: str, knee: int | N
 
 
 def _cell(score: Score | None) -> str:
-    return "" if score is None else f"{score.mean:.4g} ± {score.stderr:.1g}"
+    return "" if score is None else f"{score.mean:.3f} ± {score.stderr:.3f}"

@@ -32,10 +32,12 @@ def front(study: "Study") -> None:
         out.print(f"study {study.name}: nothing is scored yet ({table['status']}).")
         return
     split = study.front.certainty
-    out.print(_front_table(study, split, study.plan.objectives.searched, "searched"))
+    out.print(_front_table(study, split, study.plan.objectives.searched, "searched", True))
     held_out = study.plan.objectives.held_out
     if held_out and held_out[0].name in study.front.trials[0].evaluations[split].scores:
-        out.print(_front_table(study, split, held_out, "held out, never seen by the search"))
+        out.print(
+            _front_table(study, split, held_out, "held out, never seen by the search", False)
+        )
     volume, before = table["hypervolume"].get(split), table["baseline_hypervolume"].get(split)
     out.print(
         f"{table['evaluations']} merges evaluated, {len(table['members'])} on the front; study is "
@@ -53,21 +55,24 @@ def front(study: "Study") -> None:
         )
 
 
-def _front_table(study: "Study", split: str, objectives: Sequence[Objective], what: str) -> Table:
-    """Members of the front, then baselines; means with standard errors."""
+def _front_table(
+    study: "Study", split: str, objectives: Sequence[Objective], what: str, chances: bool
+) -> Table:
+    """Members of the front, then baselines; means with standard errors, and p(front) if asked."""
     members = study.front.members
     knee = study.front.knee().number
     table = Table(
-        title=f"{study.name}, {what}: front, then baselines, on {split} items (± standard error)",
+        title=f"{study.name}, {what}: front, then baselines, on {split} items",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("trial", justify="right")
+    table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("merge", no_wrap=True)
     for objective in objectives:
         arrow = "↑" if objective.direction == "max" else "↓"
         table.add_column(f"{objective.name} {arrow}", justify="right", no_wrap=True)
-    table.add_column("p(front)", justify="right")
+    if chances:
+        table.add_column("p(front)", justify="right", no_wrap=True)
     for member in members:
         name = member.trial.name + (" (knee)" if member.trial.number == knee else "")
         table.add_row(
@@ -77,7 +82,7 @@ def _front_table(study: "Study", split: str, objectives: Sequence[Objective], wh
     shown = {member.trial.number for member in members}
     for trial in study.baselines:
         if trial.number not in shown and split in trial.evaluations:
-            table.add_row(*_cells(trial, trial.name, objectives, split), "")
+            table.add_row(*_cells(trial, trial.name, objectives, split))
     return table
 
 

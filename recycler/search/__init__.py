@@ -126,6 +126,7 @@ def _scorer(function: Callable[[Array], Sequence[Any]], plan: Plan) -> Scorer:
 def _front(ledger: SqlStore, plan: Plan) -> Front:
     trials = [t for t in ledger.trials(plan.name) if t.state == COMPLETE]
     members = front_rows(trials, plan.objectives, "dev")
+    members.sort(key=lambda t: -plan.objectives.gains([t.means("dev")])[0, 0])
     chances = probabilities(
         [ledger.outcomes(plan.name, t.number, "dev") for t in trials],
         [t.evaluations["dev"].scores for t in trials],

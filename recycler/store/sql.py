@@ -75,9 +75,7 @@ class SqlStore:
         """Set a study's budget of evaluations; nothing else of a plan may change."""
         data = {**self.plan(study).to_json(), "evaluations": evaluations}
         with self._engine.begin() as db:
-            db.execute(
-                _named(t.studies.update(), study).values(plan=canonical(data), status="new")
-            )
+            db.execute(_named(t.studies.update(), study).values(plan=canonical(data)))
 
     def studies(self) -> list[dict[str, Any]]:
         """Name, status, creation time and counts of every study, oldest first."""
