@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(BIN)/recycler demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -59,7 +59,11 @@ class Recipe:
                 hint="set `merge.dtype`.",
             )
         kept = sorted(
-            (item for item in self.ingredients if item.weight != 0.0),
+            (
+                Ingredient(item.fingerprint, item.name, float(item.weight))
+                for item in self.ingredients
+                if item.weight != 0.0
+            ),
             key=lambda item: (item.fingerprint, item.weight, item.name),
         )
         if not kept:

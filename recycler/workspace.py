@@ -6,6 +6,7 @@ May import: all of recycler but study, cli, service, demo.
 
 import os
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recycler.plan import Plan
 from recycler.pool import Pool
 from recycler.protocols import Executor, ScorerFactory
 from recycler.registry import resolve
+from recycler.search.samplers import SAMPLERS
 from recycler.store.sql import SqlStore
 
 FOLDER, LEDGER = ".recycler", "ledger.db"
@@ -95,6 +97,8 @@ class Workspace:
     ) -> Plan:
         """The plan that a study file means for a pool."""
         pool.require_mergeable()
+        import_module("recycler.merge.tensors").find_method(config.merge.method)
+        resolve("sampler", config.search.sampler, SAMPLERS)
         search = config.search
         return Plan(
             name=config.study,
@@ -135,10 +139,16 @@ class Workspace:
     def register(self, plan: Plan, pool: Pool, on_bytes: OnBytes | None = None) -> Plan:
         """Write a plan and its pool into the ledger, or resume the same one.
 
-        A larger budget of evaluations extends the study; any other change is refused.
+        A larger budget of evaluations extends the study; any other change is refused. A study in
+        which nothing was scored yet is begun anew, so that a mistake in it can be mended.
         """
         named = Pool(_pool_name(plan.name), pool.checkpoints, pool.base)
-        if plan.name not in [study["name"] for study in self.store.studies()]:
+        known = {study["name"]: study for study in self.store.studies()}
+        if plan.name in known and not known[plan.name]["complete"]:
+            with self.store.hold(plan.name):
+                self.store.delete_study(plan.name)
+            del known[plan.name]
+        if plan.name not in known:
             self.add_pool(named, on_bytes, replace=True)
             self.store.create_study(plan)
             return plan

@@ -10,12 +10,27 @@ import yaml
 from recycler import Pool, Workspace
 from recycler.config import ExecutionSection
 from recycler.errors import Conflict, InvalidConfig, Mismatch, NotFound
+from recycler.evaluation import Evaluation, Failure, Score
 from recycler.execute.inline import Inline
+from recycler.plan import Plan
+from recycler.trial import Proposal
 
 
 @pytest.fixture
 def file(drawer: list[Path], tmp_path: Path) -> Path:
     return toy.study_file(tmp_path, drawer)
+
+
+def begun(workspace: Workspace, file: Path) -> Plan:
+    """Submit a study and score its first single, so that it is worth keeping."""
+    plan = workspace.submit(file)
+    recipe = plan.recipe([1.0] + [0.0] * (plan.n - 1))
+    trial = workspace.store.start(plan.name, Proposal(kind="single", name="one", recipe=recipe))
+    scores = {"text": Score(1.0, 0.1, 4), "choice": Score(0.5, 0.1, 4)}
+    workspace.store.record(
+        plan.name, trial.number, Evaluation(split="dev", scores=scores, digest="d")
+    )
+    return plan
 
 
 def changed(file: Path, section: str, **values: object) -> Path:
@@ -72,7 +87,7 @@ def test_the_same_file_submitted_again_is_the_same_study(file: Path) -> None:
 
 def test_a_larger_budget_extends_and_a_smaller_one_is_refused(file: Path) -> None:
     workspace = Workspace()
-    plan = workspace.submit(file)
+    plan = begun(workspace, file)
     workspace.submit(changed(file, "search", evaluations=9))
     assert workspace.store.plan("toy") == replace(plan, evaluations=9)
     with pytest.raises(Conflict, match="evaluations is 9 in the ledger, 4 now"):
@@ -93,10 +108,34 @@ def test_another_setting_is_refused_by_its_name_and_changes_nothing(
     file: Path, section: str, values: dict, key: str
 ) -> None:
     workspace = Workspace()
-    plan = workspace.submit(file)
+    plan = begun(workspace, file)
     with pytest.raises(Conflict, match=key):
         workspace.submit(changed(file, section, **values))
     assert workspace.store.plan("toy") == plan
+
+
+def test_a_study_without_a_score_is_begun_anew_so_that_a_mistake_can_be_mended(file: Path) -> None:
+    workspace = Workspace()
+    plan = workspace.submit(file)
+    recipe = plan.recipe([1.0] + [0.0] * (plan.n - 1))
+    workspace.store.start("toy", Proposal(kind="single", name="one", recipe=recipe))
+    workspace.store.fail("toy", 0, Failure("exception", "the task has a typo"))
+    mended = workspace.submit(changed(file, "search", seed=5))
+    assert mended.seed == workspace.store.plan("toy").seed == 5
+    assert workspace.store.trials("toy") == []
+
+
+@pytest.mark.parametrize(("section", "word"), [("merge", "method"), ("search", "sampler")])
+def test_a_wrong_name_is_told_before_anything_is_written(
+    file: Path, section: str, word: str
+) -> None:
+    table = yaml.safe_load(file.read_text(encoding="utf-8"))
+    table.setdefault(section, {})[word] = "linaer"
+    file.write_text(yaml.safe_dump(table), encoding="utf-8")
+    workspace = Workspace()
+    with pytest.raises(InvalidConfig, match="'linaer' is not a"):
+        workspace.submit(file)
+    assert workspace.store.studies() == []
 
 
 def test_execution_may_change_from_run_to_run(file: Path, drawer: list[Path]) -> None:
@@ -112,7 +151,7 @@ def test_another_checkpoint_under_the_same_name_is_refused(tmp_path: Path) -> No
     folders = toy.drawer(tmp_path / "pool", 2)
     workspace = Workspace()
     file = toy.study_file(tmp_path, folders)
-    workspace.submit(file)
+    begun(workspace, file)
     toy.checkpoint(folders[1], seed=77)
     with pytest.raises(Conflict, match="ingredients is"):
         workspace.submit(file)

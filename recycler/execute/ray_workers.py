@@ -7,6 +7,7 @@ May import: the nouns, environment, evaluate.results, ray.
 
 import logging
 import os
+import socket
 import sys
 import sysconfig
 import tempfile
@@ -183,6 +184,7 @@ def _import_path() -> str:
 def _connect(address: str, workers: int) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
+        _require_listening(address)
         options["address"] = address
     else:
         options |= {
@@ -195,7 +197,22 @@ def _connect(address: str, workers: int) -> None:
     try:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise NotFound(
-            f"no Ray cluster can be reached at {address or 'this machine'!r}: {error}.",
-            hint="start one with `ray start --head`, or leave --ray-address out.",
-        ) from error
+        raise _unreachable(address or "this machine", error) from error
+
+
+def _require_listening(address: str) -> None:
+    """Refuse an address where nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # a word such as "auto"
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> NotFound:
+    return NotFound(
+        f"no Ray cluster can be reached at {address!r}: {error}.",
+        hint="start one with `ray start --head`, or leave --ray-address out.",
+    )

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from recycler.errors import Mismatch
+from recycler.merge.live import quiet_transformers
 
 if TYPE_CHECKING:
     from recycler.study import Study
@@ -28,6 +29,7 @@ def rescore(study: "Study", folder: Path) -> list[dict[str, Any]]:
     claimed = json.loads((folder / "recycler.json").read_text(encoding="utf-8"))
     trial = study.trial(claimed["trial"])
     torch.set_num_threads(1)
+    quiet_transformers()
     evaluator = study.scorer_factory().make_evaluator()
     model = AutoModelForCausalLM.from_pretrained(folder)
     model.eval()  # type: ignore[no-untyped-call]

@@ -75,9 +75,8 @@ def _front_table(
         table.add_column("p(front)", justify="right", no_wrap=True)
     for member in members:
         name = member.trial.name + (" (knee)" if member.trial.number == knee else "")
-        table.add_row(
-            *_cells(member.trial, name, objectives, split), f"{member.p_nondominated:.2f}"
-        )
+        chance = [f"{member.p_nondominated:.2f}"] if chances else []
+        table.add_row(*_cells(member.trial, name, objectives, split), *chance)
     table.add_section()
     shown = {member.trial.number for member in members}
     for trial in study.baselines:
