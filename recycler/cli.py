@@ -25,7 +25,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--store", default="", metavar="URL", help="Ledger: a path or database URL.")
 @click.pass_context
 def cli(context: click.Context, store: str) -> None:
-    r"""Turn a drawer of leftover checkpoints into a Pareto front of better models.
+    """Turn a drawer of leftover checkpoints into a Pareto front of better models.
 
     \b
     Example:
@@ -49,7 +49,7 @@ def cli(context: click.Context, store: str) -> None:
 def demo(
     store: str, out: Path, workers: int | None, evaluations: int | None, fresh: bool, as_json: bool
 ) -> None:
-    r"""Run the main job on the built-in pool, start to end; run again to resume.
+    """Run the main job on the built-in pool, start to end; run again to resume.
 
     \b
     Example: recycler demo
@@ -79,7 +79,7 @@ def pool() -> None:
 def pool_check(
     context: click.Context, folders: tuple[Path, ...], base: Path | None, as_json: bool
 ) -> None:
-    r"""Say from the headers alone whether folders can be merged; stores nothing.
+    """Say from the headers alone whether folders can be merged; stores nothing.
 
     Exit code 0: fine, 1: warnings, 2: errors.
 
@@ -110,7 +110,7 @@ def pool_add(
     replace: bool,
     as_json: bool,
 ) -> None:
-    r"""Register folders, or one pool.yaml, as pool NAME.
+    """Register folders, or one pool.yaml, as pool NAME.
 
     \b
     Example: recycler pool add drawer runs/sft-* runs/dpo-*
@@ -130,7 +130,7 @@ def pool_add(
 @as_json
 @click.pass_obj
 def pool_list(store: str, as_json: bool) -> None:
-    r"""List the registered pools.
+    """List the registered pools.
 
     \b
     Example: recycler pool list
@@ -144,7 +144,7 @@ def pool_list(store: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def pool_show(store: str, name: str, as_json: bool) -> None:
-    r"""Show the checkpoints of pool NAME with their fingerprints and metadata.
+    """Show the checkpoints of pool NAME with their fingerprints and metadata.
 
     \b
     Example: recycler pool show drawer --json
@@ -167,7 +167,7 @@ def _show_pool(workspace: Any, name: str, as_json: bool) -> None:
 def merge(
     store: str, recipe: Path, out: Path, force: bool, shard_size: int, as_json: bool
 ) -> None:
-    r"""Merge once, without a study: RECIPE is recycler's or mergekit's YAML.
+    """Merge once, without a study: RECIPE is recycler's or mergekit's YAML.
 
     \b
     Example: recycler merge recipe.yaml merged/
@@ -187,7 +187,7 @@ def merge(
 @as_json
 @click.pass_obj
 def run(store: str, /, study_file: Path, as_json: bool, **given: Any) -> None:
-    r"""Run the study of STUDY_FILE, or resume it; stop with Ctrl-C, nothing is lost.
+    """Run the study of STUDY_FILE, or resume it; stop with Ctrl-C, nothing is lost.
 
     \b
     Example: recycler run configs/demo.yaml --workers 2
@@ -207,7 +207,7 @@ def run(store: str, /, study_file: Path, as_json: bool, **given: Any) -> None:
 @as_json
 @click.pass_obj
 def studies(store: str, as_json: bool) -> None:
-    r"""List the studies of the ledger with their state.
+    """List the studies of the ledger with their state.
 
     \b
     Example: recycler studies
@@ -226,7 +226,7 @@ def studies(store: str, as_json: bool) -> None:
 def front(
     store: str, study: str, html: Path | None, png: Path | None, csv: Path | None, as_json: bool
 ) -> None:
-    r"""Show the Pareto front of STUDY, or write it as a page, a picture or a table.
+    """Show the Pareto front of STUDY, or write it as a page, a picture or a table.
 
     \b
     Example: recycler front demo --html report.html
@@ -252,7 +252,7 @@ def front(
 @as_json
 @click.pass_obj
 def show(store: str, study: str, trial: int, as_json: bool) -> None:
-    r"""Show one TRIAL of STUDY: recipe, scores, digest, timings, failure.
+    """Show one TRIAL of STUDY: recipe, scores, digest, timings, failure.
 
     \b
     Example: recycler show demo 17
@@ -271,7 +271,7 @@ def show(store: str, study: str, trial: int, as_json: bool) -> None:
 def pick(
     store: str, study: str, knee: bool, prefer: str | None, floor: str | None, as_json: bool
 ) -> None:
-    r"""Pick one member of the front of STUDY and print its trial number.
+    """Pick one member of the front of STUDY and print its trial number.
 
     \b
     Example: recycler pick demo --floor arithmetic=0.5
@@ -298,7 +298,7 @@ def pick(
 def export(
     store: str, study: str, trial: int, out: Path, force: bool, donor: str, as_json: bool
 ) -> None:
-    r"""Write TRIAL of STUDY as a Hugging Face folder OUT, verified against the ledger.
+    """Write TRIAL of STUDY as a Hugging Face folder OUT, verified against the ledger.
 
     \b
     Example: recycler export demo $(recycler pick demo --knee) best/
@@ -316,7 +316,7 @@ def export(
 @as_json
 @click.pass_obj
 def verify(store: str, folder: Path, score: bool, as_json: bool) -> None:
-    r"""Prove that an exported FOLDER holds the bytes that were scored.
+    """Prove that an exported FOLDER holds the bytes that were scored.
 
     \b
     Example: recycler verify best/ --score

@@ -48,6 +48,9 @@ from recycler.search.simplex import (
 logei._load_attempted = True
 
 DTYPE = torch.float64
+# Posterior draws by number of objectives. Each costs a box decomposition of the front: from three
+# objectives on that is most of a proposal (measured: 64 draws 3.7 s, 24 draws 1.6 s at k = 60).
+_SAMPLES = {1: 64, 2: 64, 3: 24}
 
 
 @contextmanager
@@ -98,7 +101,7 @@ class Nehvi(SimplexSampler):
         self, model: ModelListGP, x: Array, m: int, pending: Array
     ) -> AcquisitionFunction:
         """What a point is expected to add to the front, or to the best where m = 1."""
-        samples = int(self.setting("samples", 64 if m <= 3 else 32))
+        samples = int(self.setting("samples", _SAMPLES.get(y.shape[1], 16)))
         sampler = SobolQMCNormalSampler(torch.Size([samples]), seed=int(self.rng.integers(2**31)))
         baseline = torch.as_tensor(x, dtype=DTYPE)
         waiting = torch.as_tensor(pending, dtype=DTYPE) if len(pending) else None
