@@ -101,7 +101,7 @@ class Nehvi(SimplexSampler):
         self, model: ModelListGP, x: Array, m: int, pending: Array
     ) -> AcquisitionFunction:
         """What a point is expected to add to the front, or to the best where m = 1."""
-        samples = int(self.setting("samples", _SAMPLES.get(y.shape[1], 16)))
+        samples = int(self.setting("samples", _SAMPLES.get(m, 16)))
         sampler = SobolQMCNormalSampler(torch.Size([samples]), seed=int(self.rng.integers(2**31)))
         baseline = torch.as_tensor(x, dtype=DTYPE)
         waiting = torch.as_tensor(pending, dtype=DTYPE) if len(pending) else None
