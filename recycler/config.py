@@ -1,6 +1,6 @@
 """Study files: YAML at the edge, checked field by field, turned into nouns.
 
-May import: errors, objectives, pydantic, yaml.
+May import: errors, yamlfile, objectives, evaluate.items, pydantic.
 """
 
 import os
@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recycler.errors import InvalidConfig, NotFound
+from recycler.errors import InvalidConfig
 from recycler.evaluate.items import DEFAULT_ITEMS
 from recycler.objectives import Objective, Objectives
+from recycler.yamlfile import read_yaml
 
 
 class _Section(BaseModel):
@@ -142,17 +142,7 @@ def read_study(file: str | os.PathLike[str]) -> StudyFile:
         InvalidConfig: naming the field, what was found and what was expected.
     """
     path = Path(file)
-    try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(
-            f"study file {path} can't be read: {getattr(error, 'strerror', None) or error}.",
-            hint="start from configs/template.yaml.",
-        ) from error
-    except yaml.YAMLError as error:
-        raise InvalidConfig(
-            f"{path} is not valid YAML: {error}.", hint="mend that line."
-        ) from error
+    table = read_yaml(path, "study file", "start from configs/template.yaml.")
     if not isinstance(table, dict):
         raise InvalidConfig(
             f"{path} holds {type(table).__name__}, expected a table of settings.",

@@ -19,6 +19,10 @@ DEFAULTS = {
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    # glibc would give the memory of every large activation back and fault it in again: with these
+    # in a worker's environment, scoring the demo pool takes a quarter less CPU time (measured)
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
 }

@@ -1,6 +1,6 @@
 """A pool: checkpoints of one architecture that may be merged, and the check that finds why not.
 
-Letters: n checkpoints. May import: errors, checkpoint.
+Letters: n checkpoints. May import: errors, yamlfile, checkpoint.
 """
 
 import hashlib
@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recycler.checkpoint import Checkpoint
 from recycler.errors import BrokenCheckpoint, Incompatible, InvalidConfig, NotFound, RecyclerError
+from recycler.yamlfile import read_yaml
 
 ERROR, WARNING = "error", "warning"
 # Settings that change what the same tensors compute: they must agree.
@@ -139,17 +138,7 @@ class Pool:
     @classmethod
     def from_yaml(cls, file: Path) -> "Pool":
         """Open the pool that a YAML file lists under `checkpoints:` and `base:`."""
-        try:
-            table = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise NotFound(
-                f"{file} can't be read: {getattr(error, 'strerror', None) or error}.",
-                hint="check the path.",
-            ) from error
-        except yaml.YAMLError as error:
-            raise InvalidConfig(
-                f"{file} is not valid YAML: {error}.", hint="mend the line."
-            ) from error
+        table = read_yaml(file, "pool file", "check the path.")
         if not isinstance(table, dict) or not isinstance(table.get("checkpoints"), list):
             raise InvalidConfig(
                 f"{file} has no list `checkpoints:`.",

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -23,6 +22,7 @@ from recycler.errors import InvalidConfig, NotFound
 from recycler.evaluate.items import split_items
 from recycler.evaluation import Outcomes
 from recycler.objectives import Objective
+from recycler.yamlfile import read_yaml
 
 FEWSHOT_SEED = 1234
 # Metrics whose item outcome is (log-likelihood, size): value a size unit, weighted by size.
@@ -184,10 +184,7 @@ def read_task_folder(folder: Path) -> dict[str, dict[str, Any]]:
         raise NotFound(f"task folder {folder} is not there.", hint="check `evaluator.tasks`.")
     configs = {}
     for file in sorted(folder.glob("*.yaml")):
-        try:
-            config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise InvalidConfig(f"{file} is not valid YAML: {error}.", hint="mend it.") from error
+        config = read_yaml(file, "task", "check `evaluator.tasks`.")
         if not isinstance(config, dict) or not isinstance(config.get("task"), str):
             raise InvalidConfig(
                 f"{file} is not one lm-eval task: `task:` is not a name.",

@@ -1,19 +1,18 @@
 """Recipes in YAML: recycler's own and mergekit's, with the pool they speak of.
 
-May import: errors, pool, recipe, registry, merge.methods, yaml.
+May import: errors, yamlfile, checkpoint, pool, recipe, merge.tensors.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recycler.checkpoint import Checkpoint
-from recycler.errors import InvalidConfig, NotFound
+from recycler.errors import InvalidConfig
 from recycler.merge.tensors import find_method
 from recycler.pool import Pool
 from recycler.recipe import Ingredient, Recipe
+from recycler.yamlfile import read_yaml
 
 _OWN = {"method", "checkpoints", "base", "dtype", "settings"}
 _MERGEKIT = {"merge_method", "models", "base_model", "parameters", "dtype", "out_dtype"}
@@ -28,16 +27,7 @@ def read_recipe(file: Path, fingerprint: Callable[[Checkpoint], str]) -> tuple[R
     Raises:
         InvalidConfig: a key that is not supported, by name.
     """
-    try:
-        table = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise NotFound(
-            f"recipe {file} can't be read: {error.strerror}.", hint="check the path."
-        ) from error
-    except yaml.YAMLError as error:
-        raise InvalidConfig(
-            f"{file} is not valid YAML: {error}.", hint="mend that line."
-        ) from error
+    table = read_yaml(file, "recipe", "check the path.")
     if not isinstance(table, dict):
         raise InvalidConfig(
             f"{file} holds no recipe.", hint="write `method: linear` and `checkpoints:`."

@@ -1,0 +1,31 @@
+"""Reads a YAML file, or says in which way it can't be read. May import: errors, yaml."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recycler.errors import InvalidConfig, NotFound
+
+
+def read_yaml(file: Path, what: str, hint: str) -> Any:
+    """The content of a YAML file as plain data.
+
+    Args:
+        file: the file.
+        what: what it is in words, such as `study file`, for the error.
+        hint: what to do if it can't be read.
+
+    Raises:
+        NotFound: it is not there, not readable or not text.
+        InvalidConfig: it is not valid YAML; the message names line and column.
+    """
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise NotFound(f"{what} {file} can't be read: {reason}.", hint=hint) from error
+    except yaml.YAMLError as error:
+        raise InvalidConfig(
+            f"{file} is not valid YAML: {error}.", hint="mend that line."
+        ) from error
