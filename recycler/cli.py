@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from recycler import __version__
-from recycler.errors import RecyclerError
+from recycler.errors import NotFound, RecyclerError
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 FOLDER = click.Path(path_type=Path)
@@ -318,18 +318,32 @@ def export(
 def verify(store: str, folder: Path, score: bool, as_json: bool) -> None:
     """Prove that an exported FOLDER holds the bytes that were scored.
 
+    Every tensor is hashed and compared with the folder's recycler.json and, where the ledger knows
+    the study, with the ledger.
+
     \b
     Example: recycler verify best/ --score
     """
-    done = lazy("recycler.export").verify(folder)
+    export = lazy("recycler.export")
+    done = export.verify(folder)
+    try:
+        study = _study(store, done["study"])
+    except NotFound:
+        if score:
+            raise
+        done["ledger"] = False
+    else:
+        export.require_ledgers(study, done)
+        done["ledger"] = True
     if score:
-        done["scores"] = lazy("recycler.execute.rescore").rescore(
-            _study(store, done["study"]), folder
-        )
+        done["scores"] = lazy("recycler.execute.rescore").rescore(study, folder)
     if as_json:
         _print_json(done)
     else:
-        click.echo(f"{done['path']}\n{done['digest']} matches its recycler.json")
+        known = (
+            " and the ledger" if done["ledger"] else f"; no study {done['study']!r} in this ledger"
+        )
+        click.echo(f"{done['path']}\n{done['digest']} matches its recycler.json{known}")
         for row in done.get("scores", []):
             click.echo(f"{row['objective']} on {row['split']}: {row['again']!r}, as in the ledger")
 

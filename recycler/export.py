@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -271,6 +271,20 @@ def verify(folder: Path) -> dict[str, Any]:
         "trial": claimed["trial"],
         "verified": True,
     }
+
+
+def require_ledgers(study: "Study", done: Mapping[str, Any]) -> None:
+    """Raise Mismatch unless the ledger has the verified digest under the same trial.
+
+    A folder whose weights and recycler.json were changed together is found out here.
+    """
+    expected = study.trial(done["trial"]).digest
+    if expected != done["digest"]:
+        raise Mismatch(
+            f"{done['path']} has digest {done['digest']}, the ledger says {expected} for trial "
+            f"{done['trial']} of {study.name!r}.",
+            hint="it is not an export of that trial of this ledger; export again.",
+        )
 
 
 def _config(donor: Checkpoint, dtype: str) -> dict[str, Any]:

@@ -141,6 +141,26 @@ def test_export_and_verify_as_json(world, tmp_path):
     checked = json.loads(call("verify", "out", "--score", "--json", store=world.store))
     assert (checked["digest"], checked["trial"]) == (done["digest"], int(number))
     assert all(row["again"] == row["ledger"] for row in checked["scores"])
+    assert checked["ledger"] is True
+    elsewhere = json.loads(call("verify", "out", "--json", store=str(tmp_path / "other.db")))
+    assert (elsewhere["verified"], elsewhere["ledger"]) == (True, False)
+
+
+def test_verify_finds_weights_and_proof_that_were_changed_together(
+    world, tmp_path, monkeypatch, capsys
+):
+    number = call("pick", "toy", "--knee", store=world.store).strip()
+    call("export", "toy", number, "out", store=world.store)
+    file, proof = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "recycler.json"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    claimed = json.loads(proof.read_text())
+    claimed["digest"] = Checkpoint.open(tmp_path / "out").fingerprint()
+    proof.write_text(json.dumps(claimed))
+    code, _, said = refused(monkeypatch, capsys, "verify", "out", store=world.store)
+    assert code == 1
+    assert "the ledger says" in said
 
 
 def test_merge_as_json(drawer, tmp_path):
