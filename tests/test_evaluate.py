@@ -197,7 +197,7 @@ def test_evaluation_asks_no_network(folder, tokenizer, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     evaluator = lm_eval_evaluator(folder, tokenizer)
     for split in SPLITS:
-        evaluator.evaluate(toy.model(), OBJECTIVES, split)
+        assert evaluator.evaluate(toy.model(), OBJECTIVES, split)
 
 
 # --- splits ---

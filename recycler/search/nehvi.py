@@ -49,7 +49,7 @@ logei._load_attempted = True
 
 DTYPE = torch.float64
 # Posterior draws by number of objectives. Each costs a box decomposition of the front: from three
-# objectives on that is most of a proposal (measured: 64 draws 3.7 s, 24 draws 1.6 s at k = 60).
+# objectives on that is most of a proposal (measured: 64 draws 3.7 s, 24 draws 2.1 s at k = 60).
 _SAMPLES = {1: 64, 2: 64, 3: 24}
 
 
