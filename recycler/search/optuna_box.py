@@ -7,6 +7,7 @@ optuna.
 import json
 import warnings
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from recycler.plan import Plan
 from recycler.protocols import Problem, SamplerFactory
@@ -90,12 +91,15 @@ def ask(
 def study_of(problem: Problem, trials: Sequence[Trial], sampler: BaseSampler | None) -> Study:
     """An in-memory Optuna study that holds the ledger: values are gains, all maximized."""
     study = optuna.create_study(directions=["maximize"] * problem.objectives.m, sampler=sampler)
-    study.add_trials([frozen(problem, trial) for trial in trials])
+    whole = space(problem)
+    for trial in trials:  # `study.add_trial` would check all n distributions of each again
+        template = frozen(problem, trial, whole)
+        study._storage.create_new_trial(study._study_id, template_trial=template)
     return study
 
 
-def frozen(problem: Problem, trial: Trial) -> FrozenTrial:
-    """One trial of the ledger as Optuna's."""
+def frozen(problem: Problem, trial: Trial, whole: dict[str, BaseDistribution]) -> FrozenTrial:
+    """One trial of the ledger as Optuna's; `whole` is the search space, shared by all of them."""
     state = {COMPLETE: TrialState.COMPLETE, RUNNING: TrialState.RUNNING}.get(
         trial.state, TrialState.FAIL
     )
@@ -105,13 +109,20 @@ def frozen(problem: Problem, trial: Trial) -> FrozenTrial:
         values = [float(g) for g in problem.objectives.gains([trial.means("dev")])[0]]
         scores = trial.evaluations["dev"].scores
         user["stderr"] = [scores[o.name].stderr for o in problem.objectives.searched]
-    return create_trial(
+    start = datetime.fromtimestamp(0, UTC)
+    return FrozenTrial(
+        number=-1,  # given by the study
+        trial_id=-1,
         state=state,
+        value=None,
         values=values,
+        datetime_start=start,
+        datetime_complete=None if state is TrialState.RUNNING else start,
         params=dict(zip(problem.names, trial.recipe.vector(problem.names), strict=True)),
-        distributions=space(problem),
+        distributions=whole,
         user_attrs=user,
         system_attrs=dict(trial.notes),
+        intermediate_values={},
     )
 
 

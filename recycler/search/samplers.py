@@ -19,6 +19,7 @@ from recycler.search.optuna_box import ask, problem_of
 from recycler.trial import COMPLETE, Proposal, Trial
 
 SAMPLERS = {
+    "surrogate": "recycler.search.surrogate:Surrogate",
     "dirichlet": "recycler.search.simplex:Dirichlet",
     "paper": "recycler.search.cmaes:Paper",
     "nsga2": "recycler.search.optuna_box:Nsga2",

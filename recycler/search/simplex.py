@@ -21,9 +21,24 @@ from recycler.protocols import Problem
 Array = NDArray[np.float64]
 
 
+class _Weight(FloatDistribution):
+    """A weight in [0, 1]. Never changed, so copies of a study may share it (they were the most of
+    a proposal's time at 500 trials).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(0.0, 1.0)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Weight":
+        return self
+
+
+_WEIGHT = _Weight()
+
+
 def space(problem: Problem) -> dict[str, BaseDistribution]:
     """One weight in [0, 1] a checkpoint; that they sum to 1 is the samplers' business."""
-    return {name: FloatDistribution(0.0, 1.0) for name in problem.names}
+    return dict.fromkeys(problem.names, _WEIGHT)
 
 
 def normalised(raw: Array) -> Array:
