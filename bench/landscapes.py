@@ -1,7 +1,8 @@
 """Landscapes of true merges: pools of small networks that this file trains, scored at any weights.
 
 A multitask base, then n checkpoints fine-tuned with random mixtures of tasks, learning rates and
-lengths, a third of them chained onto an earlier one, the last one an outlier trained on one task.
+lengths, each on its own part of the training data, a third of them chained onto an earlier one, the
+last one an outlier trained on one task.
 Networks: `mlp`, `conv` and `transformer` on scikit-learn's digits (clean, rotated by ±45°, noisy,
 inverted, …), `bytes`: next byte of texts of Python's standard library. A merge is the network with
 linearly combined weights; nothing is modelled.
@@ -134,11 +135,17 @@ def _as_task(images: Tensor, task: int, rng: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """One task: inputs and truths by split; `draw` gives a training batch."""
+    """One task: inputs and truths by split; `draw` gives a batch from a (start, share) of the data."""
 
     x: dict[str, Tensor]
     y: dict[str, Tensor]
-    draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+    draw: Callable[[int, torch.Generator, tuple[float, float]], tuple[Tensor, Tensor]]
+
+
+def _rows(total: int, size: int, rng: torch.Generator, part: tuple[float, float]) -> Tensor:
+    """(size,) random numbers below `total` from the part that begins at a share of it."""
+    start, share = part
+    return (int(start * total) + torch.randint(int(share * total), (size,), generator=rng)) % total
 
 
 def _digits(task: int, items: int, rng: torch.Generator) -> Data:
@@ -149,8 +156,10 @@ def _digits(task: int, items: int, rng: torch.Generator) -> Data:
     train, dev, test = slice(0, 900), slice(900, 900 + items), slice(1300, None)
     copies = images[test].repeat(TEST_COPIES, 1)
 
-    def draw(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        rows = torch.randint(900, (size,), generator=generator)
+    def draw(
+        size: int, generator: torch.Generator, part: tuple[float, float]
+    ) -> tuple[Tensor, Tensor]:
+        rows = _rows(900, size, generator, part)
         return _as_task(images[train][rows], task, generator), truth[train][rows]
 
     return Data(
@@ -190,8 +199,10 @@ def _bytes(task: int, items: int, rng: torch.Generator) -> Data:
         positions = (starts[:, None] + torch.arange(length)).flatten()
         return text[positions[:, None] + reach], text[positions]
 
-    def draw(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return read(torch.randint(CONTEXT, cut, (size,), generator=generator), 1)
+    def draw(
+        size: int, generator: torch.Generator, part: tuple[float, float]
+    ) -> tuple[Tensor, Tensor]:
+        return read(CONTEXT + _rows(cut - CONTEXT, size, generator, part), 1)
 
     starts = cut + CONTEXT + torch.randint(end - cut - CONTEXT, (items + TEXT_ITEMS,), generator=rng)
     dev, test = read(starts[:items], WINDOW), read(starts[items:], WINDOW)
@@ -202,7 +213,14 @@ def _bytes(task: int, items: int, rng: torch.Generator) -> Data:
 
 
 def _train(
-    net: str, start: Tensor, data: list[Data], mix: Tensor, rate: float, steps: int, seed: int
+    net: str,
+    start: Tensor,
+    data: list[Data],
+    mix: Tensor,
+    rate: float,
+    steps: int,
+    seed: int,
+    part: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
     """Adam on batches of 128 whose tasks are drawn from `mix`; the learning rate falls to 0."""
     rng = torch.Generator().manual_seed(seed)
@@ -211,7 +229,7 @@ def _train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 - t / steps)
     for _ in range(steps):
         counts = torch.bincount(torch.multinomial(mix, 8, True, generator=rng), minlength=len(mix))
-        batches = [data[j].draw(16 * int(c), rng) for j, c in enumerate(counts) if c]
+        batches = [data[j].draw(16 * int(c), rng, part) for j, c in enumerate(counts) if c]
         logits = forward(net, unpack(net, flat), torch.cat([b[0] for b in batches]))
         loss = functional.cross_entropy(logits, torch.cat([b[1] for b in batches]))
         optimizer.zero_grad()
@@ -240,14 +258,15 @@ def train_pool(spec: PoolSpec, data: list[Data]) -> Tensor:
     base = _train(spec.net, _start(spec.net, rng), data, even, 3e-3, spec.base, spec.seed)
     pool: list[Tensor] = []
     for i in range(spec.n):
-        mix = torch.tensor(draws.dirichlet(np.full(spec.m, 0.5)) + 1e-3, dtype=torch.float32)
-        rate, steps = 10 ** draws.uniform(-3.3, -2.3), int(draws.integers(80, 400))
+        mix = torch.tensor(draws.dirichlet(np.full(spec.m, 0.3)) + 1e-3, dtype=torch.float32)
+        rate, steps = 10 ** draws.uniform(-3.3, -2.3), int(draws.integers(80, 300))
+        part = (draws.random(), 0.2)
         chained = bool(pool) and draws.random() < 1 / 3
         start = pool[int(draws.integers(len(pool)))] if chained else base
         if i == spec.n - 1:  # the outlier: one task, hot and long
             mix, rate, steps, start = torch.eye(spec.m)[0], 5e-3, 400, base
         rate *= spec.heat
-        pool.append(_train(spec.net, start, data, mix, rate, steps, 1000 * spec.seed + i))
+        pool.append(_train(spec.net, start, data, mix, rate, steps, 1000 * spec.seed + i, part))
     return torch.stack(pool)
 
 

@@ -82,6 +82,8 @@ def greedy_step(plan: Plan, trials: Sequence[Trial]) -> Proposal | None:
     for step, candidate in enumerate(order[1:], start=1):
         recipe = plan.recipe(soup(plan.n, [*members, candidate]))
         trial = by_id.get(recipe.id)
+        if step > int(plan.settings.get("greedy_steps", 10**9)):
+            return None
         if trial is None:
             return Proposal(kind="greedy", name=f"greedy {step}", recipe=recipe)
         if trial.state == RUNNING:
