@@ -61,9 +61,18 @@ def shapes(net: str) -> list[tuple[int, ...]]:
     return {
         "mlp": [(64, 64), (64,), (64, 64), (64,), (10, 64), (10,)],
         "conv": [(12, 1, 3, 3), (12,), (24, 12, 3, 3), (24,), (10, 24 * 16), (10,)],
-        "transformer": [(32, 8), (8, 32)]
-        + [(96, 32), (32, 32), (64, 32), (64,), (32, 64), (32,)]
-        + [(10, 32), (10,)],
+        "transformer": [
+            (32, 8),
+            (8, 32),
+            (96, 32),
+            (32, 32),
+            (64, 32),
+            (64,),
+            (32, 64),
+            (32,),
+            (10, 32),
+            (10,),
+        ],
         "bytes": [(SYMBOLS, 16), (80, CONTEXT * 16), (80,), (SYMBOLS, 80), (SYMBOLS,)],
     }[net]
 
@@ -204,7 +213,9 @@ def _bytes(task: int, items: int, rng: torch.Generator) -> Data:
     ) -> tuple[Tensor, Tensor]:
         return read(CONTEXT + _rows(cut - CONTEXT, size, generator, part), 1)
 
-    starts = cut + CONTEXT + torch.randint(end - cut - CONTEXT, (items + TEXT_ITEMS,), generator=rng)
+    starts = (
+        cut + CONTEXT + torch.randint(end - cut - CONTEXT, (items + TEXT_ITEMS,), generator=rng)
+    )
     dev, test = read(starts[:items], WINDOW), read(starts[items:], WINDOW)
     return Data({"dev": dev[0], "test": test[0]}, {"dev": dev[1], "test": test[1]}, draw)
 

@@ -28,6 +28,39 @@ from recycler.trial import COMPLETE, FAILED, Trial
 QUICK = {"samples": 8, "raw": 8, "maxiter": 3, "restarts": 1}
 
 
+class TestAuto(SamplerContract):
+    sampler = "auto"
+
+
+class TestSurrogate(SamplerContract):
+    sampler = "surrogate"
+
+
+class TestCmaes(SamplerContract):
+    sampler = "cmaes"
+    draws = 14
+
+
+class TestNsga3(SamplerContract):
+    sampler = "nsga3"
+    draws = 14
+
+
+class TestTpe(SamplerContract):
+    sampler = "tpe"
+    draws = 14
+
+
+class TestGp(SamplerContract):
+    sampler = "gp"
+    draws = 2
+
+
+class TestSobol(SamplerContract):
+    sampler = "sobol"
+    draws = 14
+
+
 class TestDirichlet(SamplerContract):
     sampler = "dirichlet"
     draws = 14

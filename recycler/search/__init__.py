@@ -30,7 +30,7 @@ def search(
     n: int,
     directions: Sequence[str],
     *,
-    sampler: str = "nehvi",
+    sampler: str = "auto",
     evaluations: int = 50,
     seed: int = 0,
     names: Sequence[str] = (),

@@ -8,18 +8,18 @@ import json
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from recycler.plan import Plan
 from recycler.protocols import Problem, SamplerFactory
-from recycler.search.simplex import Array, SimplexSampler, normalised, space
+from recycler.search.simplex import Array, SimplexSampler, normalised, space, sparsest
 from recycler.trial import COMPLETE, RUNNING, Trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -28,11 +28,13 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 class Nsga2(SimplexSampler):
     """Optuna's NSGA-II with children on the simplex; baselines and greedy path are generation 0."""
 
+    _kind: ClassVar[type[NSGAIISampler] | type[NSGAIIISampler]] = NSGAIISampler
+
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
         population = int(self.setting("population", max(8, min(self.problem.n, 24))))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = NSGAIISampler(
+            sampler = self._kind(
                 population_size=population,
                 child_generation_strategy=self._child,
                 seed=int(self.rng.integers(2**31)),
@@ -67,6 +69,24 @@ class Nsga2(SimplexSampler):
         return dict(zip(search_space, self._bred, strict=True))
 
 
+class Nsga3(Nsga2):
+    """The same with Optuna's NSGA-III: niches by reference points, for many objectives."""
+
+    _kind = NSGAIIISampler
+
+
+def tpe(problem: Problem, seed: int) -> BaseSampler:
+    """Optuna's tree-structured Parzen estimator on the box; what it draws is divided by its sum."""
+    return TPESampler(seed=seed)
+
+
+def gp(problem: Problem, seed: int) -> BaseSampler:
+    """Optuna's Gaussian-process sampler on the box; what it draws is divided by its sum."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return GPSampler(seed=seed)
+
+
 def ask(
     factory: SamplerFactory, problem: Problem, trials: Sequence[Trial], seed: int
 ) -> tuple[Array, dict[str, Any]]:
@@ -85,7 +105,8 @@ def ask(
     trial = study.ask(space(problem))
     notes = study.get_trials(deepcopy=False)[-1].system_attrs
     kept = {key: value for key, value in notes.items() if _is_json(value)}
-    return normalised(np.array([trial.params[name] for name in problem.names])), kept
+    weights = normalised(np.array([trial.params[name] for name in problem.names]))
+    return sparsest(weights, int(problem.settings.get("max_nonzero", problem.n))), kept
 
 
 def study_of(problem: Problem, trials: Sequence[Trial], sampler: BaseSampler | None) -> Study:
@@ -137,6 +158,7 @@ def problem_of(plan: Plan, trials: Sequence[Trial], reference: Sequence[float]) 
         scales=plan.objectives.scales(gains),
         seed=plan.seed,
         settings=plan.settings,
+        evaluations=plan.evaluations,
     )
 
 

@@ -12,8 +12,9 @@ Reference: Wilson et al. 2021, arXiv 2011.04026 (pathwise conditioning); Zhang &
 arXiv 2006.04655 (volume as a mean over random Chebyshev scalarizations).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from optuna.study import Study
@@ -31,13 +32,13 @@ from recycler.search.simplex import (
 )
 
 FITTED = 160  # at most so many trials decide the kernel's scales; all of them condition the result
-FEATURES = 256  # random Fourier features of the smooth part
-# Scales are tried on these grids, one after the other, twice; variances in those of the values.
+FEATURES = 128  # random Fourier features of the smooth part
+# Scales are tried on these grids; variances are in those of the values.
 _GRID = {
-    "linear": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
-    "quadratic": (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
-    "smooth": (1e-4, 0.01, 0.03, 0.1, 0.3, 1.0),
-    "length": (0.1, 0.2, 0.35, 0.6),
+    "linear": (1e-4, 0.01, 0.1, 1.0, 10.0),
+    "quadratic": (1e-4, 0.01, 0.1, 1.0, 10.0),
+    "smooth": (1e-4, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "length": (0.1, 0.2, 0.35, 0.6, 1.0),
 }
 _NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)  # where it is not known
 _PAIRED = (1.0, 0.5, 0.25, 0.1)  # share of a known variance that merges do not have in common
@@ -114,20 +115,26 @@ class Posterior:
         return np.maximum(self.scales.noise * self._variance, 1e-6)
 
     def _fitted(self) -> Scales:
-        """Scales with the largest marginal likelihood on the grids, one coordinate at a time."""
+        """Scales of large marginal likelihood: steps on the grids, one scale at a time."""
         rows = np.unique(np.linspace(0, len(self.x) - 1, FITTED).astype(int))
         evidence = _Evidence(self.x[rows], self._target[rows], self._variance[rows])
         grids = {**_GRID, "noise": _PAIRED if self._known else _NOISE}
-        best = {"linear": 1.0, "quadratic": 1.0, "smooth": 0.1, "length": 0.35}
-        best["noise"] = 0.5 if self._known else 0.01
-        top = evidence(Scales(**best))
-        for _ in range(2):
-            for name, grid in grids.items():
-                for value in grid:
-                    found = evidence(Scales(**{**best, name: value}))
-                    if found > top:
-                        best, top = {**best, name: value}, found
-        return Scales(**best)
+
+        @cache
+        def at(place: tuple[int, ...]) -> float:
+            return evidence(_scales(grids, place))
+
+        best, top = tuple(len(grid) // 2 for grid in grids.values()), -np.inf
+        while at(best) > top:
+            top = at(best)
+            for axis, grid in enumerate(grids.values()):
+                steps = [i for i in (best[axis] - 1, best[axis] + 1) if 0 <= i < len(grid)]
+                best = max([best, *((*best[:axis], i, *best[axis + 1 :]) for i in steps)], key=at)
+        return _scales(grids, best)
+
+
+def _scales(grids: Mapping[str, Sequence[float]], place: Sequence[int]) -> Scales:
+    return Scales(**{name: grid[i] for (name, grid), i in zip(grids.items(), place, strict=True)})
 
 
 class _Evidence:
@@ -157,7 +164,8 @@ def _root(covariance: Array) -> Array:
     jitter = 1e-8
     while True:
         try:
-            return np.linalg.cholesky(covariance + jitter * np.eye(len(covariance)))
+            root: Array = np.linalg.cholesky(covariance + jitter * np.eye(len(covariance)))
+            return root
         except np.linalg.LinAlgError:
             jitter *= 10
 
@@ -226,8 +234,7 @@ class Surrogate(SimplexSampler):
         for _ in range(int(self.setting("rounds", 3))):
             scores = value(drawn(pool))
             best = pool[np.argsort(-scores, kind="stable")[:24]]
-            pool = np.concatenate([best, self._moves(best, 8 * len(best))])
-        pool = _rounded(pool)
+            pool = self._sparse(np.concatenate([best, self._moves(best, 6 * len(best))]))
         return normalised(pool[int(np.argmax(value(drawn(pool))))])
 
     def _models(self, x: Array, y: Array, errors: Array) -> list[Posterior]:
@@ -272,12 +279,12 @@ class Surrogate(SimplexSampler):
     def _candidates(self, seen: Array, expected: Array) -> Array:
         """(c, n) wide draws, plain averages, and moves around the best so far."""
         n, rng = seen.shape[1], self.rng
-        wide = [rng.dirichlet(np.full(n, a), 200) for a in (0.1, 0.3, 1.0, 3.0)]
+        wide = [rng.dirichlet(np.full(n, a), 100) for a in (0.1, 0.3, 1.0, 3.0)]
         average = (expected / self.problem.scales).mean(1)
         good = pareto.nondominated(expected)
         good[np.argsort(-average)[:8]] = True
         centres = seen[good]
-        return np.concatenate([*wide, centres, self._moves(centres, 1200)])
+        return np.concatenate([*wide, centres, self._moves(centres, 800)])
 
     def _moves(self, centres: Array, count: int) -> Array:
         """(count, n) neighbours: mixtures, steps to or from a checkpoint, small changes."""
@@ -300,10 +307,11 @@ class Surrogate(SimplexSampler):
         total = moved.sum(1, keepdims=True)
         return np.where(total > 1e-9, moved / np.maximum(total, 1e-9), start)
 
-
-def _rounded(pool: Array) -> Array:
-    """Weights below half a percent become 0."""
-    kept = np.where(pool < 0.005, 0.0, pool)
-    total = kept.sum(1, keepdims=True)
-    rounded: Array = np.where(total > 0, kept / np.maximum(total, 1e-12), pool)
-    return rounded
+    def _sparse(self, pool: Array) -> Array:
+        """(c, n) weights below half a percent become 0, and so do those beyond `max_nonzero`."""
+        most = min(int(self.setting("max_nonzero", 1e9)), pool.shape[1])
+        least = np.maximum(-np.sort(-pool, axis=1)[:, most - 1 : most], 0.005)
+        kept = np.where(pool < least, 0.0, pool)
+        total = kept.sum(1, keepdims=True)
+        sparse: Array = np.where(total > 0, kept / np.where(total > 0, total, 1.0), pool)
+        return sparse
