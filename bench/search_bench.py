@@ -327,14 +327,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(home) / "recycler-bench")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pools", default="")
-    parser.add_argument("--methods", default="", help="only these, such as auto,paper")
+    parser.add_argument("--methods", default="", help="only these, such as auto:50,paper:200")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--times", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     pools = [p for p in POOLS if options.pools in p.name]
-    wanted = options.methods.split(",") if options.methods else [m for m, _ in METHODS]
-    methods = [(m, e) for m, e in METHODS if m in wanted]
+    wanted = [word.split(":") for word in options.methods.split(",") if word]
+    methods = [(name, int(evaluations)) for name, evaluations in wanted] or list(METHODS)
     if options.quick:
         pools, options.seeds = [p for p in pools if p.net == "mlp"][:2], 1
         methods = [(m, e) for m, e in methods if m not in SLOW]

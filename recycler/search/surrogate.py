@@ -211,6 +211,12 @@ def compressed(values: Array, floor: float, unit: float) -> tuple[Array, Array]:
     return squeezed, 1 / (1 + below)
 
 
+def _floor(values: Array, corner: float) -> float:
+    """The fixed corner, or three spreads of the upper half below the median where that is higher."""
+    middle, best = float(np.median(values)), float(values.max())
+    return max(corner, middle - 3 * (best - middle)) if best > middle else corner
+
+
 class Surrogate(SimplexSampler):
     """Thompson sampling on one Bayesian surrogate an objective."""
 
@@ -240,9 +246,9 @@ class Surrogate(SimplexSampler):
     def _models(self, x: Array, y: Array, errors: Array) -> list[Posterior]:
         models = []
         for j in range(y.shape[1]):
-            corner = self.problem.reference[j]
-            unit = max(float(y[:, j].max() - corner), 1e-12)
-            values, factor = compressed(y[:, j], float(corner), unit)
+            floor = _floor(y[:, j], float(self.problem.reference[j]))
+            unit = max(float(y[:, j].max()) - floor, 1e-12)
+            values, factor = compressed(y[:, j], floor, unit)
             known = bool((errors[:, j] > 0).any())
             variance = (errors[:, j] * factor) ** 2 if known else None
             models.append(Posterior(x, values, variance))
