@@ -213,6 +213,18 @@ def test_nehvi_finds_the_best_of_a_single_objective() -> None:
     assert own.max() > -1e-3  # the best is 0
 
 
+@pytest.mark.parametrize("sampler", ["nehvi", "surrogate"])
+def test_five_objectives_of_unknown_noise_are_searched(sampler: str) -> None:
+    """A function that returns means has no errors; they must not be taken for zero or fail."""
+    plan, function = study_plan(sampler, 4, 5, settings=_LEAN), bowls(4, 5)
+    ledger = opening(plan, function)
+    bare = [ended(plan, t, function, 2 * t.number, stderr=0.0) for t in ledger]
+    proposal = Proposer(plan).next(bare, Proposer(plan).reference(bare))
+    assert proposal is not None
+    assert abs(sum(proposal.recipe.vector(plan.names)) - 1) <= 1e-9
+    assert proposal == Proposer(plan).next(bare, Proposer(plan).reference(bare))
+
+
 # --- the simplex and the proposer ---
 
 
