@@ -5,7 +5,7 @@ Letters: n checkpoints. May import: errors, yamlfile, checkpoint.
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,9 +179,11 @@ class Pool:
             findings += _tokenizer_findings(first, other)
         return tuple(findings)
 
-    def require_mergeable(self) -> None:
-        """Raise Incompatible with the first error the check finds."""
-        errors = [finding for finding in self.check() if finding.severity == ERROR]
+    def require_mergeable(
+        self, allowed: Callable[[Finding], bool] = lambda finding: False
+    ) -> None:
+        """Raise Incompatible with the first error the check finds that is not allowed."""
+        errors = [f for f in self.check() if f.severity == ERROR and not allowed(f)]
         if errors:
             more = f" ({len(errors) - 1} more errors)" if len(errors) > 1 else ""
             raise Incompatible(

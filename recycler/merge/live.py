@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from recycler.errors import Incompatible
-from recycler.merge.tensors import Digest, Sources, merged
+from recycler.merge.sources import Sources
+from recycler.merge.tensors import Digest, merged
 from recycler.pool import Pool
 from recycler.recipe import Recipe
 
