@@ -2,23 +2,25 @@
 
 What to do next is read off the ledger each time, so a run that was killed goes on where it was:
 proposals without scores are evaluated again under their number, nothing scored is scored twice.
-May import: the nouns, protocols, front.
+May import: the nouns, protocols, front, racing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from recycler import pareto
-from recycler.errors import StudyFailed
-from recycler.evaluation import Evaluation, Failure
+from recycler.errors import InvalidConfig, StudyFailed
+from recycler.evaluation import Evaluation, Failure, Outcomes
 from recycler.front import front_rows
 from recycler.objectives import Array
 from recycler.plan import Plan
 from recycler.protocols import Executor, Store
-from recycler.trial import COMPLETE, FAILED, RUNNING, Job, Proposal, Trial
+from recycler.racing import promise
+from recycler.trial import COMPLETE, FAILED, RUNNING, STOPPED, WHOLE, Job, Proposal, Trial
 
 # Times a trial is begun before it counts as what kills the process. Large, because a process is
 # also killed for reasons that are not the trial's, and often before the trial has begun to run.
@@ -88,6 +90,8 @@ class _Run:
         self.trials = {trial.number: trial for trial in store.trials(plan.name)}
         self.reference: Sequence[float] | None = store.status(plan.name)["reference"]
         self.flying = 0
+        self._race = _Race(plan, store)
+        self._onward: deque[Trial] = deque()  # trials whose next block is due
         self._due = 0
         self._refused: list[tuple[Trial, Failure]] = []
 
@@ -119,14 +123,16 @@ class _Run:
 
     def _search_jobs(self) -> Iterator[Job | None]:
         """Jobs one after the other; None where scores are awaited."""
-        names = tuple(objective.name for objective in self.plan.objectives.searched)
         for trial in [trial for trial in self.ledger if trial.state == RUNNING]:
             if trial.attempts >= ATTEMPTS:
                 self._failed(trial, Failure("process-died", f"the process died {ATTEMPTS} times."))
                 continue
             self.store.retry(self.plan.name, trial.number)
-            yield Job(trial.number, trial.recipe, "dev", names)
+            yield self._dev_job(trial)
         while True:
+            if self._onward:
+                yield self._dev_job(self._onward.popleft())
+                continue
             proposal = self.source.next(self.ledger, self.reference)
             if proposal is None:
                 if not self.flying:
@@ -135,7 +141,13 @@ class _Run:
                 continue
             trial = self.store.start(self.plan.name, proposal)
             self.trials[trial.number] = trial
-            yield Job(trial.number, trial.recipe, "dev", names)
+            yield self._dev_job(trial)
+
+    def _dev_job(self, trial: Trial) -> Job:
+        """A trial's dev items, or the next block of them where candidates race."""
+        names = tuple(objective.name for objective in self.plan.objectives.searched)
+        part = self._race.part(trial, self.ledger)
+        return Job(trial.number, trial.recipe, "dev", names, part)
 
     def _drive(self, jobs: Iterator[Job | None], phase: str) -> None:
         """Keep the executor busy until the jobs are used up and all have come back."""
@@ -169,8 +181,13 @@ class _Run:
             else:  # told when the others are done
                 self._refused.append((trial, result))
             return
-        self.store.record(self.plan.name, trial.number, result)
+        state = COMPLETE
+        if job.split == "dev" and job.part != WHOLE:
+            result, state = self._race.judge(job, result, self.ledger, self.reference)
+        self.store.record(self.plan.name, trial.number, result, state)
         self._refresh()
+        if state == RUNNING:
+            self._onward.append(self.trials[trial.number])
         self._fix_reference()
 
     def _failed(self, trial: Trial, failure: Failure) -> None:
@@ -218,6 +235,72 @@ class _Run:
             chosen = elected(self.plan, self.ledger)
         others = [t for t in self.source.references(self.ledger) if t not in chosen]
         return sorted([*chosen, *others], key=lambda trial: trial.number)
+
+
+class _Race:
+    """Which block of dev items a candidate is scored on next, and whether it goes on after it."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._plan, self._store = plan, store
+        self._seen: dict[int, Evaluation] = {}  # of trials in flight: the blocks so far, as one
+        self._whole: dict[int, Mapping[str, Outcomes]] = {}  # of rivals: all dev items
+
+    def part(self, trial: Trial, ledger: Sequence[Trial]) -> tuple[float, float]:
+        """Shares of the dev items to score next; all where the trial does not race."""
+        if not self._plan.racing or trial.kind != "search":
+            return WHOLE
+        if (
+            trial.number not in self._seen and "dev" in trial.evaluations
+        ):  # of a run that was killed
+            known = self._store.outcomes(self._plan.name, trial.number, "dev")
+            self._seen[trial.number] = replace(trial.evaluations["dev"], outcomes=known)
+        blocks = [0.0, *self._plan.racing["blocks"]]
+        if trial.number not in self._seen:
+            return blocks[0], blocks[1]
+        name = self._plan.objectives.searched[0].name
+        whole = (
+            next(t for t in ledger if t.state == COMPLETE).evaluations["dev"].scores[name].items
+        )
+        done = self._seen[trial.number].scores[name].items / whole
+        next_block = min(range(1, len(blocks) - 1), key=lambda i: abs(blocks[i] - done))
+        return blocks[next_block], blocks[next_block + 1]
+
+    def judge(
+        self,
+        job: Job,
+        block: Evaluation,
+        ledger: Sequence[Trial],
+        reference: Sequence[float] | None,
+    ) -> tuple[Evaluation, str]:
+        """All that a candidate has been scored on with its newest block, and the state it gets."""
+        before = self._seen.pop(job.trial, None)
+        found = before.joined(block) if before else block
+        if job.part[1] >= 1.0:
+            return found, COMPLETE
+        if set(found.outcomes) != set(found.scores) or reference is None:
+            raise InvalidConfig(
+                "the evaluator returned no item values, which racing needs.",
+                hint="return a list of values an objective, or set `racing: false`.",
+            )
+        rivals = front_rows(
+            [t for t in ledger if t.state == COMPLETE], self._plan.objectives, "dev"
+        )
+        for trial in rivals:
+            if trial.number not in self._whole:
+                self._whole[trial.number] = self._store.outcomes(
+                    self._plan.name, trial.number, "dev"
+                )
+        hope = promise(
+            found.outcomes,
+            [self._whole[trial.number] for trial in rivals],
+            self._plan.objectives,
+            np.array(reference),
+            seed=job.trial,
+        )
+        if not hope.holds(self._plan.racing):
+            return found, STOPPED
+        self._seen[job.trial] = found
+        return found, RUNNING
 
 
 def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Trial]:
