@@ -405,7 +405,9 @@ def test_a_file_cut_while_it_is_read_is_noticed(tmp_path):
     checkpoint = saved(tmp_path / "a", arrays())
     cut = checkpoint.tensors["b"].stop - 4
     with pytest.raises(BrokenCheckpoint, match=r"model.safetensors ended 4 bytes early .*'b'"):
-        checkpoint.fingerprint(lambda count: os.truncate(checkpoint.path / "model.safetensors", cut))
+        checkpoint.fingerprint(
+            lambda count: os.truncate(checkpoint.path / "model.safetensors", cut)
+        )
 
 
 def test_another_save_with_the_same_layout_is_noticed_while_it_is_read_but_not_before(tmp_path):
