@@ -305,9 +305,10 @@ def read_json(file: Path) -> dict[str, Any]:
             f"{file} is missing.", hint="give a Hugging Face model folder.", file=file.name
         )
     with open_regular(file) as stream:
-        raw = stream.read(HEADER_LIMIT + 1)
-    if len(raw) > HEADER_LIMIT:
-        raise broken(f"is larger than {HEADER_LIMIT} bytes")
+        size = os.fstat(stream.fileno()).st_size
+        raw = b"" if size > HEADER_LIMIT else stream.read(size)  # sets that much aside at once
+    if size > HEADER_LIMIT:
+        raise broken(f"has {size} bytes, more than {HEADER_LIMIT}")
     try:
         table = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:

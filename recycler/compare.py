@@ -54,7 +54,8 @@ _TOKENIZER_SETTINGS = (
     "add_eos_token",
 )
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings")
-_READ = 1 << 20  # bytes of two files compared at once
+_TEMPLATE_LIMIT = 1 << 18  # bytes of a template that are compared
+_READ = 1 << 16  # bytes of two files compared at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +100,8 @@ def compare(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
     for other in checkpoints[1:]:
         if not _same_file(first.path / _TOKENIZER, other.path / _TOKENIZER):
             yield from _vocabulary_findings(other, tables)
-        yield from _architecture_findings(first, other)
-        yield from _config_findings(first, other)
+        strange = list(_architecture_findings(first, other))
+        yield from strange or _config_findings(first, other)
         yield from _tensor_findings(first, other)
         yield from _tokenizer_findings(first, other, tables)
         yield from _template_findings(first, other)
@@ -268,8 +269,6 @@ def _config_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Finding]:
         if not _differ(expected, found):
             continue
         silent = expected is None or found is None  # one leaves it to the architecture's default
-        if key in ("architectures", "model_type") and not silent:
-            continue  # said by the finding of the architecture
         yield Finding(
             code="config",
             severity=ERROR if key in _MUST_AGREE and not silent else WARNING,
@@ -389,7 +388,7 @@ def _template(checkpoint: Checkpoint) -> tuple[str, str]:
     try:
         if os.path.lexists(jinja):
             with open_regular(jinja) as file:
-                return jinja.name, file.read(_READ).decode("utf-8", "replace")
+                return jinja.name, file.read(_TEMPLATE_LIMIT).decode("utf-8", "replace")
         found = read_json(checkpoint.path / "tokenizer_config.json").get("chat_template")
     except BrokenCheckpoint:
         found = None

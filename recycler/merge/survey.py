@@ -38,6 +38,8 @@ class Reading:
 
     Attributes:
         reference: in words, what task vectors were taken from: the base, or the mean.
+        names: the n checkpoints with the tensor names and shapes of the first; others have no
+            task vector.
         fingerprints: name -> hash of all tensors, as `Checkpoint.fingerprint` gives it; with base.
         norms: (n,) Euclidean norms of the task vectors, in the unit of the weights.
         cosines: (n, n) cosines between task vectors; None where one of them is zero.
@@ -47,6 +49,7 @@ class Reading:
     """
 
     reference: str
+    names: tuple[str, ...] = ()
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     norms: tuple[float, ...] = ()
     cosines: tuple[tuple[float | None, ...], ...] = ()
@@ -59,20 +62,26 @@ def read(pool: Pool, on_bytes: Callable[[int], object] = lambda count: None) -> 
     """Read every tensor of a pool once.
 
     Task vectors are differences from the base or, without one, from the mean of the checkpoints,
-    over the tensors of floats that all have in one shape. Sums are in float64; numbers that are not
-    finite are counted and taken as zero. At most `STACK_LIMIT` numbers are held at once, whatever
+    over all tensors of floats. Checkpoints (and a base) whose tensor names or shapes differ from the
+    first's are left out of them. Sums are in float64; numbers that are not finite are counted and
+    taken as zero. At most `STACK_LIMIT` numbers are held at once, whatever
     the size of a tensor, and no more threads run than there are processors.
 
     Args:
-        pool: its headers may disagree; what differs is left out of the task vectors.
+        pool: its headers may disagree.
         on_bytes: called with the number of bytes just read, for progress bars.
 
     Returns:
         The reading; without fingerprints and norms where a file changed or broke under way.
     """
     started = time.monotonic()
-    reference = f"the base {pool.base.name!r}" if pool.base else "the mean of the checkpoints"
     work = _Pass(pool, on_bytes)
+    names = tuple(checkpoint.name for checkpoint in work.members)
+    reference = (
+        f"the base {pool.base.name!r}"
+        if pool.base and work.from_base
+        else (f"the mean of {len(names)} checkpoints")
+    )
     try:
         with ExitStack() as stack:
             for checkpoint in pool.everything:
@@ -80,13 +89,16 @@ def read(pool: Pool, on_bytes: Callable[[int], object] = lambda count: None) -> 
                 stack.enter_context(checkpoint.unchanged())
             work.run(stack.enter_context(ThreadPoolExecutor(_threads(pool))))
     except _Stopped as stopped:
-        return Reading(reference=reference, findings=(*work.findings, stopped.finding))
+        return Reading(
+            reference=reference, names=names, findings=(*work.findings, stopped.finding)
+        )
     fingerprints = {name: tree_digest(hashes.items()) for name, hashes in work.hashes.items()}
     norms = work.gram.diagonal().clamp(min=0).sqrt()
     lengths = torch.outer(norms, norms)
     cosines = (work.gram / lengths).clamp(-1, 1)
     return Reading(
         reference=reference,
+        names=names,
         fingerprints=fingerprints,
         norms=tuple(norms.tolist()),
         cosines=tuple(
@@ -123,20 +135,22 @@ class _Column:
     """One tensor of one checkpoint, read from its first byte to its last, block by block."""
 
     def __init__(
-        self, checkpoint: Checkpoint, spec: TensorSpec, file: BinaryIO, buffer: bytearray
+        self,
+        checkpoint: Checkpoint,
+        spec: TensorSpec,
+        file: BinaryIO,
+        buffer: bytearray,
+        row: Tensor,
     ) -> None:
+        """Read into `buffer` and, where the tensor is of floats, on into `row` (float64)."""
         self.checkpoint, self.spec = checkpoint, spec
         self.sha = hashlib.sha256()
         self.nan = self.inf = 0
         self.first = -1  # index of the first element that is not finite
-        self._file, self._buffer, self._read = file, buffer, 0
+        self._file, self._buffer, self._row, self._read = file, buffer, row, 0
 
-    def block(self, elements: int, row: Tensor) -> int:
-        """Read on; where the tensor is of floats, put them into `row`.
-
-        Args:
-            elements: at most so many.
-            row: (at least `elements`,), float64; what is not finite becomes zero.
+    def block(self, elements: int) -> int:
+        """Read at most so many elements on; what is not finite becomes zero in the row.
 
         Returns:
             Bytes read.
@@ -155,7 +169,7 @@ class _Column:
         self.sha.update(view)
         if count and _is_float(self.spec):
             dtype = getattr(torch, DTYPES[self.spec.dtype][0])
-            numbers = row[: count // size]
+            numbers = self._row[: count // size]
             numbers.copy_(torch.frombuffer(self._buffer, dtype=dtype, count=count // size))
             self._mind(numbers, self._read // size)
         self._read += count
@@ -195,14 +209,18 @@ class _Pass:
     """One reading of a pool, tensor by tensor, all checkpoints side by side."""
 
     def __init__(self, pool: Pool, on_bytes: Callable[[int], object]) -> None:
+        everything, shapes = pool.everything, _shapes(pool.checkpoints[0])
+        alike = [_shapes(checkpoint) == shapes for checkpoint in everything]
+        self.members = tuple(c for c, same in zip(pool.checkpoints, alike, strict=False) if same)
+        self.from_base = pool.base is not None and alike[-1]
         self.findings: list[Finding] = []
-        self.hashes: dict[str, dict[TensorSpec, str]] = {c.name: {} for c in pool.everything}
-        self.gram = torch.zeros(pool.n, pool.n, dtype=torch.float64)
+        self.hashes: dict[str, dict[TensorSpec, str]] = {c.name: {} for c in everything}
+        self.gram = torch.zeros(len(self.members), len(self.members), dtype=torch.float64)
+        self._alike = torch.tensor(alike)
         self._pool, self._on_bytes = pool, on_bytes
-        everything = len(pool.everything)
-        self._block = min(max(STACK_LIMIT // everything, _FEWEST), _BLOCK)
-        self._rows = torch.zeros(everything, self._block, dtype=torch.float64)
-        self._buffers = [bytearray(8 * self._block) for _ in pool.everything]
+        self._block = min(max(STACK_LIMIT // len(everything), _FEWEST), _BLOCK)
+        self._rows = torch.zeros(len(everything), self._block, dtype=torch.float64)
+        self._buffers = [bytearray(8 * self._block) for _ in everything]
 
     def run(self, threads: ThreadPoolExecutor) -> None:
         """Read everything.
@@ -217,45 +235,44 @@ class _Pass:
 
     def _columns(self, name: str, files: ExitStack) -> list[_Column]:
         columns = []
-        for checkpoint, buffer in zip(self._pool.everything, self._buffers, strict=True):
+        places = zip(self._pool.everything, self._buffers, self._rows, strict=True)
+        for checkpoint, buffer, row in places:
             spec = checkpoint.tensors.get(name)
             if spec is not None:
                 with _blaming(checkpoint):
                     file = files.enter_context(open_regular(checkpoint.path / spec.file))
-                columns.append(_Column(checkpoint, spec, file, buffer))
+                columns.append(_Column(checkpoint, spec, file, buffer, row))
         return columns
 
     def _tensor(self, columns: Sequence[_Column], threads: ThreadPoolExecutor) -> None:
-        specs = [column.spec for column in columns]
-        alike = len(specs) == len(self._pool.everything) and len({s.shape for s in specs}) == 1
-        floats = all(map(_is_float, specs))
+        first = columns[0]
+        numbers = [c for c in columns if _is_float(c.spec)]
+        shared = first.checkpoint is self.members[0] and len(numbers) == len(columns)
         left = True
         while left:
-            counts = list(threads.map(self._next, columns, self._rows))
+            counts = list(threads.map(lambda column: column.block(self._block), columns))
             self._on_bytes(sum(counts))
-            if alike and floats and counts[0]:
-                elements = counts[0] * 8 // DTYPES[specs[0].dtype][1]
-                self._add(self._rows[:, :elements])
+            if shared and counts[0]:
+                self._add(counts[0] * 8 // DTYPES[first.spec.dtype][1])
             left = any(counts)
         for column in columns:
             self.hashes[column.checkpoint.name][column.spec] = column.sha.hexdigest()
             self.findings += column.findings()
-        if alike and not any(map(_is_float, specs)):
+        if not numbers:
             self.findings += self._integer_findings(columns)
 
-    def _next(self, column: _Column, row: Tensor) -> int:
-        return column.block(self._block, row)
-
-    def _add(self, rows: Tensor) -> None:
-        """Add one block's share to the Gram matrix of the task vectors; `rows` is overwritten."""
-        n = self._pool.n
-        rows -= rows[n:] if self._pool.base else rows.mean(0)
+    def _add(self, elements: int) -> None:
+        """Add one block's share to the Gram matrix of the task vectors; rows are overwritten."""
+        rows = self._rows[:, :elements]
+        rows = rows if self._alike.all() else rows[self._alike]
+        n = len(self.members)
+        rows -= rows[n:].clone() if self.from_base else rows.mean(0)
         self.gram += rows[:n] @ rows[:n].T
 
     def _integer_findings(self, columns: Sequence[_Column]) -> Iterator[Finding]:
         first = columns[0]
         for column in columns[1:]:
-            if column.sha.digest() != first.sha.digest():
+            if column.spec.shape == first.spec.shape and column.sha.digest() != first.sha.digest():
                 yield Finding(
                     code="integers",
                     severity=ERROR,
@@ -266,6 +283,10 @@ class _Pass:
                     expected=f"the same as in {first.checkpoint.name!r}",
                     hint="only tensors of floats can be averaged; make these equal first.",
                 )
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    return {name: spec.shape for name, spec in checkpoint.tensors.items()}
 
 
 def _is_float(spec: TensorSpec) -> bool:

@@ -169,8 +169,8 @@ def check(found: Pool | None, findings: Sequence[Finding], reading: "Reading | N
                 markup=False,
             )
         out.print(f"  hint: {_printable(group[0].hint)}", markup=False)
-    if reading is not None and reading.norms and found is not None:
-        _geometry(out, found, reading)
+    if reading is not None and reading.norms:
+        _geometry(out, reading)
     if found is not None:
         _estimate(out, found)
     errors = sum(finding.severity == "error" for finding in findings)
@@ -193,7 +193,7 @@ def _estimate(out: Console, pool: Pool) -> None:
     )
 
 
-def _geometry(out: Console, pool: Pool, reading: "Reading") -> None:
+def _geometry(out: Console, reading: "Reading") -> None:
     """Norms, and the cosines of each checkpoint with those it is most and least parallel to."""
     table = Table(
         title=f"task vectors, from {_printable(reading.reference)}",
@@ -202,9 +202,9 @@ def _geometry(out: Console, pool: Pool, reading: "Reading") -> None:
     )
     for title in ("checkpoint", "norm", "largest cosine", "smallest cosine", "fingerprint"):
         table.add_column(title, no_wrap=True)
-    for i, name in enumerate(pool.names):
+    for i, name in enumerate(reading.names):
         others = [
-            (cosine, _printable(pool.names[j]))
+            (cosine, _printable(reading.names[j]))
             for j, cosine in enumerate(reading.cosines[i])
             if j != i and cosine is not None
         ]
