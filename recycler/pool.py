@@ -149,7 +149,14 @@ class Pool:
 
     def check(self) -> tuple[Finding, ...]:
         """Everything in the headers, configs and tokenizers that would spoil a merge."""
-        return (*self._base_findings(), *compare(self.everything))
+        return (*self._same_folder_findings(), *self._base_findings(), *compare(self.everything))
+
+    def _same_folder_findings(self) -> Iterator[Finding]:
+        known: dict[Path, Checkpoint] = {}
+        for checkpoint in self.checkpoints:
+            first = known.setdefault(_real(checkpoint.path), checkpoint)
+            if first is not checkpoint:
+                yield _twice(checkpoint.name, first)
 
     def _base_findings(self) -> Iterator[Finding]:
         for checkpoint in self.checkpoints if self.base else ():

@@ -579,7 +579,7 @@ def _(path: Path) -> None:
     (path / "tokenizer.json").unlink()
 
 
-@spoiled("tokenizer is a pipe", "tokenizer", "found 0 tokens", exit=1, refused=None)
+@spoiled("tokenizer is a pipe", "tokenizer", "found 0 tokens", exit=1)
 def _(path: Path) -> None:
     (path / "tokenizer.json").unlink()
     os.mkfifo(path / "tokenizer.json")
@@ -648,7 +648,7 @@ def _(root: Path) -> list[str]:
     return [good, str(folder(root / "other", 1)), good]
 
 
-@pool("a link to a folder of the pool", "same-folder", "the folder of 'good' again", refused=None)
+@pool("a link to a folder of the pool", "same-folder", "the folder of 'good' again")
 def _(root: Path) -> list[str]:
     (root / "link").symlink_to(folder(root / "good"))
     return [str(root / "good"), str(root / "link")]
