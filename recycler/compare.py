@@ -88,7 +88,12 @@ class Finding:
 
     def __str__(self) -> str:
         where = " · ".join(part for part in (self.checkpoint, self.file, self.tensor) if part)
-        return f"{where}: found {self.found}, expected {self.expected}"
+        return printable(f"{where}: found {self.found}, expected {self.expected}")
+
+
+def printable(text: str) -> str:
+    """Text from a file, safe on a terminal: control characters and broken Unicode are escaped."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def compare(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
@@ -350,6 +355,8 @@ def _difference(first: Path, other: Path, tables: _Tables) -> tuple[str, str] | 
     theirs, mine = tables[first], tables[other]
     if theirs == mine:
         return None
+    if not mine:
+        return "nothing that can be read", "a tokenizer"
     expected, found = _tokens(theirs), _tokens(mine)
     apart = [i for i in expected.keys() | found.keys() if expected.get(i) != found.get(i)]
     if apart:

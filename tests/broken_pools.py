@@ -569,7 +569,7 @@ tokens(
 )
 
 
-@spoiled("tokenizer is no JSON", "tokenizer", "found 0 tokens", exit=1)
+@spoiled("tokenizer is no JSON", "tokenizer", "found nothing that can be read", exit=1)
 def _(path: Path) -> None:
     (path / "tokenizer.json").write_bytes(b"\xff{")
 
@@ -579,7 +579,7 @@ def _(path: Path) -> None:
     (path / "tokenizer.json").unlink()
 
 
-@spoiled("tokenizer is a pipe", "tokenizer", "found 0 tokens", exit=1)
+@spoiled("tokenizer is a pipe", "tokenizer", "found nothing that can be read", exit=1)
 def _(path: Path) -> None:
     (path / "tokenizer.json").unlink()
     os.mkfifo(path / "tokenizer.json")

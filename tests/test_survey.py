@@ -16,6 +16,7 @@ import recycler as package
 from recycler.merge import survey
 from recycler.merge.survey import read
 from recycler.pool import Pool
+from recycler.report import text
 from recycler.report.progress import ProgressBar
 
 
@@ -170,6 +171,19 @@ def test_a_line_of_progress_says_bytes_rate_and_time_left(capsys, monkeypatch):
     assert lines[-1].startswith("reading: 400/400 (MiB, ")
     assert lines[-1].endswith(" MiB/s)")
     assert any("ETA" in line for line in lines)
+
+
+def test_people_read_norms_cosines_and_names_as_they_are(tmp_path, capsys):
+    paths = [folder(tmp_path / f"[red]{seed}", seed) for seed in range(3)]
+    pool = Pool.open(paths)
+    reading = read(pool)
+    text.check(pool, reading.findings, reading)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "[red]" in line]
+    own = list(reading.cosines[0][1:])
+    first = rows[0]
+    assert first[:2] == ["[red]0", f"{reading.norms[0]:.4g}"]
+    assert first[2:6:2] == [f"{max(own):+.3f}", f"{min(own):+.3f}"]
+    assert [row[-1] for row in rows] == [reading.fingerprints[n][7:19] for n in pool.names]
 
 
 # --- what is the same in another spelling ---

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from recycler.compare import Finding
+from recycler.compare import Finding, printable
 from recycler.evaluation import Score
 from recycler.objectives import Objective
 from recycler.pool import ASSUMED_RATE, Pool
@@ -162,24 +163,19 @@ def check(found: Pool | None, findings: Sequence[Finding], reading: "Reading | N
         colour = "red" if group[0].severity == "error" else "yellow"
         for finding in group[:_SHOWN]:
             out.print(f"[{colour}]{finding.severity}[/{colour}] {finding.code}", end=" ")
-            out.print(_printable(str(finding)), markup=False)
+            out.print(str(finding), markup=False)
         if len(group) > _SHOWN:
             out.print(
-                f"  … and {len(group) - _SHOWN} more like it in {_printable(group[0].checkpoint)}",
+                f"  … and {len(group) - _SHOWN} more like it in {printable(group[0].checkpoint)}",
                 markup=False,
             )
-        out.print(f"  hint: {_printable(group[0].hint)}", markup=False)
+        out.print(f"  hint: {printable(group[0].hint)}", markup=False)
     if reading is not None and reading.norms:
         _geometry(out, reading)
     if found is not None:
         _estimate(out, found)
     errors = sum(finding.severity == "error" for finding in findings)
     out.print(f"{errors} errors, {len(findings) - errors} warnings")
-
-
-def _printable(text: str) -> str:
-    """Text from a file, safe on a terminal: control characters and broken Unicode are escaped."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def _estimate(out: Console, pool: Pool) -> None:
@@ -196,7 +192,7 @@ def _estimate(out: Console, pool: Pool) -> None:
 def _geometry(out: Console, reading: "Reading") -> None:
     """Norms, and the cosines of each checkpoint with those it is most and least parallel to."""
     table = Table(
-        title=f"task vectors, from {_printable(reading.reference)}",
+        title=Text(f"task vectors, from {printable(reading.reference)}"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
@@ -204,13 +200,17 @@ def _geometry(out: Console, reading: "Reading") -> None:
         table.add_column(title, no_wrap=True)
     for i, name in enumerate(reading.names):
         others = [
-            (cosine, _printable(reading.names[j]))
+            (cosine, printable(reading.names[j]))
             for j, cosine in enumerate(reading.cosines[i])
             if j != i and cosine is not None
         ]
-        ends = [f"{c:+.3f} {other}" for c, other in (max(others), min(others))] if others else []
+        ends = (
+            [Text(f"{c:+.3f} {other}") for c, other in (max(others), min(others))]
+            if others
+            else []
+        )
         table.add_row(
-            _printable(name),
+            Text(printable(name)),
             f"{reading.norms[i]:.4g}",
             *(ends or ["", ""]),
             reading.fingerprints[name][7:19],
