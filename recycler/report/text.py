@@ -212,7 +212,7 @@ def _geometry(out: Console, reading: "Reading") -> None:
         table.add_row(
             Text(printable(name)),
             f"{reading.norms[i]:.4g}",
-            *(ends or ["", ""]),
+            *(ends or [Text(), Text()]),
             reading.fingerprints[name][7:19],
         )
     out.print(table)
