@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from recycler.checkpoint import Checkpoint
+from recycler.compare import Finding
 from recycler.errors import InvalidConfig
 from recycler.merge.methods import NORMALIZE, RESCALE
 from recycler.merge.sources import HEADS
 from recycler.merge.tensors import find_method
-from recycler.pool import Finding, Pool
+from recycler.pool import Pool
 from recycler.recipe import Ingredient, Recipe
 from recycler.schedule import checked, places, varies
 from recycler.yamlfile import read_yaml
