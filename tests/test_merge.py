@@ -7,26 +7,23 @@ import sys
 from itertools import permutations
 from pathlib import Path
 
-import hypothesis
-import hypothesis.strategies as st
 import pytest
 import safetensors.torch
 import torch
 import toy
 import yaml
-from contracts.merge_method import MergeMethodContract, bits, tensors
+from contracts.merge_method import bits, tensors
+from pools import folder_of, merge_to, merged_tensors, recipe_of
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 from recycler.checkpoint import Checkpoint
 from recycler.errors import BrokenCheckpoint, Incompatible, InvalidConfig, NotFound
-from recycler.merge.disk import write_weights
 from recycler.merge.files import read_recipe
 from recycler.merge.live import Resident
-from recycler.merge.methods import METHODS, Linear
 from recycler.merge.sources import Sources
-from recycler.merge.tensors import Digest, find_method, merged
+from recycler.merge.tensors import Digest, merged
 from recycler.pool import Pool
-from recycler.recipe import Ingredient, Recipe
+from recycler.recipe import Recipe
 
 # dtype -> (torch dtype, bits of the significand behind the point, smallest normal exponent)
 FORMATS = {
@@ -36,51 +33,11 @@ FORMATS = {
 }
 
 
-class TestLinearContract(MergeMethodContract):
-    method = Linear()
-
-
-class TestNormalizedLinearContract(MergeMethodContract):
-    method = Linear()
-    settings = {"normalize": True}  # noqa: RUF012
-
-
 def ulp(x: torch.Tensor, dtype: str) -> torch.Tensor:
     """Distance of neighbouring numbers of a dtype at |x|, in float64."""
     _, digits, smallest = FORMATS[dtype]
     exponent = torch.frexp(x.abs())[1].clamp(min=smallest + 1) - 1
     return torch.ldexp(torch.ones_like(x), exponent - digits)
-
-
-def folder_of(root: Path, tensors: dict[str, torch.Tensor], config: dict | None = None) -> Path:
-    """A checkpoint folder of any tensors; not a model that transformers knows."""
-    root.mkdir(parents=True)
-    safetensors.torch.save_file(tensors, root / "model.safetensors")
-    (root / "config.json").write_text(json.dumps(config or {"model_type": "toy"}))
-    return root
-
-
-def recipe_of(pool: Pool, weights, dtype: str = "float32", **settings) -> Recipe:
-    return Recipe(
-        method="linear",
-        ingredients=tuple(
-            Ingredient(c.fingerprint(), c.name, float(w))
-            for c, w in zip(pool.checkpoints, weights, strict=True)
-        ),
-        dtype=dtype,
-        settings=settings,
-    )
-
-
-def merge_to(folder: Path, pool: Pool, recipe: Recipe, **options) -> str:
-    folder.mkdir()
-    with Sources(pool) as sources:
-        return write_weights(recipe, sources, folder, **options)
-
-
-def merged_tensors(pool: Pool, recipe: Recipe) -> dict[str, torch.Tensor]:
-    with Sources(pool) as sources:
-        return {spec.name: tensor.clone() for spec, tensor in merged(recipe, sources)}
 
 
 # --- linear against float64 ---
@@ -126,39 +83,6 @@ def test_float32_sums_of_dyadic_weights_are_within_one_ulp(tmp_path):
     found = merged_tensors(pool, recipe_of(pool, [0.5, 0.25, 0.25]))["x"].double()
     exact = 0.5 * inputs[0].double() + 0.25 * inputs[1].double() + 0.25 * inputs[2].double()
     assert ((found - exact).abs() <= ulp(exact, "float32")).all()
-
-
-@hypothesis.given(
-    weights=st.lists(st.floats(-2, 2, width=32), min_size=6, max_size=6),
-    share=st.floats(0, 1),
-)
-@hypothesis.settings(max_examples=30, deadline=None)
-def test_linear_is_affine_in_the_weights(weights, share):
-    inputs = tensors(3, (50,), "float64")
-    u, v = weights[:3], weights[3:]
-    between = [share * a + (1 - share) * b for a, b in zip(u, v, strict=True)]
-    linear = Linear()
-    at_u, at_v = linear(inputs, u, None, {}), linear(inputs, v, None, {})
-    expected = share * at_u + (1 - share) * at_v
-    torch.testing.assert_close(linear(inputs, between, None, {}), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_normalize_divides_by_the_sum_of_the_weights():
-    inputs = tensors(2, (9,), "float32")
-    scaled = Linear()(inputs, [2.0, 6.0], None, {"normalize": True})
-    assert torch.equal(scaled, Linear()(inputs, [0.25, 0.75], None, {}))
-
-
-def test_weights_that_sum_to_zero_are_not_normalized():
-    with pytest.raises(InvalidConfig, match="sum to 0"):
-        Linear()(tensors(2, (3,), "float32"), [1.0, -1.0], None, {"normalize": True})
-
-
-def test_an_unknown_method_names_the_nearest():
-    with pytest.raises(InvalidConfig, match="'liner' is not a merge method") as caught:
-        find_method("liner")
-    assert "did you mean 'linear'" in caught.value.hint
-    assert find_method("linear") is METHODS["linear"]
 
 
 # --- one-hot, permutations, odd tensors ---
@@ -253,10 +177,9 @@ def test_a_file_cut_after_the_pool_was_opened_is_named(tmp_path):
 HASH_SEEDS = """
 import sys
 from pathlib import Path
-from recycler.merge.disk import write_weights
 from recycler.merge.tensors import Sources
 from recycler.pool import Pool
-from recycler.recipe import Ingredient, Recipe
+from recycler.recipe import Recipe
 pool = Pool.open(sys.argv[2:])
 entries = {(c.fingerprint(), c.name, w) for c, w in zip(pool.checkpoints, (.2, .3, .1, .4))}
 recipe = Recipe("linear", tuple(Ingredient(*entry) for entry in entries), "bfloat16")
