@@ -293,8 +293,7 @@ def run(step: Sum | Change, inputs: Sequence[Tensor], base: Tensor | None) -> Te
     """
     if isinstance(step, Sum) and step.weights == (1.0,):
         return inputs[0]
-    doubles = [x.dtype == torch.float64 for x in (*inputs, *([base] if base is not None else []))]
-    wide = torch.float64 if any(doubles) else torch.float32
+    wide = _wide(inputs, base)
     rows = [x.to(wide) for x in inputs]
     if isinstance(step, Sum):
         total = rows[0] * step.weights[0]
@@ -304,6 +303,12 @@ def run(step: Sum | Change, inputs: Sequence[Tensor], base: Tensor | None) -> Te
     assert base is not None, "a change needs a base"
     anchor = base.to(wide)
     return anchor + _change(step, [row - anchor for row in rows]) * step.gain
+
+
+def _wide(inputs: Sequence[Tensor], base: Tensor | None) -> torch.dtype:
+    """What sums run in: float64 where an input or the base is, else float32."""
+    every = (*inputs, *([base] if base is not None else []))
+    return torch.float64 if any(x.dtype == torch.float64 for x in every) else torch.float32
 
 
 def _change(step: Change, deltas: Sequence[Tensor]) -> Tensor:
@@ -320,7 +325,8 @@ def _change(step: Change, deltas: Sequence[Tensor]) -> Tensor:
     up = _vote(step, terms) >= 0
     total, share = torch.zeros_like(terms[0]), torch.zeros_like(terms[0])
     for term, weight in zip(terms, step.weights, strict=True):
-        agrees = torch.where(up, term > 0, term < 0)
+        turned = step.sign == "plain" and weight < 0  # it is the unweighted one that must agree
+        agrees = torch.where(up != turned, term > 0, term < 0)
         total = total + torch.where(agrees, term, 0.0)
         share = share + agrees.to(total.dtype) * (weight if step.divide == "weights" else 1.0)
     return total if step.divide == "none" else total / torch.where(share != 0, share, 1.0)
@@ -397,7 +403,8 @@ class TensorFacts:
 
     def _delta(self, i: int) -> Tensor:
         assert self._base is not None, "a task vector needs a base"
-        return self._inputs[i].to(torch.float32) - self._base.to(torch.float32)
+        wide = _wide(self._inputs, self._base)  # as `run`, or other numbers would be kept
+        return self._inputs[i].to(wide) - self._base.to(wide)
 
 
 def kept_of(density: float, numel: int) -> int:
