@@ -4,26 +4,30 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import toy
 import yaml
 from contracts.merge_method import bits, tensors
-from pools import folder_of, merge_to, merged_tensors, recipe_of
+from pools import folder_of, merge_to, merged_tensors, pool_of, recipe_of
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
+import recycler.merge.sources as sources_module
 from recycler.checkpoint import Checkpoint
 from recycler.errors import BrokenCheckpoint, Incompatible, InvalidConfig, NotFound
 from recycler.merge.files import read_recipe
 from recycler.merge.live import Resident
-from recycler.merge.sources import Sources
-from recycler.merge.tensors import Digest, merged
+from recycler.merge.methods import METHODS, mask_key, random24
+from recycler.merge.sources import Sources, blocks
+from recycler.merge.tensors import Digest, merged, merged_together
 from recycler.pool import Pool
-from recycler.recipe import Recipe
+from recycler.recipe import Ingredient, Recipe
 
 # dtype -> (torch dtype, bits of the significand behind the point, smallest normal exponent)
 FORMATS = {
@@ -174,35 +178,389 @@ def test_a_file_cut_after_the_pool_was_opened_is_named(tmp_path):
         merged_tensors(pool, recipe)
 
 
+# --- the kernels and the definitions ---
+
+STEPS = [
+    ("linear", {}),
+    ("linear", {"normalize": "weights"}),
+    ("slerp", {}),
+    ("task_arithmetic", {"lambda": 0.7, "normalize": "count"}),
+    ("ties", {"density": 0.4}),
+    ("ties", {"density": 0.4, "sign": "plain", "normalize": "count", "rescale": "density"}),
+    ("ties", {"density": 0.7, "sign": "count", "normalize": "none", "rescale": "l1"}),
+    ("ties", {"density": 0.7, "sign": "none", "lambda": -0.3}),
+    ("dare_linear", {"density": 0.3, "seed": 5}),
+    ("dare_linear", {"density": 0.6, "rescale": "none", "normalize": "weights"}),
+    ("dare_ties", {"density": 0.3, "seed": 5}),
+    ("dare_ties", {"density": 0.6, "rescale": "l1", "sign": "count", "normalize": "weights"}),
+]
+STEP_IDS = [f"{method}-{'-'.join(map(str, s.values()))}" for method, s in STEPS]
+MIXES = {
+    "float32": ["float32"] * 4,
+    "bfloat16": ["bfloat16"] * 4,
+    "float16": ["float16"] * 4,
+    "float64": ["float64"] * 4,
+    "halves": ["bfloat16", "float16", "bfloat16", "float16"],
+    "all": ["float32", "bfloat16", "float16", "float64"],
+    "wide-base": ["bfloat16", "bfloat16", "bfloat16", "float32"],
+}
+OUTS = ("float32", "bfloat16", "float16", "float64")
+
+
+def special(seed: int, dtype: str) -> dict[str, torch.Tensor]:
+    """A tensor of three blocks and a rest, a scalar, nothing, ties, and every special value."""
+    kind = getattr(torch, dtype)
+    rng = torch.Generator().manual_seed(seed)
+    large = torch.randn(3 * 4096 + 1500, generator=rng)
+    large[seed * 7 : seed * 7 + 6] = torch.tensor(
+        [-0.0, float("inf"), float("-inf"), float("nan"), 1e-41, 0.0]
+    )
+    return {
+        "large": large.reshape(-1, 4).to(kind),
+        "ties": (torch.randint(-3, 4, (5000,), generator=rng) / 4).to(kind),
+        "scalar": torch.randn((), generator=rng).to(kind),
+        "nothing": torch.zeros((0, 4), dtype=kind),
+    }
+
+
+@pytest.fixture(scope="module", params=MIXES)
+def mixed(request, tmp_path_factory) -> tuple[Pool, list[dict[str, torch.Tensor]]]:
+    """Three checkpoints and a base of some dtypes, and what is in them, the base last."""
+    contents = [special(i, dtype) for i, dtype in enumerate(MIXES[request.param])]
+    root = tmp_path_factory.mktemp("mixed")
+    return pool_of(root, contents[:3], contents[3]), contents
+
+
+def definition(
+    pool: Pool, contents: list[dict[str, torch.Tensor]], recipe: Recipe, name: str
+) -> torch.Tensor:
+    """The method on whole tensors, its inputs in the order of sums."""
+    method = METHODS[recipe.method]
+    by_name = dict(zip([*pool.names, "base"], contents, strict=True))
+    with Sources(pool) as sources:
+        order = sorted(recipe.ingredients, key=lambda item: (sources.rank(item.name), item.weight))
+    seed = int(recipe.settings.get("seed", 0))
+    keys = [mask_key(seed, item.fingerprint, name) for item in order]
+    density = recipe.settings.get("density", 1.0)
+    return method(
+        [by_name[item.name][name] for item in order],
+        [item.weight for item in order],
+        by_name["base"][name] if method.needs_base else None,
+        {
+            **recipe.settings,
+            "keys": keys,
+            "density": [item.settings.get("density", density) for item in order],
+        },
+    ).to(getattr(torch, recipe.dtype))
+
+
+def settled(tensor: torch.Tensor) -> bytes:
+    """The bytes, every NaN the same one."""
+    return bits(torch.where(tensor.isnan(), torch.full_like(tensor, float("nan")), tensor))
+
+
+@pytest.mark.parametrize(("method", "settings"), STEPS, ids=STEP_IDS)
+def test_kernels_give_the_bytes_of_the_definition(mixed, method, settings, monkeypatch):
+    """In every dtype, in and out, across the borders of blocks, with one thread and three."""
+    pool, contents = mixed
+    weights = [0.6, 0.4, 0.0] if method == "slerp" else [0.7, -0.2, 0.45]
+    for out in OUTS:
+        recipe = recipe_of(pool, weights, out, method, **settings)
+        expected = {name: definition(pool, contents, recipe, name) for name in contents[0]}
+        for block_bytes, threads in ((1 << 20, 1), (1, 1), (1, 3)):
+            monkeypatch.setattr(sources_module, "BLOCK_BYTES", block_bytes)
+            found = merged_tensors(pool, recipe, threads=threads)
+            for name in expected:
+                assert found[name].shape == expected[name].shape
+                assert settled(found[name]) == settled(expected[name]), (name, out, threads)
+
+
+def test_small_blocks_are_several_blocks(monkeypatch):
+    """Guards the test above: its large tensor must not fit one block."""
+    monkeypatch.setattr(sources_module, "BLOCK_BYTES", 1)
+    assert blocks(3 * 4096 + 1500, 3) == [
+        (0, 4096), (4096, 8192), (8192, 12288), (12288, 13788),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties"])
+def test_each_checkpoint_may_have_its_own_density(mixed, method):
+    pool, contents = mixed
+    own = [{"density": d} for d in (0.2, 0.9, 1.0)]
+    recipe = recipe_of(pool, [0.5, 0.25, 0.5], "float32", method, own)
+    found = merged_tensors(pool, recipe)
+    for name in contents[0]:
+        assert settled(found[name]) == settled(definition(pool, contents, recipe, name))
+
+
+# --- laws that hold for every method ---
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_hot_returns_the_parent_bit_for_bit(mixed, method):
+    """Also where the others hold infinities and NaN: a weight of 0 skips its tensor."""
+    pool, contents = mixed
+    for hot, checkpoint in enumerate(pool.checkpoints):
+        weights = [float(i == hot) for i in range(3)]
+        found = merged_tensors(pool, recipe_of(pool, weights, checkpoint.dtype, method))
+        for name, tensor in contents[hot].items():
+            assert bits(found[name]) == bits(tensor)
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_linear", "dare_ties"])
+def test_no_weight_at_all_returns_the_base_bit_for_bit(mixed, method):
+    pool, contents = mixed
+    assert pool.base is not None
+    recipe = recipe_of(pool, [0.0] * 3, pool.base.dtype, method, density=0.5)
+    assert {n: bits(t) for n, t in merged_tensors(pool, recipe).items()} == {
+        n: bits(t) for n, t in contents[3].items()
+    }
+
+
+def drawer_of_twins(root: Path) -> tuple[list[Path], Path]:
+    """Four folders of which two hold the same bytes, and a base; many numbers are tied."""
+    made = [
+        {k: v for k, v in special(seed, "bfloat16").items() if k != "nothing"}
+        for seed in (0, 1, 1, 2, 3)
+    ]
+    folders = [folder_of(root / f"c{i}", content) for i, content in enumerate(made)]
+    return folders[:4], folders[4]
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "slerp"])
+def test_permuting_and_renaming_the_pool_changes_no_byte(tmp_path, method):
+    """The second and third hold the same bytes, with equal weights but another density each."""
+    folders, base = drawer_of_twins(tmp_path)
+    weights = dict(zip(folders, [0.4, 0.3, 0.3, -0.2], strict=True))
+    own = dict(zip(folders, [{"density": d} for d in (0.5, 0.25, 0.75, 1.0)], strict=True))
+    found, ids = set(), set()
+    for order in permutations(range(4)):
+        names = [f"n{place}" for place in order]  # other names each time
+        pool = Pool.from_entries(
+            "p",
+            [{"name": n, "path": folders[i]} for n, i in zip(names, order[::-1], strict=True)],
+            {"name": "base", "path": base},
+        )
+        recipe = recipe_of(
+            pool,
+            [weights[c.path] for c in pool.checkpoints],
+            "float32",
+            method,
+            [own[c.path] for c in pool.checkpoints],
+        )
+        ids.add(recipe.id)
+        found.add(b"".join(settled(t) for t in merged_tensors(pool, recipe).values()))
+    assert (len(found), len(ids)) == (1, 1)
+
+
+def test_masks_depend_on_seed_bytes_and_name_alone(tmp_path):
+    """Not on the other checkpoints, the other tensors, the pool's order or global generators."""
+    rng = torch.Generator().manual_seed(0)
+    x, y, b = (torch.randn(9000, generator=rng) for _ in range(3))
+    contents = {"x": x, "y": y}
+    base = {"x": b, "y": torch.zeros(9000)}
+    alone = pool_of(tmp_path / "alone", [contents], base)
+    more = pool_of(tmp_path / "more", [{"x": y, "y": x}, contents], base)
+    settings = {"density": 0.3, "seed": 4}
+    first = merged_tensors(alone, recipe_of(alone, [1.0], method="dare_linear", **settings))
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    again = merged_tensors(more, recipe_of(more, [0.0, 1.0], method="dare_linear", **settings))
+    assert {n: bits(t) for n, t in first.items()} == {n: bits(t) for n, t in again.items()}
+    key = mask_key(4, alone.checkpoints[0].fingerprint(), "x")
+    kept = random24(key, torch.arange(9000)) < round(0.3 * 2**24)
+    assert torch.equal(first["x"] != b, kept)
+    other = merged_tensors(
+        alone, recipe_of(alone, [1.0], method="dare_linear", **{**settings, "seed": 5})
+    )
+    assert bits(other["x"]) != bits(first["x"])
+
+
+def test_zero_weights_skip_infinities_for_every_method(tmp_path):
+    wild = {"x": torch.full((4,), float("inf")), "y": torch.full((4,), float("nan"))}
+    calm = [{"x": torch.full((4,), v), "y": torch.full((4,), -v)} for v in (1.0, 2.0)]
+    pool = pool_of(tmp_path, [*calm, wild], {n: torch.zeros(4) for n in "xy"})
+    for method in METHODS:
+        made = merged_tensors(pool, recipe_of(pool, [0.5, 0.5, 0.0], method=method))
+        assert all(torch.isfinite(t).all() for t in made.values()), method
+
+
+# --- several recipes in one pass, and what is remembered between merges ---
+
+
+def some_recipes(pool: Pool) -> list[Recipe]:
+    """Recipes of every method that share a pool, some with equal weights, one of one checkpoint."""
+    return [
+        recipe_of(pool, [0.2, 0.3, 0.5], "bfloat16"),
+        recipe_of(pool, [0.0, 1.0, 0.0], "float32"),
+        recipe_of(pool, [0.25, 0.0, 0.75], "float16", "slerp"),
+        recipe_of(pool, [0.5, 0.5, -0.5], "float32", "task_arithmetic"),
+        recipe_of(pool, [0.5, 0.5, -0.5], "bfloat16", "ties", density=0.3),
+        recipe_of(pool, [0.1, 0.2, 0.3], "float32", "ties", density=0.3, scope="model"),
+        recipe_of(pool, [0.0, 0.2, 0.3], "float32", "dare_ties", density=0.5),
+        recipe_of(pool, [0.4, 0.0, 0.0], "float64", "dare_linear", density=0.5, rescale="l1"),
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_recipes_merged_together_give_the_bytes_of_each_alone(tmp_path, threads):
+    contents = [
+        special(i, d) for i, d in enumerate(["bfloat16", "float32", "bfloat16", "bfloat16"])
+    ]
+    pool = pool_of(tmp_path, contents[:3], contents[3])
+    recipes = some_recipes(pool)
+    alone = [{n: settled(t) for n, t in merged_tensors(pool, r).items()} for r in recipes]
+    with Sources(pool) as sources:
+        together: list[dict[str, bytes]] = [{} for _ in recipes]
+        for made in merged_together(recipes, sources, threads=threads):
+            for (spec, tensor), found in zip(made, together, strict=True):
+                found[spec.name] = settled(tensor)
+    assert together == alone
+
+
+def test_recipes_of_tensors_of_other_shapes_are_not_merged_together(tmp_path):
+    """Two vocabularies: the blocks of one recipe would not fill the tensors of the other."""
+    contents = [{"e.weight": torch.ones(rows, 2)} for rows in (9, 5000, 6000)]
+    pool = pool_of(tmp_path, contents)
+    few, many = (
+        recipe_of(pool, weights, vocabulary="common")
+        for weights in ([0.5, 0.5, 0.0], [0.0, 0.5, 0.5])
+    )
+    with Sources(pool) as sources, pytest.raises(InvalidConfig, match="names or shapes"):
+        list(merged_together([few, many], sources))
+
+
+def test_thresholds_of_another_base_are_not_taken(tmp_path):
+    """One `Sources`, two recipes that differ in nothing but their base."""
+    contents = [special(i, "float32") for i in range(4)]
+    pool = pool_of(tmp_path, contents[:3], contents[3])
+    own = recipe_of(pool, [0.5, 0.5, 0.0], method="ties", density=0.3, rescale="l1")
+    third = pool.checkpoints[2]
+    other = replace(own, base=Ingredient(third.fingerprint(), third.name, 1.0))
+    for scope in ("tensor", "model"):
+        pair = [replace(r, settings={**r.settings, "scope": scope}) for r in (own, other)]
+        alone = [{n: settled(t) for n, t in merged_tensors(pool, r).items()} for r in pair]
+        with Sources(pool) as sources:
+            found = [{s.name: settled(t) for s, t in merged(r, sources)} for r in pair]
+        assert found == alone
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_threshold_over_the_model_keeps_exactly_its_share(tmp_path, threads):
+    """Ties across tensors go to the first names, and in them to the lowest places."""
+    rng = torch.Generator().manual_seed(1)
+    names = {"b": 9000, "a": 5000, "d": 1, "c": 700}
+    base = {n: torch.randint(-2, 3, (k,), generator=rng).bfloat16() for n, k in names.items()}
+    x = {n: torch.randint(-2, 3, (k,), generator=rng).bfloat16() for n, k in names.items()}
+    pool = pool_of(tmp_path, [x], base)
+    for density in (0.0001, 0.1, 0.35, 0.5, 0.9):
+        settings = {"density": density, "scope": "model"}
+        recipe = recipe_of(pool, [1.0], method="ties", **settings)
+        found = merged_tensors(pool, recipe, threads=threads)
+        flat = torch.cat([(x[n] - base[n]).float() for n in sorted(names)])
+        order = sorted(range(len(flat)), key=lambda j: (-abs(float(flat[j])), j))
+        expected = torch.zeros(len(flat))
+        chosen = order[: max(1, int(density * len(flat)))]
+        expected[chosen] = flat[chosen]
+        assert torch.equal(
+            torch.cat([found[n] - base[n].float() for n in sorted(names)]), expected
+        )
+
+
+def test_one_threshold_over_a_model_of_float64_is_refused(tmp_path):
+    contents = [{"x": torch.arange(4.0, dtype=torch.float64) * i} for i in range(2)]
+    pool = pool_of(tmp_path, contents[1:], contents[0])
+    with pytest.raises(InvalidConfig, match="'x' is float64"):
+        merged_tensors(pool, recipe_of(pool, [0.5], method="ties", density=0.5, scope="model"))
+
+
+def test_a_tensor_that_one_checkpoint_lacks_is_refused_in_every_order(tmp_path):
+    """Not dropped where the checkpoint without it has the first fingerprint."""
+    contents = [{"x": torch.ones(2)}, {"x": torch.zeros(2), "y": torch.ones(3)}]
+    for number, order in enumerate((contents, contents[::-1])):
+        pool = pool_of(tmp_path / str(number), order)
+        with pytest.raises(Incompatible, match="has no tensor 'y'"):
+            merged_tensors(pool, recipe_of(pool, [0.5, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("ties", {}),
+        ("ties", {"scope": "model"}),
+        ("ties", {"rescale": "l1"}),
+        ("dare_ties", {"rescale": "l1"}),
+        ("slerp", {}),
+    ],
+)
+def test_what_was_found_out_once_is_not_read_for_again(tmp_path, monkeypatch, method, settings):
+    contents = [special(i, "bfloat16") for i in range(4)]
+    pool = pool_of(tmp_path, contents[:3], contents[3])
+    last = 0.0 if method == "slerp" else -0.25
+    settings = settings if method == "slerp" else {"density": 0.3, **settings}
+    first, second = (
+        recipe_of(pool, [a, b, last], "bfloat16", method, **settings)
+        for a, b in ((0.5, 0.25), (0.2, 0.9))
+    )
+    read, plain = [0], os.preadv
+
+    def counting(handle, buffers, offset):
+        read[0] += (got := plain(handle, buffers, offset))
+        return got
+
+    monkeypatch.setattr(os, "preadv", counting)
+    counts, made = [], []
+    with Sources(pool) as sources:
+        for recipe in (first, second):
+            read[0] = 0
+            made.append({s.name: settled(t) for s, t in merged(recipe, sources)})
+            counts.append(read[0])
+    inputs = 2 if method == "slerp" else 4
+    assert counts[1] == inputs * pool.checkpoints[0].nbytes  # each input once
+    assert counts[0] > 1.9 * counts[1]
+    assert made[1] == {n: settled(t) for n, t in merged_tensors(pool, second).items()}
+
+
 HASH_SEEDS = """
 import sys
 from pathlib import Path
-from recycler.merge.tensors import Sources
+from recycler.merge.disk import write_weights
+from recycler.merge.methods import METHODS
+from recycler.merge.sources import Sources
 from recycler.pool import Pool
-from recycler.recipe import Recipe
-pool = Pool.open(sys.argv[2:])
-entries = {(c.fingerprint(), c.name, w) for c, w in zip(pool.checkpoints, (.2, .3, .1, .4))}
-recipe = Recipe("linear", tuple(Ingredient(*entry) for entry in entries), "bfloat16")
-with Sources(pool) as sources:
-    print(recipe.id, write_weights(recipe, sources, Path(sys.argv[1])))
+from recycler.recipe import Ingredient, Recipe
+pool = Pool.open(sys.argv[2:-1], sys.argv[-1])
+base = Ingredient(pool.base.fingerprint(), pool.base.name, 1.0)
+for method in sorted(METHODS):
+    weights = (.2, .8, 0) if method == "slerp" else (.2, .3, .4)
+    entries = {(c.fingerprint(), c.name, w) for c, w in zip(pool.checkpoints, weights)}
+    settings = {} if method in ("linear", "slerp") else {"density": .4, "lambda": .9}
+    items = tuple(Ingredient(*entry) for entry in entries)
+    recipe = Recipe(method, items, "bfloat16", base, settings)
+    with Sources(pool) as sources:
+        print(method, recipe.id, write_weights(recipe, sources, Path(sys.argv[1]), threads=2))
 assert "transformers" not in sys.modules
 """
 
 
-def test_five_hash_seeds_give_one_digest(drawer, tmp_path):
+def test_five_hash_seeds_give_one_digest_for_each_method(drawer, tmp_path):
     """The ingredients come from a set, whose order the hash seed decides."""
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", HASH_SEEDS, tmp_path, *drawer],
-            env={**os.environ, "PYTHONHASHSEED": str(seed)},
-            stdout=subprocess.PIPE,
-            text=True,
+    running = []
+    for seed in range(5):
+        (tmp_path / str(seed)).mkdir()
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", HASH_SEEDS, tmp_path / str(seed), *drawer],
+                env={**os.environ, "PYTHONHASHSEED": str(seed)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
         )
-        for seed in range(5)
-    ]
     said = {process.communicate(timeout=120)[0] for process in running}
     assert len(said) == 1
-    assert "sha256:" in said.pop()
+    lines = said.pop().splitlines()
+    assert [line.split()[0] for line in lines] == sorted(METHODS)
+    assert len({line.split("sha256:")[1] for line in lines}) == len(METHODS)
 
 
 # --- live and disk, real models ---
