@@ -13,15 +13,13 @@ import pytest
 import safetensors.torch
 import torch
 import toy
-import yaml
 from contracts.merge_method import bits, tensors
 from pools import folder_of, merge_to, merged_tensors, pool_of, recipe_of
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 import recycler.merge.sources as sources_module
 from recycler.checkpoint import Checkpoint
-from recycler.errors import BrokenCheckpoint, Incompatible, InvalidConfig, NotFound
-from recycler.merge.files import read_recipe
+from recycler.errors import BrokenCheckpoint, Incompatible, InvalidConfig
 from recycler.merge.live import Resident
 from recycler.merge.methods import METHODS, mask_key, random24
 from recycler.merge.sources import Sources, blocks
@@ -731,125 +729,3 @@ def test_digest_does_not_depend_on_the_order_of_tensors(drawer):
     for spec, tensor in reversed(made):
         backward.add(spec, tensor)
     assert forward.value == backward.value == pool.checkpoints[0].fingerprint()
-
-
-# --- recipe files ---
-
-
-def written(file: Path, table: dict) -> Path:
-    file.write_text(yaml.safe_dump(table))
-    return file
-
-
-def fingerprint(checkpoint: Checkpoint, exact: bool) -> str:
-    return checkpoint.fingerprint()
-
-
-def read(file: Path) -> tuple[Recipe, Pool]:
-    found = read_recipe(file, fingerprint)
-    return found.recipe, found.pool
-
-
-def test_own_and_mergekit_files_say_the_same_merge(drawer, tmp_path):
-    own = written(
-        tmp_path / "own.yaml",
-        {
-            "method": "linear",
-            "checkpoints": [
-                {"path": str(drawer[0]), "weight": 1},
-                {"path": str(drawer[1]), "weight": 3},
-            ],
-            "settings": {"normalize": True},
-        },
-    )
-    theirs = written(
-        tmp_path / "mergekit.yaml",
-        {
-            "merge_method": "linear",
-            "models": [
-                {"model": str(drawer[0]), "parameters": {"weight": 1}},
-                {"model": str(drawer[1]), "parameters": {"weight": 3}},
-            ],
-            "dtype": "float32",
-        },
-    )
-    recipe, pool = read(own)
-    assert recipe == read(theirs)[0]  # mergekit normalizes by default
-    assert list(recipe.vector(pool.names)) == [1.0, 3.0]
-
-
-def test_a_models_own_weight_goes_before_the_common_one(drawer, tmp_path):
-    file = written(
-        tmp_path / "mergekit.yaml",
-        {
-            "merge_method": "linear",
-            "models": [
-                {"model": str(drawer[0]), "parameters": {"weight": 0.25}},
-                {"model": str(drawer[1])},
-            ],
-            "parameters": {"weight": 0.5, "normalize": False},
-            "dtype": "bfloat16",
-        },
-    )
-    recipe, pool = read(file)
-    assert recipe.vector(pool.names) == (0.25, 0.5)
-    assert recipe.dtype == "bfloat16"
-
-
-def test_folders_of_one_name_can_be_merged_from_mergekits_file(tmp_path):
-    """`runs/a/last` and `runs/b/last`, as trainers leave them; mergekit's file has no names."""
-    folders = [toy.checkpoint(tmp_path / run / "last", seed=i) for i, run in enumerate("ab")]
-    models = [{"model": str(f), "parameters": {"weight": 0.5}} for f in folders]
-    file = written(tmp_path / "m.yaml", {"merge_method": "linear", "models": models})
-    recipe, pool = read(file)
-    assert [c.path for c in pool.checkpoints] == folders
-    assert recipe.vector(pool.names) == (0.5, 0.5)
-
-
-def test_relative_paths_are_relative_to_the_file(drawer, tmp_path):
-    (tmp_path / "here").symlink_to(drawer[0])
-    table = {"checkpoints": [{"path": "here", "weight": 1.0}]}
-    (tmp_path / "sub").mkdir()
-    file = written(tmp_path / "recipe.yaml", table)
-    os.chdir(tmp_path / "sub")
-    recipe, _ = read(file)
-    assert recipe.ingredients[0].fingerprint == Checkpoint.open(drawer[0]).fingerprint()
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        (
-            {
-                "merge_method": "linear",
-                "models": [{"model": "a"}],
-                "tokenizer_source": "union",
-            },
-            "tokenizer_source",
-        ),
-        ({"merge_method": "passthrough", "models": []}, "'passthrough' is not a merge method"),
-        ({"method": "linear"}, "`checkpoints` must list"),
-        ({"method": "linear", "checkpoints": [{"path": "a"}]}, "`checkpoints` must list"),
-        ({"checkpoints": [{"path": "A", "weight": ["x", 0.2]}]}, "expected a number"),
-        ({"checkpoints": [{"path": "A", "weight": float("nan")}]}, "expected a number"),
-        ({"checkpoints": [{"path": "A", "weight": 0}]}, "at least one weight other than zero"),
-        ({"checkpoints": [{"path": "A", "weight": 1}], "dtype": "bf16"}, "dtype is 'bf16'"),
-        ({"merge_method": "linear", "models": [{"parameters": {"weight": 1}}]}, "has no `model:`"),
-        ({"merge_method": "linear", "models": ["A"]}, "has no `model:`"),
-    ],
-)
-def test_a_wrong_recipe_says_what_is_wrong(drawer, tmp_path, table, message):
-    text = yaml.safe_dump(table).replace("path: A", f"path: {drawer[0]}")
-    file = tmp_path / "recipe.yaml"
-    file.write_text(text)
-    with pytest.raises(InvalidConfig, match=message) as caught:
-        read_recipe(file, fingerprint)
-    assert caught.value.hint
-
-
-def test_a_recipe_file_that_is_not_there_or_not_yaml_is_named(tmp_path):
-    with pytest.raises(NotFound, match=r"nowhere\.yaml can't be read"):
-        read_recipe(tmp_path / "nowhere.yaml", fingerprint)
-    (tmp_path / "bad.yaml").write_text("a: [1,")
-    with pytest.raises(InvalidConfig, match=r"bad\.yaml is not valid YAML"):
-        read_recipe(tmp_path / "bad.yaml", fingerprint)
