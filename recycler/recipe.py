@@ -39,7 +39,7 @@ class Recipe:
 
     Ingredients are kept in the order of their fingerprints and zero weights are dropped, so equal
     merges have equal recipes, whatever the order of the pool. Where two checkpoints have the same
-    bytes, their weights decide, so that names never do.
+    bytes, their weights and settings decide, so that names never do.
 
     Attributes:
         method: name of a merge method.
@@ -75,7 +75,7 @@ class Recipe:
                 for item in self.ingredients
                 if item.weight != 0.0
             ),
-            key=lambda item: (item.fingerprint, item.weight, item.name),
+            key=lambda i: (i.fingerprint, i.weight, canonical(i.settings), i.name),
         )
         if not kept and self.base is None:
             raise InvalidConfig(

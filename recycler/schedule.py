@@ -73,6 +73,15 @@ def value_at(setting: Any, place: Place) -> Any:
     return None
 
 
+def scalars(setting: Any) -> list[Any]:
+    """Every value that a setting has somewhere."""
+    if isinstance(setting, Mapping):
+        return scalars(setting["value"])
+    if isinstance(setting, list | tuple):
+        return [value for entry in setting for value in scalars(entry)]
+    return [setting]
+
+
 def varies(setting: Any) -> bool:
     """Whether it is more than one scalar for all tensors."""
     return isinstance(setting, list | tuple)
@@ -108,11 +117,16 @@ def _entry(entry: Any, where: str) -> dict[str, Any]:
     if entry.get("filter") not in (None, "*"):
         made["filter"] = str(entry["filter"])
     if "layers" in entry:
-        made["layers"] = _range(entry["layers"], where)
+        made["layers"] = layer_range(entry["layers"], where)
     return made
 
 
-def _range(layers: Any, where: str) -> list[int]:
+def layer_range(layers: Any, where: str) -> list[int]:
+    """Layers [start, stop) as a list of the two.
+
+    Raises:
+        InvalidConfig: it is no such range; `where` names file and key.
+    """
     whole = isinstance(layers, list | tuple) and [type(x) for x in layers] == [int, int]
     if not whole or not 0 <= layers[0] < layers[1]:
         raise InvalidConfig(

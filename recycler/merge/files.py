@@ -11,12 +11,12 @@ from typing import Any
 from recycler.checkpoint import Checkpoint
 from recycler.compare import Finding
 from recycler.errors import InvalidConfig
-from recycler.merge.methods import NORMALIZE, RESCALE
+from recycler.merge.methods import require_setting
 from recycler.merge.sources import HEADS
 from recycler.merge.tensors import find_method
 from recycler.pool import Pool
 from recycler.recipe import Ingredient, Recipe
-from recycler.schedule import checked, places, varies
+from recycler.schedule import checked, layer_range, places, scalars, varies
 from recycler.yamlfile import read_yaml
 
 _OWN = {"method", "checkpoints", "base", "dtype", "settings", "donor", "layers"}
@@ -83,14 +83,15 @@ def read_recipe(file: Path, identify: Callable[[Checkpoint, bool], str]) -> Merg
         )
     plain = [{key: value for key, value in e.items() if key not in _EACH} for e in entries]
     pool = Pool.from_entries(file.stem, plain, own.get("base"), file.absolute().parent)
-    if method.needs_base and pool.base is None:
+    settings = _settings(own.get("settings") or {}, getattr(method, "defaults", {}), file)
+    wanted = method.needs_base or settings.get("missing") == "base"
+    if wanted and pool.base is None:
         raise InvalidConfig(
             f"{file}: {name} needs a base checkpoint.",
             hint="name the common ancestor: `base: runs/base` (mergekit: `base_model:`).",
         )
     if "layers" in own:
         _require_all_layers(pool, own["layers"], file)
-    settings = _settings(own.get("settings") or {}, getattr(method, "defaults", {}), file)
     pool.require_mergeable(lambda finding: _allowed(finding, settings))
     exact = "seed" in getattr(method, "defaults", {})
     recipe = Recipe(
@@ -100,7 +101,9 @@ def read_recipe(file: Path, identify: Callable[[Checkpoint, bool], str]) -> Merg
             for checkpoint, entry in zip(pool.checkpoints, entries, strict=True)
         ),
         dtype=str(own.get("dtype") or pool.checkpoints[0].dtype),
-        base=Ingredient(identify(pool.base, False), pool.base.name, 1.0) if pool.base else None,
+        base=Ingredient(identify(pool.base, False), pool.base.name, 1.0)
+        if pool.base and wanted
+        else None,
         settings=settings,
     )
     donor = pool[str(own["donor"])] if own.get("donor") else pool.checkpoints[0]
@@ -121,15 +124,24 @@ def _ingredient(
     checkpoint: Checkpoint, entry: Mapping[str, Any], fingerprint: str, file: Path
 ) -> Ingredient:
     where = f"{file}: {checkpoint.name}"
-    weight = checked(entry["weight"], f"{where}: weight")
-    if isinstance(weight, bool | str):
-        raise InvalidConfig(f"{where}: weight is {weight!r}.", hint="give a number.")
+    weight = _numbers(entry["weight"], f"{where}: weight")
     settings: dict[str, Any] = {"weight": weight} if varies(weight) else {}
     if entry.get("density") is not None:
         settings["density"] = checked(entry["density"], f"{where}: density")
+        for value in scalars(settings["density"]):
+            require_setting("density", value, f"{where}: density")
     return Ingredient(
         fingerprint, checkpoint.name, 1.0 if varies(weight) else float(weight), settings
     )
+
+
+def _numbers(setting: Any, where: str) -> Any:
+    """The setting in plain form, which may hold numbers only."""
+    plain = checked(setting, where)
+    for value in scalars(plain):
+        if isinstance(value, bool | str):
+            raise InvalidConfig(f"{where} is {value!r}, expected a number.", hint="give a number.")
+    return plain
 
 
 def _settings(given: Mapping[str, Any], defaults: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -143,8 +155,10 @@ def _settings(given: Mapping[str, Any], defaults: Mapping[str, Any], file: Path)
                 f"{file}: {key} is {given[key]!r}.", hint=f"one of {', '.join(known)}."
             )
     plain = {key: checked(value, f"{file}: {key}") for key, value in given.items()}
-    words = {"normalize": NORMALIZE, "rescale": RESCALE}
-    for key in words.keys() & plain.keys():
+    for key, setting in plain.items():
+        for value in scalars(setting):
+            require_setting(key, value, f"{file}: {key}")
+    for key in {"normalize", "rescale"} & plain.keys():
         if isinstance(plain[key], bool):
             plain[key] = ("weights" if key == "normalize" else "l1") if plain[key] else "none"
     usual = {**defaults, **{key: known[0] for key, known in _COMMON.items()}}
@@ -186,26 +200,27 @@ def _from_mergekit(table: Mapping[str, Any], file: Path) -> dict[str, Any]:
     base = _model(table["base_model"], file) if table.get("base_model") else None
     listed = [_model(source["model"], file) for source in slices[0][1]]
     models = [m for m in listed if not (method.needs_base and m == base)]
+    wanted = method.needs_base or table.get("missing") == "base"
     known = {*getattr(method, "defaults", {}), *_EACH, *(["t"] if name == "slerp" else [])}
     for given in (shared, *(extra for _, _, extra in slices)):
-        _refuse_unknown(given, known, file)
+        _refuse_unknown(given, known | _NO_EFFECT, file)
     entries = (
         _slerp_entries(slices, shared, base, models, file)
         if name == "slerp"
         else [_entry(path, slices, shared, known & set(_EACH), file) for path in models]
     )
     donor = _donor(table.get("tokenizer_source"), base, [*models], file)
-    settings = {key: value for key, value in shared.items() if key not in (*_EACH, "t")}
+    settings = _shared_settings(slices, shared, file)
     settings |= {key: table[key] for key in _COMMON if key in table}
     paths = [*models, *([base] if base and base not in models else [])]
     names = _names(paths)
     return {
         "method": name,
         "checkpoints": [{**entry, "name": names[entry["path"]]} for entry in entries],
-        "base": {"path": base, "name": names[base]} if base and method.needs_base else None,
+        "base": {"path": base, "name": names[base]} if base and wanted else None,
         "dtype": table.get("out_dtype") or table.get("dtype"),
         "settings": settings,
-        "donor": names[donor] if donor in models or (donor and method.needs_base) else None,
+        "donor": names[donor] if donor in models or (donor and wanted) else None,
         **({"layers": slices[-1][0][1]} if slices[-1][0] else {}),
     }
 
@@ -233,15 +248,21 @@ def _slices(table: Mapping[str, Any], file: Path) -> list[Slice]:
         sources = _sources(
             entry.get("sources"), {"model", "layer_range", "parameters"}, "sources", file
         )
-        ranges = [source.get("layer_range") for source in sources]
+        ranges = [layer_range(s.get("layer_range"), f"{file}: layer_range") for s in sources]
         start = made[-1][0][1] if made and made[-1][0] else 0
-        if any(r != ranges[0] for r in ranges) or not ranges[0] or ranges[0][0] != start:
+        if any(r != ranges[0] for r in ranges) or ranges[0][0] != start:
             raise InvalidConfig(
                 f"{file}: a slice has the layer ranges {ranges}, expected the same for all, "
                 f"beginning at layer {start}.",
                 hint="slices may set parameters by layer, not reorder, repeat or drop layers.",
             )
-        made.append((list(ranges[0]), sources, _parameters(entry.get("parameters"), file)))
+        made.append((ranges[0], sources, _parameters(entry.get("parameters"), file)))
+        models = [sorted(_model(s["model"], file) for s in listed) for _, listed, _ in made]
+        if models[-1] != models[0]:
+            raise InvalidConfig(
+                f"{file}: a slice lists the models {models[-1]}, the first one {models[0]}.",
+                hint="list the same models in every slice; weight 0 leaves one out.",
+            )
     return made
 
 
@@ -258,6 +279,13 @@ def _sources(listed: Any, known: set[str], where: str, file: Path) -> list[Mappi
                 hint="- {model: runs/sft-a, parameters: {weight: 0.5}}",
             )
         _refuse_unknown(source, known, file)
+    names = [source["model"] for source in listed]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidConfig(
+                f"{file}: `{where}:` lists {name!r} twice.",
+                hint="add up its weights in one entry.",
+            )
     return listed
 
 
@@ -289,6 +317,20 @@ def _entry(
     return entry
 
 
+def _shared_settings(
+    slices: Sequence[Slice], shared: Mapping[str, Any], file: Path
+) -> dict[str, Any]:
+    """The method's settings: those of a slice before those of all."""
+    settings = {}
+    for key in sorted({*shared, *(key for _, _, extra in slices for key in extra)}):
+        if key in (*_EACH, *_NO_EFFECT, "t"):
+            continue
+        levels = [(extra[key], layers) for layers, _, extra in slices if key in extra]
+        levels += [(shared[key], None)] if key in shared else []
+        settings[key] = _layered(levels, f"{file}: {key}")
+    return settings
+
+
 def _slerp_entries(
     slices: Sequence[Slice],
     shared: Mapping[str, Any],
@@ -303,9 +345,11 @@ def _slerp_entries(
             f"{file}: slerp needs `base_model` and one other model, found {base} and {others}.",
             hint="list two models and name one of them as `base_model`.",
         )
+    for source in (source for _, sources, _ in slices for source in sources):
+        _refuse_unknown(_parameters(source.get("parameters"), file), _NO_EFFECT, file)
     levels = [(extra["t"], layers) for layers, _, extra in slices if "t" in extra]
     levels += [(shared["t"], None)] if "t" in shared else []
-    t = _layered(levels, f"{file}: t")
+    t = _numbers(_layered(levels, f"{file}: t"), f"{file}: t") if levels else None
     if t is None:
         raise InvalidConfig(f"{file}: slerp needs the parameter `t`.", hint="t: 0.5")
     return [{"path": base, "weight": _rest(t)}, {"path": others[0], "weight": t}]
@@ -378,14 +422,12 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
 
 def own_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any]:
     """The recipe as the YAML that `read_recipe` reads."""
-    base = recipe.base if find_method(recipe.method).needs_base else None
-    checkpoints = []
-    for item in recipe.ingredients:
-        own = {key: value for key, value in item.settings.items() if key != "weight"}
-        weight = item.settings.get("weight", item.weight)
-        checkpoints.append(
-            {"path": str(pool[item.name].path), "name": item.name, "weight": weight, **own}
-        )
+    wanted = find_method(recipe.method).needs_base or recipe.settings.get("missing") == "base"
+    base = recipe.base if wanted else None
+    checkpoints = [
+        {"path": str(pool[item.name].path), "name": item.name, **_own_parameters(item)}
+        for item in recipe.ingredients
+    ]
     return {
         "method": recipe.method,
         **({"base": {"path": str(pool[base.name].path), "name": base.name}} if base else {}),
@@ -408,7 +450,11 @@ def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any] | None:
             if shared[key] not in ("none", words):
                 return None
             shared[key] = shared[key] != "none"
-    usual = {"sign": "weighted", "scope": "tensor", "missing": "tied", "vocabulary": "refuse"}
+        elif not all(isinstance(value, bool) for value in scalars(shared.get(key, True))):
+            return None
+    usual = {
+        "sign": "weighted", "scope": "tensor", "seed": 0, "missing": "tied", "vocabulary": "refuse",
+    }  # fmt: skip
     if any(settings.get(key, value) != value for key, value in usual.items()):
         return None
     if recipe.method == "slerp" or _by_layers(recipe):
@@ -420,7 +466,7 @@ def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any] | None:
         "models": [
             {
                 "model": str(pool[item.name].path),
-                "parameters": {"weight": item.weight, **item.settings},
+                "parameters": _own_parameters(item),
             }
             for item in sorted(recipe.ingredients, key=lambda item: (-item.weight, item.name))
         ],
@@ -428,6 +474,21 @@ def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any] | None:
         "dtype": "float32",
         "out_dtype": recipe.dtype,
     }
+
+
+def _own_parameters(item: Ingredient) -> dict[str, Any]:
+    """A checkpoint's weight, tensor by tensor, and what else it has of its own."""
+    weight = _scaled(item.settings["weight"], item.weight) if "weight" in item.settings else None
+    return {**item.settings, "weight": item.weight if weight is None else weight}
+
+
+def _scaled(setting: Any, factor: float) -> Any:
+    """A setting times a number."""
+    if isinstance(setting, Mapping):
+        return {**setting, "value": _scaled(setting["value"], factor)}
+    if isinstance(setting, list | tuple):
+        return [_scaled(value, factor) for value in setting]
+    return setting * factor
 
 
 def _by_layers(recipe: Recipe) -> bool:

@@ -215,9 +215,10 @@ def combine(
             share[j] = np.float32(0.0)
         for i in range(n):
             w = weights[i] if divide == DIVIDE_WEIGHTS else np.float32(1.0)
+            turned = sign == SIGN_PLAIN and weights[i] < 0
             for j in range(size):
                 term = terms[i, j]
-                agrees = (term > 0) if vote[j] >= 0 else (term < 0)
+                agrees = (term > 0) if (vote[j] >= 0) != turned else (term < 0)
                 part[j] = part[j] + (term if agrees else np.float32(0.0))
                 share[j] = share[j] + (w if agrees else np.float32(0.0))
         for j in range(size):

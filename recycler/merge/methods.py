@@ -43,6 +43,7 @@ NORMALIZE = ("none", "weights", "count")
 RESCALE = ("none", "l1", "density")
 SIGN = ("none", "weighted", "plain", "count")
 SCOPE = ("tensor", "model")
+_WORDS = {"normalize": NORMALIZE, "rescale": RESCALE, "sign": SIGN, "scope": SCOPE}
 _COLINEAR = 0.9995  # |cosine| above which SLERP is linear, as everywhere
 
 
@@ -162,7 +163,7 @@ class Linear(Method):
     defaults: Mapping[str, Any] = {"normalize": "none"}
 
     def arithmetic(self, terms: Terms, facts: Facts) -> Sum | Change:
-        by = _choice(terms.settings, "normalize", NORMALIZE)
+        by = _choice(terms.settings, "normalize")
         if by == "none":
             return Sum(terms.weights)
         total = math.fsum(terms.weights) if by == "weights" else float(len(terms.weights))
@@ -215,8 +216,8 @@ class TaskVectors(Method):
     def arithmetic(self, terms: Terms, facts: Facts) -> Sum | Change:
         settings, n = terms.settings, len(terms.weights)
         factor = float(settings["lambda"])
-        by = _choice(settings, "normalize", NORMALIZE)
-        sign = _choice(settings, "sign", SIGN) if "sign" in settings else "none"
+        by = _choice(settings, "normalize")
+        sign = _choice(settings, "sign") if "sign" in settings else "none"
         divisor = {"none": 1.0, "weights": math.fsum(terms.weights), "count": float(n)}[by]
         divisor = divisor if abs(divisor) >= 1e-8 else 1.0
         dense = self._sparsify == "none" or min(terms.densities) >= 1
@@ -230,18 +231,14 @@ class TaskVectors(Method):
     def _sparse(self, terms: Terms, facts: Facts) -> tuple[tuple[Trim, ...], tuple[int, ...]]:
         """What is kept of each task vector, by magnitude and by chance."""
         for density in terms.densities:
-            if not 0 < density <= 1:
-                raise InvalidConfig(
-                    f"density is {density}, expected a share above 0 and at most 1.",
-                    hint="`density: 0.5` keeps half of each task vector.",
-                )
+            require_setting("density", density, "density")
         everything = tuple(Trim() for _ in terms.densities)
         if self._sparsify == "random":
             return everything, tuple(round(d * KEEP_ALL) for d in terms.densities)
         keep_all = (KEEP_ALL,) * len(terms.densities)
         if self._sparsify == "none":
             return everything, keep_all
-        scope = _choice(terms.settings, "scope", SCOPE)
+        scope = _choice(terms.settings, "scope")
         trims = [
             facts.trim(i, d, scope) if d < 1 else Trim() for i, d in enumerate(terms.densities)
         ]
@@ -252,7 +249,7 @@ class TaskVectors(Method):
     ) -> tuple[float, ...]:
         if "rescale" not in terms.settings:
             return (1.0,) * len(terms.weights)
-        rescale = _choice(terms.settings, "rescale", RESCALE)
+        rescale = _choice(terms.settings, "rescale")
         if rescale == "none":
             return (1.0,) * len(terms.weights)
         if rescale == "density":
@@ -269,16 +266,40 @@ def mask_key(seed: int, fingerprint: str, tensor: str) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
 
 
-def _choice(settings: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
-    """A setting that is one of some words; true and false stand for the usual ones."""
-    value = settings[name]
-    if isinstance(value, bool | float | int):
-        value = {"normalize": "weights", "rescale": "l1"}.get(name, "") if value else "none"
-    if value not in known:
+def require_setting(name: str, value: Any, where: str) -> None:
+    """Raise InvalidConfig unless the methods understand this value of a setting.
+
+    Args:
+        name: of the setting; those of other packages' methods are not looked at.
+        value: what it is at some tensor.
+        where: names file and key in the message.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    good, expected = True, ""
+    if name in _WORDS:
+        good, expected = _word(name, value) in _WORDS[name], f"one of {', '.join(_WORDS[name])}"
+    elif name == "density":
+        good, expected = number and 0 < value <= 1, "a share above 0 and at most 1"
+    elif name == "lambda":
+        good, expected = number and math.isfinite(value), "a number"
+    elif name == "seed":
+        good, expected = number and value % 1 == 0, "a whole number"
+    if not good:
         raise InvalidConfig(
-            f"{name} is {settings[name]!r}, expected one of {', '.join(known)}.",
-            hint=f"set `{name}` in the recipe's settings.",
+            f"{where} is {value!r}, expected {expected}.",
+            hint=f"set `{name}` in the recipe's settings, or leave it out.",
         )
+
+
+def _choice(settings: Mapping[str, Any], name: str) -> str:
+    """A setting that is one of some words; true and false stand for the usual ones."""
+    require_setting(name, settings[name], name)
+    return _word(name, settings[name])
+
+
+def _word(name: str, value: Any) -> str:
+    if isinstance(value, bool | float | int):
+        return {"normalize": "weights", "rescale": "l1"}.get(name, "") if value else "none"
     return str(value)
 
 
@@ -293,8 +314,7 @@ def run(step: Sum | Change, inputs: Sequence[Tensor], base: Tensor | None) -> Te
     """
     if isinstance(step, Sum) and step.weights == (1.0,):
         return inputs[0]
-    doubles = [x.dtype == torch.float64 for x in (*inputs, *([base] if base is not None else []))]
-    wide = torch.float64 if any(doubles) else torch.float32
+    wide = _wide(inputs, base)
     rows = [x.to(wide) for x in inputs]
     if isinstance(step, Sum):
         total = rows[0] * step.weights[0]
@@ -304,6 +324,12 @@ def run(step: Sum | Change, inputs: Sequence[Tensor], base: Tensor | None) -> Te
     assert base is not None, "a change needs a base"
     anchor = base.to(wide)
     return anchor + _change(step, [row - anchor for row in rows]) * step.gain
+
+
+def _wide(inputs: Sequence[Tensor], base: Tensor | None) -> torch.dtype:
+    """What sums run in: float64 where an input or the base is, else float32."""
+    every = (*inputs, *([base] if base is not None else []))
+    return torch.float64 if any(x.dtype == torch.float64 for x in every) else torch.float32
 
 
 def _change(step: Change, deltas: Sequence[Tensor]) -> Tensor:
@@ -320,7 +346,8 @@ def _change(step: Change, deltas: Sequence[Tensor]) -> Tensor:
     up = _vote(step, terms) >= 0
     total, share = torch.zeros_like(terms[0]), torch.zeros_like(terms[0])
     for term, weight in zip(terms, step.weights, strict=True):
-        agrees = torch.where(up, term > 0, term < 0)
+        turned = step.sign == "plain" and weight < 0  # it is the unweighted one that must agree
+        agrees = torch.where(up != turned, term > 0, term < 0)
         total = total + torch.where(agrees, term, 0.0)
         share = share + agrees.to(total.dtype) * (weight if step.divide == "weights" else 1.0)
     return total if step.divide == "none" else total / torch.where(share != 0, share, 1.0)
@@ -397,7 +424,8 @@ class TensorFacts:
 
     def _delta(self, i: int) -> Tensor:
         assert self._base is not None, "a task vector needs a base"
-        return self._inputs[i].to(torch.float32) - self._base.to(torch.float32)
+        wide = _wide(self._inputs, self._base)  # as `run`, or other numbers would be kept
+        return self._inputs[i].to(wide) - self._base.to(wide)
 
 
 def kept_of(density: float, numel: int) -> int:

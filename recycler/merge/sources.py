@@ -181,39 +181,41 @@ class FileFacts:
         self._sources, self._inputs, self._base, self._numel = sources, inputs, base, numel
 
     def trim(self, i: int, density: float, scope: str) -> Trim:
-        checkpoint, spec = self._inputs[i]
-        assert self._base is not None, "a task vector needs a base"
+        x, b = self._inputs[i], self._base
+        assert b is not None, "a task vector needs a base"
         if scope == "model":
-            return self._model_trim(checkpoint, density)[spec.name]
-        key = ("trim", checkpoint.name, spec.name, self._numel, density)
+            return self._model_trim(x[0], b[0], density)[x[1].name, b[1].name]
+        key = ("trim", *_names(x, b), self._numel, density)
         if key not in self._sources.facts:
-            pairs = [(self._inputs[i], self._base, self._numel)]
+            pairs = [(x, b, self._numel)]
             (self._sources.facts[key],) = _trims(pairs, density)
         found: Trim = self._sources.facts[key]
         return found
 
-    def _model_trim(self, checkpoint: Checkpoint, density: float) -> dict[str, Trim]:
-        """Trims of all tensors of a checkpoint, for one threshold over the whole model."""
-        key = ("model-trim", checkpoint.name, density)
+    def _model_trim(
+        self, checkpoint: Checkpoint, base: Checkpoint, density: float
+    ) -> dict[tuple[str, str], Trim]:
+        """Trims by the names of tensor and base's tensor, for one threshold over the whole model.
+
+        The two names differ where a head is tied in one of them and lies at its embedding.
+        """
+        key = ("model-trim", checkpoint.name, base.name, density)
         if key not in self._sources.facts:
-            assert self._base is not None, "a task vector needs a base"
-            base = self._base[0]
-            shared = [
-                (spec, base.tensors[name])
-                for name, spec in checkpoint.tensors.items()
-                if name in base.tensors and spec.dtype.startswith(("F", "BF"))
-            ]
-            pairs = [((checkpoint, s), (base, b), min(_numel(s), _numel(b))) for s, b in shared]
-            found = _trims(pairs, density)
-            self._sources.facts[key] = {s.name: t for (s, _), t in zip(shared, found, strict=True)}
-        trims: dict[str, Trim] = self._sources.facts[key]
+            pairs = {}
+            for name in sorted({*checkpoint.tensors, *base.tensors}):
+                x, b = (self._sources.spec(c, name) for c in (checkpoint, base))
+                if x and b and x.dtype.startswith(("F", "BF")):
+                    numel = min(_numel(x), _numel(b))
+                    pairs[x.name, b.name] = ((checkpoint, x), (base, b), numel)
+            found = _trims(list(pairs.values()), density)
+            self._sources.facts[key] = dict(zip(pairs, found, strict=True))
+        trims: dict[tuple[str, str], Trim] = self._sources.facts[key]
         return trims
 
     def l1_ratio(self, i: int, trim: Trim, key: int, limit: int) -> float:
-        checkpoint, spec = self._inputs[i]
-        known = ("l1", checkpoint.name, spec.name, self._numel, trim, key, limit)
+        assert self._base is not None, "a task vector needs a base"
+        known = ("l1", *_names(self._inputs[i], self._base), self._numel, trim, key, limit)
         if known not in self._sources.facts:
-            assert self._base is not None, "a task vector needs a base"
             sums = np.zeros(2)
             for first, x, b in _pairs(self._inputs[i], self._base, self._numel):
                 kernels.sums_of(
@@ -230,7 +232,7 @@ class FileFacts:
         return float(self._sources.facts[known])
 
     def cosine(self) -> float:
-        known = ("cosine", *((c.name, s.name) for c, s in self._inputs), self._numel)
+        known = ("cosine", *_names(*self._inputs), self._numel)
         if known not in self._sources.facts:
             sums = np.zeros(3)
             for _, x, y in _pairs(self._inputs[0], self._inputs[1], self._numel):
@@ -240,6 +242,11 @@ class FileFacts:
 
 
 Located = tuple[Checkpoint, TensorSpec]
+
+
+def _names(*located: Located) -> tuple[str, ...]:
+    """Which tensors of a pool: checkpoint and tensor of each."""
+    return tuple(name for checkpoint, spec in located for name in (checkpoint.name, spec.name))
 
 
 def _trims(pairs: Sequence[tuple[Located, Located, int]], density: float) -> list[Trim]:

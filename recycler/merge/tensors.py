@@ -38,7 +38,7 @@ from recycler.merge.methods import (
     mask_key,
     run,
 )
-from recycler.merge.sources import HEADS, FileFacts, Files, Located, Sources, blocks, opened
+from recycler.merge.sources import FileFacts, Files, Located, Sources, blocks, opened
 from recycler.pool import Pool
 from recycler.protocols import MergeMethod
 from recycler.recipe import Recipe
@@ -116,11 +116,7 @@ def output_specs(recipe: Recipe, sources: Sources) -> list[TensorSpec]:
     """
     pool = sources.pool
     inputs = _inputs(recipe, pool)
-    missing = recipe.settings.get("missing", "tied")
-    names = set(inputs[0].tensors)
-    for checkpoint in inputs[1:]:
-        more = checkpoint.tensors.keys() - names
-        names |= {n for n in more if missing in ("base", "skip") or n.endswith(HEADS)}
+    names = {name for checkpoint in inputs for name in checkpoint.tensors}
     return [_output(recipe, sources, inputs, name) for name in sorted(names)]
 
 
@@ -218,16 +214,16 @@ def merged_together(
     The bytes are those of `merged` for each recipe alone.
 
     Args:
-        recipes: r recipes that give tensors of the same names.
+        recipes: r recipes that give tensors of the same names and shapes.
         sources: the opened pool.
         device: torch device to merge on.
         threads: as in `merged`.
         loss: as in `merged`.
     """
     specs = [output_specs(recipe, sources) for recipe in recipes]
-    if any([s.name for s in other] != [s.name for s in specs[0]] for other in specs[1:]):
+    if len({tuple((s.name, s.shape) for s in each) for each in specs}) > 1:
         raise InvalidConfig(
-            "the recipes give tensors of different names.", hint="merge them one by one."
+            "the recipes give tensors of different names or shapes.", hint="merge them one by one."
         )
     where = places([spec.name for spec in specs[0]])
     with ExitStack() as stack:
@@ -347,7 +343,7 @@ def _weighed(
         density = float(density if density is not None else shared if shared is not None else 1.0)
         key = mask_key(seed, item.fingerprint, spec.name)
         found.append((located, weight, density, key))
-    return sorted(found, key=lambda entry: (sources.rank(entry[0][0].name), entry[1]))
+    return sorted(found, key=lambda entry: (sources.rank(entry[0][0].name), *entry[1:3]))
 
 
 def _need(setting: Any, place: Place, name: str) -> float:
@@ -443,6 +439,11 @@ def _whole(part: _Part, sources: Sources, device: str) -> Tensor:
     if part.step is not None:
         return run(part.step, inputs, base).to(kind)
     if isinstance(part.method, Method):  # float64 inputs
+        if part.terms.settings.get("scope") == "model":
+            raise InvalidConfig(
+                f"tensor {part.spec.name!r} is float64, and `scope: model` compares in float32.",
+                hint="save the checkpoints as float32, or trim with `scope: tensor`.",
+            )
         step = part.method.arithmetic(part.terms, TensorFacts(inputs, base))
         return run(step, inputs, base).to(kind)
     return part.method(inputs, part.terms.weights, base, part.terms.settings).to(kind)
