@@ -106,7 +106,9 @@ def mergekit_venv(folder: Path) -> Path:
 def mergekit_version(python: Path) -> str:
     """Its version and that of the pydantic beside it."""
     code = "from importlib.metadata import version as v; print(v('mergekit'), 'with pydantic', v('pydantic'))"
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def environment(threads: int = 0) -> dict[str, str]:

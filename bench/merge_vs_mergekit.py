@@ -26,7 +26,11 @@ TOLERANCE = 1e-6  # of a tensor's largest magnitude, float32
 ROUNDED = 1e-3  # share of entries that may be one step apart where both round the same float32 sum
 GTA = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
 TRIO = (0.5, 0.3, 0.4)
-ODD = (0.4871, 0.3127, 0.2113)  # of no short sums: bfloat16 inputs seldom end at the middle of two outputs
+ODD = (
+    0.4871,
+    0.3127,
+    0.2113,
+)  # of no short sums: bfloat16 inputs seldom end at the middle of two outputs
 LAYERS = 4
 
 # Where the two are meant to differ: what recycler does, what mergekit does, and why. A case of the grid names
@@ -79,7 +83,9 @@ class Case:
 # --- the grid ---
 
 
-def recipe(pool: list[Path], method: str, own: list[dict], shared: dict | None = None, **top) -> dict:
+def recipe(
+    pool: list[Path], method: str, own: list[dict], shared: dict | None = None, **top
+) -> dict:
     """A recipe in mergekit's YAML over the first checkpoints of a pool (whose first is the base)."""
     models = [
         {"model": str(folder), "parameters": parameters}
@@ -102,7 +108,9 @@ def linear_cases(name: str, pool: list[Path]) -> Iterator[Case]:
         shared = {} if normalize is None else {"normalize": normalize}
         table = recipe(pool, "linear", weighted(weights), shared)
         yield Case(f"linear {weights} normalize={normalize}", name, table)
-    yield Case("linear, one weight for all", name, recipe(pool, "linear", [{}, {}], {"weight": 0.5}))
+    yield Case(
+        "linear, one weight for all", name, recipe(pool, "linear", [{}, {}], {"weight": 0.5})
+    )
     table = recipe(pool, "linear", weighted((0.5, -0.5)), {"normalize": True})
     yield Case("linear (0.5, -0.5) normalize=True", name, table, "zero-sum")
     table = recipe(pool, "linear", weighted((0.5, 0.3)))
@@ -117,11 +125,15 @@ def task_vector_cases(name: str, pool: list[Path]) -> Iterator[Case]:
     for (scale, normalize), w in itertools.product(switches, weights):
         shared = {"lambda": scale, **({} if normalize is None else {"normalize": normalize})}
         label = f"{w} lambda={scale} normalize={normalize}"
-        yield Case(f"task_arithmetic {label}", name, recipe(pool, "task_arithmetic", weighted(w), shared))
+        yield Case(
+            f"task_arithmetic {label}", name, recipe(pool, "task_arithmetic", weighted(w), shared)
+        )
         for density in (0.2, 0.5, 0.9, 1.0):
             table = recipe(pool, "ties", weighted(w, density=density), shared)
             yield Case(f"ties {label} density={density}", name, table)
-    for method, rescale, density in itertools.product(GTA[1:], (True, False, None), (0.2, 0.5, 0.9, 1.0)):
+    for method, rescale, density in itertools.product(
+        GTA[1:], (True, False, None), (0.2, 0.5, 0.9, 1.0)
+    ):
         shared = {} if rescale is None else {"rescale": rescale}
         for w in (TRIO, (1.2, -0.3, 0.4), (1.0,), (0.2,) * 5):
             table = recipe(pool, method, weighted(w, density=density), shared)
@@ -140,14 +152,22 @@ def uneven_cases(name: str, pool: list[Path]) -> Iterator[Case]:
     """Gradients over layers, filters by tensor name, density that differs by model."""
     slope, bump = [0.0, 0.5, 1.0], [1, 0, 0.5, 0.25, 1]
     mlp = [{"filter": "mlp", "value": 0.9}, {"value": 0.2}]
-    both = [{"filter": "self_attn", "value": slope}, {"filter": "mlp", "value": [1, 0]}, {"value": 0.4}]
+    both = [
+        {"filter": "self_attn", "value": slope},
+        {"filter": "mlp", "value": [1, 0]},
+        {"value": 0.4},
+    ]
     for own in (slope, bump, mlp, both, [0.7], [{"filter": "*", "value": 0.6}]):
         for method in ("linear", "task_arithmetic", "ties"):
             table = recipe(pool, method, [{"weight": own}, {"weight": 0.5}])
             yield Case(f"{method} weight {own}", name, table)
     for density in ([1.0, 0.5, 0.3], mlp, both[1:]):
         for method in GTA[1:]:
-            table = recipe(pool, method, [{"weight": 0.6, "density": density}, {"weight": 0.5, "density": 0.5}])
+            table = recipe(
+                pool,
+                method,
+                [{"weight": 0.6, "density": density}, {"weight": 0.5, "density": 0.5}],
+            )
             yield Case(f"{method} density {density}", name, table, drops=method != "ties")
     for scale in (slope, mlp):
         table = recipe(pool, "ties", weighted(TRIO, density=0.5), {"lambda": scale})
@@ -199,7 +219,11 @@ def slerp_cases(name: str, pool: list[Path]) -> Iterator[Case]:
         yield Case(f"slerp t={t}", name, {**table, "models": [{"model": one}, {"model": two}]})
     for label, models in (("first", [two, one]), ("not", [two])):
         table = {"merge_method": "slerp", "base_model": one, "parameters": {"t": 0.25}}
-        yield Case(f"slerp, base listed {label}", name, {**table, "models": [{"model": m} for m in models]})
+        yield Case(
+            f"slerp, base listed {label}",
+            name,
+            {**table, "models": [{"model": m} for m in models]},
+        )
     same = [{"model": one}, {"model": str(pool[0])}]  # small task vectors: nearly parallel
     table = {"merge_method": "slerp", "base_model": one, "parameters": {"t": 0.4}, "models": same}
     yield Case("slerp towards the base", name, table)
@@ -216,8 +240,12 @@ def dtype_cases(pools: dict[str, list[Path]]) -> Iterator[Case]:
             table = recipe(pools[name], method, weighted(ODD), None, **top)
             yield Case(f"{method} {top['out_dtype']}", name, table, expect)
     for method in ("task_arithmetic", "dare_linear", "dare_ties"):
-        yield Case(f"{method} in bfloat16", "bf16", recipe(pools["bf16"], method, weighted(ODD)), "bf16")
-    yield Case("linear in bfloat16", "bf16", recipe(pools["bf16"], "linear", weighted(ODD)), "rounded")
+        yield Case(
+            f"{method} in bfloat16", "bf16", recipe(pools["bf16"], method, weighted(ODD)), "bf16"
+        )
+    yield Case(
+        "linear in bfloat16", "bf16", recipe(pools["bf16"], "linear", weighted(ODD)), "rounded"
+    )
     yield Case("linear in float32, cast", "fp32", recipe(pools["fp32"], "linear", weighted(ODD), None, **narrow), "rounded")  # fmt: skip
     for density in (0.2, 0.5, 0.9):
         table = recipe(pools["bf16"], "ties", [{"weight": 1.0, "density": density}], None, **wide)
@@ -234,13 +262,22 @@ def edge_cases(pools: dict[str, list[Path]]) -> Iterator[Case]:
         yield Case(f"{method} density={density}", "fp32", table, drops=method != "ties")
     mixed = [pools["fp32"][0], pools["fp32"][1], pools["rows"][1]]
     for method in ("linear", "ties"):
-        yield Case(f"{method}, other vocabulary", "fp32", recipe(mixed, method, weighted((0.5, 0.5))), "shapes")
+        yield Case(
+            f"{method}, other vocabulary",
+            "fp32",
+            recipe(mixed, method, weighted((0.5, 0.5))),
+            "shapes",
+        )
 
 
 def grid(pools: dict[str, list[Path]]) -> list[Case]:
     """All cases, those of one method and kind together."""
     full = pools["fp32"]
-    cases = [*linear_cases("fp32", full), *task_vector_cases("fp32", full), *uneven_cases("fp32", full)]
+    cases = [
+        *linear_cases("fp32", full),
+        *task_vector_cases("fp32", full),
+        *uneven_cases("fp32", full),
+    ]
     cases += [*slice_cases("fp32", full), *slerp_cases("fp32", full), *dtype_cases(pools)]
     return [*cases, *edge_cases(pools)]
 
@@ -280,7 +317,9 @@ class Pair:
         self.ours.close()
         self.theirs.close()
 
-    def run(self, worker: tools.Worker, table: dict, **options) -> tuple[str, dict[str, torch.Tensor]]:
+    def run(
+        self, worker: tools.Worker, table: dict, **options
+    ) -> tuple[str, dict[str, torch.Tensor]]:
         """What went wrong, and the merged tensors."""
         file, out = self.work / "recipe.yaml", self.work / "out"
         file.write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")
@@ -304,7 +343,9 @@ class Pair:
             if error:
                 raise LookupError(error)
             kept = {name: (tensor != base[name]).to(torch.uint8) for name, tensor in found.items()}
-            files[model["model"]] = str(self.work / f"masks-{Path(model['model']).name}.safetensors")
+            files[model["model"]] = str(
+                self.work / f"masks-{Path(model['model']).name}.safetensors"
+            )
             safetensors.torch.save_file(kept, files[model["model"]])
         return files
 
@@ -320,7 +361,9 @@ class Pair:
         wanted = DIFFERENCES.get(case.expect, ("merged", "merged"))[:2]
         if found != wanted:
             reasons = " · ".join(part for part in (error, their_error) if part)
-            return Verdict(f"recycler {found[0]}, mergekit {found[1]}, expected {wanted}. {reasons}")
+            return Verdict(
+                f"recycler {found[0]}, mergekit {found[1]}, expected {wanted}. {reasons}"
+            )
         if wanted != ("merged", "merged"):
             return Verdict(remark=(error or their_error).splitlines()[0][:100])
         wrong = same_layout(ours, theirs)
@@ -334,7 +377,9 @@ class Pair:
 
     def nearer(self, case: Case, ours: dict, theirs: dict) -> "Verdict":
         """Recycler's bfloat16 merge must be as near to mergekit's float32 merge as mergekit's own."""
-        error, truth = self.run(self.theirs, {**case.table, "dtype": "float32", "out_dtype": "float32"})
+        error, truth = self.run(
+            self.theirs, {**case.table, "dtype": "float32", "out_dtype": "float32"}
+        )
         assert not error, error
         mine, its = (relative_error(tensors, truth) for tensors in (ours, theirs))
         remark = f"relative error against float32: recycler {mine:.2e}, mergekit {its:.2e}"
@@ -409,7 +454,9 @@ def same_trim(ours: dict, theirs: dict, base: dict) -> Verdict:
     for name, tensor in ours.items():
         mine, its = (t.double() - base[name].double() for t in (tensor, theirs[name]))
         if not torch.equal(mine.abs().flatten().sort().values, its.abs().flatten().sort().values):
-            return Verdict(f"{name}: {int((mine != 0).sum())} entries kept, mergekit {int((its != 0).sum())}")
+            return Verdict(
+                f"{name}: {int((mine != 0).sum())} entries kept, mergekit {int((its != 0).sum())}"
+            )
         other += int(((mine != 0) & (its == 0)).sum())
         total += int((mine != 0).sum())
     return Verdict("", f"{other / total:.1%} of the kept entries are others", other / total)
@@ -417,7 +464,9 @@ def same_trim(ours: dict, theirs: dict, base: dict) -> Verdict:
 
 def relative_error(tensors: dict, truth: dict) -> float:
     """Norm of the difference over that of the truth, all tensors together."""
-    gap = sum(float((t.double() - truth[name].double()).square().sum()) for name, t in tensors.items())
+    gap = sum(
+        float((t.double() - truth[name].double()).square().sum()) for name, t in tensors.items()
+    )
     return (gap / sum(float(t.double().square().sum()) for t in truth.values())) ** 0.5
 
 
@@ -453,7 +502,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="Folder for pools; default: a temporary one.")
     parser.add_argument("--only", default="", help="Cases whose name holds this text.")
     parser.add_argument("--speed", action="store_true", help="Time both tools on large pools.")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as each takes by itself.")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="0: as many as each takes by itself."
+    )
     parser.add_argument("--rounds", type=int, default=2, help="Runs of each tool, alternating.")
     parser.add_argument("--methods", default="linear,ties,dare_ties", help="For --speed.")
     given = parser.parse_args()
