@@ -15,10 +15,12 @@ from pathlib import Path
 import merge_tools as tools
 import torch
 import yaml
+from safetensors import safe_open
 
-from recycler.merge.files import read_recipe
-from recycler.merge.tensors import Sources, merged
-from recycler.recipe import Ingredient, Recipe
+from recycler.merge.files import MergeFile, read_recipe
+from recycler.merge.sources import Sources
+from recycler.merge.tensors import merged_together
+from recycler.recipe import Recipe
 
 DENSITY = 0.5
 QWEN2_HALF = {
@@ -123,64 +125,86 @@ def print_ratios(method: str, runs: dict[str, list[tools.Measured]]) -> None:
     print(f"{method}: {', '.join(cells)}", flush=True)
 
 
-# --- inside one process, without hashing and writing ---
+# --- inside one process, without start, hashing and writing ---
 
 
-def seconds(recipe: Recipe, sources: Sources) -> float:
-    """Time to make every merged tensor once [s]."""
+def opened(file: Path) -> MergeFile:
+    """The recipe of a file; checkpoints are told apart by their paths, so nothing is hashed."""
+    return read_recipe(file, lambda checkpoint, exact: str(checkpoint.path))
+
+
+def turned(recipe: Recipe, steps: int) -> Recipe:
+    """The same merge with the weights moved on to other checkpoints."""
+    weights = [item.weight for item in recipe.ingredients]
+    moved = [*weights[steps:], *weights[:steps]]
+    pairs = zip(recipe.ingredients, moved, strict=True)
+    return replace(recipe, ingredients=tuple(replace(item, weight=w) for item, w in pairs))
+
+
+def seconds(recipes: list[Recipe], sources: Sources, threads: int) -> float:
+    """Time to make every tensor of some merges in one pass [s]."""
     start = time.perf_counter()
-    for _ in merged(recipe, sources):
+    for _ in merged_together(recipes, sources, threads=threads):
         pass
     return time.perf_counter() - start
 
 
-def copy_seconds(sources: Sources) -> float:
-    """Time to copy every tensor of the pool's checkpoints into one buffer [s]."""
-    checkpoints = sources.pool.checkpoints
-    largest = max(spec.nbytes for spec in checkpoints[0].tensors.values())
-    buffer = torch.empty(largest, dtype=torch.uint8)
-    start = time.perf_counter()
-    for checkpoint in checkpoints:
-        for name, spec in checkpoint.tensors.items():
-            tensor = sources.tensor(checkpoint, name).reshape(-1).view(torch.uint8)
-            buffer[: spec.nbytes].copy_(tensor)
-    return time.perf_counter() - start
-
-
-def kernels(file: Path, threads: int, rounds: int = 3) -> None:
-    """Input bytes a second of one recipe's sums, and of a plain copy of its inputs; the best runs."""
+def copy_seconds(folders: list[Path], threads: int) -> tuple[float, int]:
+    """Time to copy every mapped input into one buffer [s], and the bytes."""
     torch.set_num_threads(threads)
-    recipe, pool = read_recipe(file, lambda checkpoint: str(checkpoint.path))
-    total = sum(spec.nbytes for c in pool.checkpoints for spec in c.tensors.values())
-    with Sources(pool) as sources:
-        copy_seconds(sources)  # every page is mapped once
-        times = [(seconds(recipe, sources), copy_seconds(sources)) for _ in range(rounds)]
-    ours, copied = (total / min(column) / 1e9 for column in zip(*times, strict=True))
+    files = [safe_open(folder / "model.safetensors", framework="pt") for folder in folders]
+    tensors = [
+        file.get_tensor(name).reshape(-1).view(torch.uint8)
+        for file in files
+        for name in file.offset_keys()
+    ]
+    buffer = torch.empty(max(tensor.numel() for tensor in tensors), dtype=torch.uint8)
+    start = time.perf_counter()
+    for tensor in tensors:
+        buffer[: tensor.numel()].copy_(tensor)
+    return time.perf_counter() - start, sum(tensor.numel() for tensor in tensors)
+
+
+def kernel(file: Path, folders: list[Path], threads: int, rounds: int) -> None:
+    """Input bytes a second of one merge, and of a plain copy of its inputs: the best of some runs."""
+    given = opened(file)
+    ours, copied = [], []
+    for _ in range(rounds + 1):  # the first maps every page and compiles
+        with Sources(given.pool) as sources:
+            ours.append(seconds([given.recipe], sources, threads))
+        taken, total = copy_seconds(folders, threads)
+        copied.append(taken)
+    rates = [total / min(times[1:]) / 1e9 for times in (ours, copied)]
     print(
-        f"{recipe.method}, {threads} threads: {ours:.1f} GB/s of input, a plain copy {copied:.1f} "
-        f"GB/s ({ours / copied:.2f} of it)",
+        f"{given.recipe.method} on {threads} threads: {rates[0]:.1f} GB/s of input, a plain copy "
+        f"{rates[1]:.1f} GB/s ({rates[0] / rates[1]:.2f} of it)",
         flush=True,
     )
 
 
 def again(file: Path, threads: int) -> None:
-    """A merge, then another with other weights of the same pool in the same process."""
-    torch.set_num_threads(threads)
-    recipe, pool = read_recipe(file, lambda checkpoint: str(checkpoint.path))
-    turned = [item.weight for item in recipe.ingredients]
-    turned = [*turned[1:], turned[0]]
-    other = tuple(
-        Ingredient(item.fingerprint, item.name, weight)
-        for item, weight in zip(recipe.ingredients, turned, strict=True)
-    )
-    with Sources(pool) as sources:
-        copy_seconds(sources)
-        first = seconds(recipe, sources)
-        second = seconds(replace(recipe, ingredients=other), sources)
+    """A merge, then one with other weights of the same pool in the same process."""
+    given = opened(file)
+    with Sources(given.pool) as sources:
+        seconds([replace(given.recipe, method="linear", base=None, settings={})], sources, threads)
+        first, second = (seconds([turned(given.recipe, n)], sources, threads) for n in (0, 1))
     print(
-        f"{recipe.method}: first merge {first:.1f} s, second with other weights {second:.1f} s ({first / second:.1f} x)",
+        f"{given.recipe.method}: {first:.2f} s, with other weights of the same pool {second:.2f} s "
+        f"({first / second:.1f} x)",
         flush=True,
     )
+
+
+def together(file: Path, threads: int) -> None:
+    """1 to 8 merges in one pass, against one alone."""
+    given, taken = opened(file), {}
+    with Sources(given.pool) as sources:
+        seconds([given.recipe], sources, threads)
+        for count in (1, 2, 4, 8):
+            recipes = [turned(given.recipe, n) for n in range(count)]
+            taken[count] = min(seconds(recipes, sources, threads) for _ in range(2))
+    ratios = ", ".join(f"{k}: {t:.2f} s ({t / taken[1]:.2f} x)" for k, t in taken.items())
+    print(f"{given.recipe.method}, merges in one pass: {ratios}", flush=True)
 
 
 def compare_speed(python: Path, work: Path, methods: list[str], threads: int, rounds: int) -> None:
@@ -198,8 +222,12 @@ def compare_speed(python: Path, work: Path, methods: list[str], threads: int, ro
     print(f"\n8 x 0.5 B, {warm(large[1:]) / 1e9:.1f} GB")
     for method in methods:
         print_ratios(method, alternate(python, work, large, method, threads, rounds))
-    for count in sorted({1, threads or os.cpu_count() or 1}):
-        for method in methods:
-            kernels(recipe_file(work / f"{method}.yaml", large, method), count)
-    for method in set(methods) - {"linear"}:
-        again(work / f"{method}.yaml", threads or os.cpu_count() or 1)
+    cores = threads or os.cpu_count() or 1
+    for method in methods:
+        file = work / f"{method}.yaml"
+        inputs = large[1:] if method == "linear" else large
+        for count in sorted({1, cores}):
+            kernel(file, inputs, count, rounds)
+        if method != "linear":
+            again(file, cores)
+        together(file, cores)

@@ -255,13 +255,19 @@ class Measured:
         )
 
 
-def measure(command: list, threads: int) -> Measured:
-    """Run a command to its end and say what it took; its output is shown only if it fails."""
+def measure(command: list, cores: int) -> Measured:
+    """Run a command to its end and say what it took; its output is shown only if it fails.
+
+    Args:
+        command: program and arguments.
+        cores: it may run on the first so many; 0: on all.
+    """
     peak, over = 0, threading.Event()
     start = time.perf_counter()
     process = subprocess.Popen(
-        [str(part) for part in command], env=environment(threads),
+        [str(part) for part in command], env=environment(cores),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        preexec_fn=(lambda: os.sched_setaffinity(0, range(cores))) if cores else None,
     )  # fmt: skip
     errors: list[bytes] = []
     reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
