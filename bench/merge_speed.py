@@ -170,6 +170,7 @@ def kernel(file: Path, folders: list[Path], threads: int, rounds: int) -> None:
     given = opened(file)
     ours, copied = [], []
     for _ in range(rounds + 1):  # the first maps every page and compiles
+        warm(folders)
         with Sources(given.pool) as sources:
             ours.append(seconds([given.recipe], sources, threads))
         taken, total = copy_seconds(folders, threads)

@@ -533,6 +533,8 @@ def compare_merges(python: Path, work: Path, only: str) -> int:
         verdicts.setdefault((case.table["merge_method"], case.expect), []).append(verdict)
         if verdict.wrong:
             print(f"FAILED {case.name} [{case.pool}]: {verdict.wrong}", flush=True)
+        elif "vote" in verdict.remark:
+            print(f"agreed {case.name} [{case.pool}]: {verdict.remark}", flush=True)
     pair.close()
     failures = sum(bool(verdict.wrong) for found in verdicts.values() for verdict in found)
     print(f"\n{len(cases)} recipes, {failures} failed\n")
