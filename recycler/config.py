@@ -72,7 +72,7 @@ class MergeSection(_Section):
 class SearchSection(_Section):
     """Sampler and budget."""
 
-    sampler: str = "nehvi"
+    sampler: str = "auto"
     evaluations: int = Field(50, ge=0)
     greedy: bool = True
     seed: int = 0

@@ -39,7 +39,7 @@ class Plan:
     name: str
     ingredients: tuple[tuple[str, str], ...]
     objectives: Objectives
-    sampler: str = "nehvi"
+    sampler: str = "auto"
     settings: Mapping[str, Any] = field(default_factory=dict)
     evaluations: int = 50
     greedy: bool = True

@@ -48,7 +48,9 @@ class Problem:
         reference: (m,) worst corner, as gains.
         scales: (m,) one step of each objective, for averages.
         seed: the study's seed.
-        settings: the sampler's own settings.
+        settings: the sampler's own settings. `max_nonzero` in it bounds how many checkpoints a
+            merge mixes; `search.optuna_box.ask` sees to it for every sampler.
+        evaluations: the budget as it stands now.
     """
 
     names: tuple[str, ...]
@@ -57,6 +59,7 @@ class Problem:
     scales: Array
     seed: int
     settings: Mapping[str, Any]
+    evaluations: int = 50
 
     @property
     def n(self) -> int:

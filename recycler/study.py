@@ -52,7 +52,7 @@ class Study:
             workspace: default: that of this folder.
             root: folder that relative paths of the evaluator are relative to.
             **settings: sections of a study file (`items`, `evaluator`, `merge`, `search`), or the
-                keys of `search` by themselves: `evaluations=50, sampler="nehvi", seed=0`.
+                keys of `search` by themselves: `evaluations=50, sampler="auto", seed=0`.
         """
         workspace = workspace or Workspace()
         sections = {k: v for k, v in settings.items() if k in ("items", "evaluator", "merge")}

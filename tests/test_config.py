@@ -86,7 +86,7 @@ def test_the_template_states_the_defaults():
 def test_the_least_study_has_the_documented_defaults():
     study = parse_study(LEAST)
     assert study.items.model_dump() == DEFAULT_ITEMS
-    assert (study.search.sampler, study.search.evaluations, study.search.seed) == ("nehvi", 50, 0)
+    assert (study.search.sampler, study.search.evaluations, study.search.seed) == ("auto", 50, 0)
     assert (study.merge.method, study.execution.workers) == ("linear", 1)
     assert study.pool_entries() == [{"path": "runs/a"}]
     assert study.base_entry() is None

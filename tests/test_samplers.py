@@ -28,6 +28,39 @@ from recycler.trial import COMPLETE, FAILED, Trial
 QUICK = {"samples": 8, "raw": 8, "maxiter": 3, "restarts": 1}
 
 
+class TestAuto(SamplerContract):
+    sampler = "auto"
+
+
+class TestSurrogate(SamplerContract):
+    sampler = "surrogate"
+
+
+class TestCmaes(SamplerContract):
+    sampler = "cmaes"
+    draws = 14
+
+
+class TestNsga3(SamplerContract):
+    sampler = "nsga3"
+    draws = 14
+
+
+class TestTpe(SamplerContract):
+    sampler = "tpe"
+    draws = 14
+
+
+class TestGp(SamplerContract):
+    sampler = "gp"
+    draws = 2
+
+
+class TestSobol(SamplerContract):
+    sampler = "sobol"
+    draws = 14
+
+
 class TestDirichlet(SamplerContract):
     sampler = "dirichlet"
     draws = 14
@@ -178,6 +211,18 @@ def test_nehvi_finds_the_best_of_a_single_objective() -> None:
     other = proceed(drawn, opening(drawn, function), function, 10)
     assert own.max() > plan.objectives.gains([t.means("dev") for t in other])[:, 0].max()
     assert own.max() > -1e-3  # the best is 0
+
+
+@pytest.mark.parametrize("sampler", ["nehvi", "surrogate"])
+def test_five_objectives_of_unknown_noise_are_searched(sampler: str) -> None:
+    """A function that returns means has no errors; they must not be taken for zero or fail."""
+    plan, function = study_plan(sampler, 4, 5, settings=_LEAN), bowls(4, 5)
+    ledger = opening(plan, function)
+    bare = [ended(plan, t, function, 2 * t.number, stderr=0.0) for t in ledger]
+    proposal = Proposer(plan).next(bare, Proposer(plan).reference(bare))
+    assert proposal is not None
+    assert abs(sum(proposal.recipe.vector(plan.names)) - 1) <= 1e-9
+    assert proposal == Proposer(plan).next(bare, Proposer(plan).reference(bare))
 
 
 # --- the simplex and the proposer ---

@@ -1,8 +1,11 @@
-"""CMA-ES exactly as in arXiv 2412.04144 (§ 3.2, § 4), by the cmaes package.
+"""CMA-ES by the cmaes package: exactly as in arXiv 2412.04144 (§ 3.2, § 4), and on a softmax.
 
 A box [0, 1]^n, start 1/n, σ₀ = 1.0, population 4 + ⌊3 ln n⌋, one weight vector an evaluation; the
 raw vector is divided by its sum; fitness is the plain mean over objectives. As Optuna's CMA-ES,
 which the paper used, draws outside the box are repeated 10·n times and then clipped.
+
+Divided by their sum, draws from a box stay near the uniform soup. `Softmax` searches the logarithms
+of the weights instead, without a box, and reaches sparse merges.
 
 May import: search.simplex, protocols, cmaes, numpy, optuna.
 """
@@ -25,6 +28,7 @@ from recycler.search.simplex import (
     utilities,
 )
 
+SMALLEST = 0.002
 ASK, GENERATION = "paper:ask", "paper:generation"
 
 
@@ -39,16 +43,25 @@ class Paper(SimplexSampler):
     def __init__(self, problem: Problem, seed: int) -> None:
         """Take the problem; the seed of a single proposal is not used, only the study's."""
         super().__init__(problem, seed)
-        n = problem.n
-        self._population = int(self.setting("population", 4 + math.floor(3 * math.log(n))))
-        self._cma = CMA(
+        default = 4 + math.floor(3 * math.log(problem.n))
+        self._population = int(self.setting("population", default))
+        self._cma = self._search()
+
+    def _search(self) -> CMA:
+        """The search before its first draw."""
+        n = self.problem.n
+        return CMA(
             mean=np.full(n, 1.0 / n),
             sigma=self.setting("sigma", 1.0),
             bounds=np.tile([0.0, 1.0], (n, 1)),
-            seed=problem.seed,
+            seed=self.problem.seed,
             population_size=self._population,
             n_max_resampling=10 * n,
         )
+
+    def _merge(self, raw: Array) -> Array:
+        """(n,) weights of a draw."""
+        return normalised(raw)
 
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
         own = [t for t in study.get_trials(deepcopy=False) if ASK in t.system_attrs]
@@ -66,8 +79,8 @@ class Paper(SimplexSampler):
         while True:  # a clipped draw can repeat a single or an own draw; it is passed over
             number = len(raw)
             raw[number] = self._cma.ask()
-            weights = normalised(raw[number])
-            if tuple(weights) not in known and raw[number].sum() > 0:
+            weights = self._merge(raw[number])
+            if tuple(weights) not in known:  # nor uniform, which a draw of zeros would be
                 break
         storage = study._storage
         storage.set_trial_system_attr(trial._trial_id, ASK, number)
@@ -90,3 +103,20 @@ class Paper(SimplexSampler):
                 for t, value in zip(chosen, fitness, strict=True)
             ]
         )
+
+
+class Softmax(Paper):
+    """CMA-ES on the logarithms of the weights; a weight below `SMALLEST` is 0."""
+
+    def _search(self) -> CMA:
+        return CMA(
+            mean=np.zeros(self.problem.n),
+            sigma=self.setting("sigma", 0.7),
+            seed=self.problem.seed,
+            population_size=self._population,
+        )
+
+    def _merge(self, raw: Array) -> Array:
+        weights = np.exp(raw - raw.max())
+        weights /= weights.sum()
+        return normalised(np.where(weights < SMALLEST, 0.0, weights))

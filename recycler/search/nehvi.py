@@ -1,9 +1,9 @@
 """BoTorch's qLogNoisyEHVI on the simplex, with known noise and pending points.
 
 Letters: k finished trials, n checkpoints, m objectives. One GP an objective, with the observation
-variance given from the items' standard errors, never fitted. The weights' sum is an equality
-constraint of the acquisition's optimisation. One objective has no volume: there the acquisition is
-qLogNoisyExpectedImprovement.
+variance given from the items' standard errors, and fitted only where there are none. The weights'
+sum is an equality constraint of the acquisition's optimisation. One objective has no volume: there
+the acquisition is qLogNoisyExpectedImprovement; from five on, where volumes are slow, qLogNParEGO.
 
 May import: search.simplex, protocols, torch, botorch, gpytorch.
 Reference: Daulton et al. 2021, arXiv 2105.08195; Ament et al. 2023, arXiv 2310.20708.
@@ -20,6 +20,7 @@ from botorch.acquisition.acquisition import AcquisitionFunction
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.acquisition.multi_objective import logei
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective.parego import qLogNParEGO
 from botorch.exceptions.warnings import BotorchWarning
 from botorch.models.gp_regression import SingleTaskGP
 from botorch.models.model_list_gp_regression import ModelListGP
@@ -109,6 +110,10 @@ class Nehvi(SimplexSampler):
             return qLogNoisyExpectedImprovement(
                 model, X_baseline=baseline, sampler=sampler, X_pending=waiting, prune_baseline=True
             )
+        if m >= 5:  # a random Chebyshev scalarization
+            return qLogNParEGO(
+                model, X_baseline=baseline, sampler=sampler, X_pending=waiting, prune_baseline=True
+            )
         return qLogNoisyExpectedHypervolumeImprovement(
             model,
             ref_point=torch.as_tensor(self.problem.reference, dtype=DTYPE),
@@ -144,12 +149,13 @@ def _fit(x: Array, y: Array, errors: Array) -> ModelListGP:
     for column in range(y.shape[1]):
         values = y[:, column]
         floor = 1e-6 * max(float(values.var()), 1e-12)
-        variance = np.maximum(errors[:, column] ** 2, floor)
+        variance = torch.as_tensor(np.maximum(errors[:, column] ** 2, floor), dtype=DTYPE)
+        known = bool((errors[:, column] > 0).any())
         models.append(
             SingleTaskGP(
                 inputs,
                 torch.as_tensor(values, dtype=DTYPE).unsqueeze(1),
-                torch.as_tensor(variance, dtype=DTYPE).unsqueeze(1),
+                variance.unsqueeze(1) if known else None,
                 covar_module=RBFKernel(lengthscale_prior=LogNormalPrior(-0.7, 0.7)),
                 outcome_transform=Standardize(1),
             )

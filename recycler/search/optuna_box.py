@@ -7,19 +7,20 @@ optuna.
 import json
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from recycler.plan import Plan
 from recycler.protocols import Problem, SamplerFactory
-from recycler.search.simplex import Array, SimplexSampler, normalised, space
-from recycler.trial import COMPLETE, RUNNING, Trial
+from recycler.search.simplex import Array, SimplexSampler, normalised, space, sparsest
+from recycler.trial import COMPLETE, RUNNING, STOPPED, Trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -27,11 +28,13 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 class Nsga2(SimplexSampler):
     """Optuna's NSGA-II with children on the simplex; baselines and greedy path are generation 0."""
 
+    _kind: ClassVar[type[NSGAIISampler] | type[NSGAIIISampler]] = NSGAIISampler
+
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
         population = int(self.setting("population", max(8, min(self.problem.n, 24))))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = NSGAIISampler(
+            sampler = self._kind(
                 population_size=population,
                 child_generation_strategy=self._child,
                 seed=int(self.rng.integers(2**31)),
@@ -66,6 +69,24 @@ class Nsga2(SimplexSampler):
         return dict(zip(search_space, self._bred, strict=True))
 
 
+class Nsga3(Nsga2):
+    """The same with Optuna's NSGA-III: niches by reference points, for many objectives."""
+
+    _kind = NSGAIIISampler
+
+
+def tpe(problem: Problem, seed: int) -> BaseSampler:
+    """Optuna's tree-structured Parzen estimator on the box; what it draws is divided by its sum."""
+    return TPESampler(seed=seed)
+
+
+def gp(problem: Problem, seed: int) -> BaseSampler:
+    """Optuna's Gaussian-process sampler on the box; what it draws is divided by its sum."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return GPSampler(seed=seed)
+
+
 def ask(
     factory: SamplerFactory, problem: Problem, trials: Sequence[Trial], seed: int
 ) -> tuple[Array, dict[str, Any]]:
@@ -84,34 +105,45 @@ def ask(
     trial = study.ask(space(problem))
     notes = study.get_trials(deepcopy=False)[-1].system_attrs
     kept = {key: value for key, value in notes.items() if _is_json(value)}
-    return normalised(np.array([trial.params[name] for name in problem.names])), kept
+    weights = normalised(np.array([trial.params[name] for name in problem.names]))
+    return sparsest(weights, int(problem.settings.get("max_nonzero", problem.n))), kept
 
 
 def study_of(problem: Problem, trials: Sequence[Trial], sampler: BaseSampler | None) -> Study:
     """An in-memory Optuna study that holds the ledger: values are gains, all maximized."""
     study = optuna.create_study(directions=["maximize"] * problem.objectives.m, sampler=sampler)
-    study.add_trials([frozen(problem, trial) for trial in trials])
+    whole = space(problem)
+    for trial in trials:  # `study.add_trial` would check all n distributions of each again
+        template = frozen(problem, trial, whole)
+        study._storage.create_new_trial(study._study_id, template_trial=template)
     return study
 
 
-def frozen(problem: Problem, trial: Trial) -> FrozenTrial:
-    """One trial of the ledger as Optuna's."""
-    state = {COMPLETE: TrialState.COMPLETE, RUNNING: TrialState.RUNNING}.get(
-        trial.state, TrialState.FAIL
-    )
+def frozen(problem: Problem, trial: Trial, whole: dict[str, BaseDistribution]) -> FrozenTrial:
+    """One trial of the ledger as Optuna's; `whole` is the search space, shared by all of them."""
+    # a trial that racing stopped teaches too: its scores have the larger error of fewer items
+    known = {COMPLETE: TrialState.COMPLETE, STOPPED: TrialState.COMPLETE}
+    state = {**known, RUNNING: TrialState.RUNNING}.get(trial.state, TrialState.FAIL)
     user: dict[str, Any] = {"kind": trial.kind, "name": trial.name, "finished": trial.finished}
     values = None
     if state is TrialState.COMPLETE:
         values = [float(g) for g in problem.objectives.gains([trial.means("dev")])[0]]
         scores = trial.evaluations["dev"].scores
         user["stderr"] = [scores[o.name].stderr for o in problem.objectives.searched]
-    return create_trial(
+    start = datetime.fromtimestamp(0, UTC)
+    return FrozenTrial(
+        number=-1,  # given by the study
+        trial_id=-1,
         state=state,
+        value=None,
         values=values,
+        datetime_start=start,
+        datetime_complete=None if state is TrialState.RUNNING else start,
         params=dict(zip(problem.names, trial.recipe.vector(problem.names), strict=True)),
-        distributions=space(problem),
+        distributions=whole,
         user_attrs=user,
         system_attrs=dict(trial.notes),
+        intermediate_values={},
     )
 
 
@@ -126,6 +158,7 @@ def problem_of(plan: Plan, trials: Sequence[Trial], reference: Sequence[float]) 
         scales=plan.objectives.scales(gains),
         seed=plan.seed,
         settings=plan.settings,
+        evaluations=plan.evaluations,
     )
 
 

@@ -1,0 +1,323 @@
+"""Bayesian quadratic surrogate an objective, Thompson sampling on the simplex, numpy only.
+
+Each objective is a Gaussian process in the weights whose kernel holds a constant, a linear and a
+quadratic part (near one basin a loss is a quadratic form in the weights: MAP, arXiv 2406.07529)
+and a smooth rest. One function a proposal is drawn from each posterior, by pathwise conditioning,
+so that it can be read off at any number of candidates. The next merge is the candidate that adds
+most volume to the drawn front or, in a share of the proposals, the best of the drawn average.
+
+Letters: k finished trials, n checkpoints, m objectives, c candidates. Gains: larger is better.
+May import: search.simplex, pareto, numpy, optuna.
+Reference: Wilson et al. 2021, arXiv 2011.04026 (pathwise conditioning); Zhang & Golovin 2020,
+arXiv 2006.04655 (volume as a mean over random Chebyshev scalarizations).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from recycler import pareto
+from recycler.search.simplex import (
+    Array,
+    SimplexSampler,
+    complete,
+    gains,
+    normalised,
+    points,
+    running,
+)
+
+FITTED = 160  # at most so many trials decide the kernel's scales; all of them condition the result
+FEATURES = 128  # random Fourier features of the smooth part
+# Scales are tried on these grids; variances are in those of the values.
+_GRID = {
+    "linear": (1e-4, 0.01, 0.1, 1.0, 10.0),
+    "quadratic": (1e-4, 0.01, 0.1, 1.0, 10.0),
+    "smooth": (1e-4, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "length": (0.1, 0.2, 0.35, 0.6, 1.0),
+}
+_NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)  # where it is not known
+_PAIRED = (1.0, 0.5, 0.25, 0.1)  # share of a known variance that merges do not have in common
+CONSTANT = 10.0  # prior variance of the constant, in variances of the values
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """Prior variances of the parts of the kernel, the smooth part's length, the noise's factor."""
+
+    linear: float = 1.0
+    quadratic: float = 1.0
+    smooth: float = 0.1
+    length: float = 0.35
+    noise: float = 1.0
+
+
+def kernel(scales: Scales, a: Array, b: Array) -> Array:
+    """(k, c) prior covariance of (k, n) and (c, n) weights."""
+    n = a.shape[1]
+    inner = (a - 1 / n) @ (b - 1 / n).T
+    near = np.exp(-_squared(a, b) / (2 * scales.length**2))
+    covariance: Array = (
+        CONSTANT + scales.linear * inner + scales.quadratic * inner**2 + scales.smooth * near
+    )
+    return covariance
+
+
+def _squared(a: Array, b: Array) -> Array:
+    distance: Array = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    return np.maximum(distance, 0.0)
+
+
+class Posterior:
+    """What the finished trials say about one objective."""
+
+    def __init__(self, x: Array, values: Array, variance: Array | None) -> None:
+        """Choose scales by marginal likelihood, then condition on all trials.
+
+        Args:
+            x: (k, n) weights.
+            values: (k,) gains.
+            variance: (k,) variance of the observations; None where it is not known.
+        """
+        self.x = x
+        self.offset = float(values.mean())
+        self.unit = float(values.std()) or 1.0
+        self._target = (values - self.offset) / self.unit
+        self._known = variance is not None
+        self._variance = np.ones(len(x)) if variance is None else variance / self.unit**2
+        self.scales = self._fitted()
+        covariance = kernel(self.scales, x, x) + np.diag(self._noise())
+        self._root = _root(covariance)
+        self._weights = _solve(self._root, self._target)
+
+    def mean(self, w: Array) -> Array:
+        """(c,) posterior mean at (c, n) weights, in the unit of the values."""
+        expected: Array = kernel(self.scales, w, self.x) @ self._weights
+        return self.offset + self.unit * expected
+
+    def draw(self, rng: np.random.Generator) -> Callable[[Array], Array]:
+        """One function of the posterior: (c, n) weights -> (c,) values."""
+        prior = _prior_draw(self.scales, self.x.shape[1], rng)
+        seen = prior(self.x) + np.sqrt(self._noise()) * rng.standard_normal(len(self.x))
+        weights = _solve(self._root, self._target - seen)
+
+        def function(w: Array) -> Array:
+            values: Array = prior(w) + kernel(self.scales, w, self.x) @ weights
+            return self.offset + self.unit * values
+
+        return function
+
+    def _noise(self) -> Array:
+        return np.maximum(self.scales.noise * self._variance, 1e-6)
+
+    def _fitted(self) -> Scales:
+        """Scales of large marginal likelihood: steps on the grids, one scale at a time."""
+        rows = np.unique(np.linspace(0, len(self.x) - 1, FITTED).astype(int))
+        evidence = _Evidence(self.x[rows], self._target[rows], self._variance[rows])
+        grids = {**_GRID, "noise": _PAIRED if self._known else _NOISE}
+
+        @cache
+        def at(place: tuple[int, ...]) -> float:
+            return evidence(_scales(grids, place))
+
+        best, top = tuple(len(grid) // 2 for grid in grids.values()), -np.inf
+        while at(best) > top:
+            top = at(best)
+            for axis, grid in enumerate(grids.values()):
+                steps = [i for i in (best[axis] - 1, best[axis] + 1) if 0 <= i < len(grid)]
+                best = max([best, *((*best[:axis], i, *best[axis + 1 :]) for i in steps)], key=at)
+        return _scales(grids, best)
+
+
+def _scales(grids: Mapping[str, Sequence[float]], place: Sequence[int]) -> Scales:
+    return Scales(**{name: grid[i] for (name, grid), i in zip(grids.items(), place, strict=True)})
+
+
+class _Evidence:
+    """Log marginal likelihood of scales, with a weak prior on them."""
+
+    def __init__(self, x: Array, target: Array, variance: Array) -> None:
+        n = x.shape[1]
+        self._inner = (x - 1 / n) @ (x - 1 / n).T
+        self._square = self._inner**2
+        self._distance = _squared(x, x)
+        self._target, self._variance = target, variance
+
+    def __call__(self, s: Scales) -> float:
+        near = np.exp(-self._distance / (2 * s.length**2))
+        covariance = (
+            CONSTANT + s.linear * self._inner + s.quadratic * self._square + s.smooth * near
+        )
+        covariance[np.diag_indices(len(near))] += np.maximum(s.noise * self._variance, 1e-6)
+        root = _root(covariance)
+        half = np.linalg.solve(root, self._target)
+        prior = 0.1 * sum(np.log(v) ** 2 for v in (s.linear, s.quadratic / 3, s.smooth / 0.1))
+        return float(-0.5 * half @ half - np.log(np.diag(root)).sum() - 0.5 * prior)
+
+
+def _root(covariance: Array) -> Array:
+    """Lower Cholesky factor; the diagonal is raised until there is one."""
+    jitter = 1e-8
+    while True:
+        try:
+            root: Array = np.linalg.cholesky(covariance + jitter * np.eye(len(covariance)))
+            return root
+        except np.linalg.LinAlgError:
+            jitter *= 10
+
+
+def _solve(root: Array, right: Array) -> Array:
+    solution: Array = np.linalg.solve(root.T, np.linalg.solve(root, right))
+    return solution
+
+
+def _prior_draw(s: Scales, n: int, rng: np.random.Generator) -> Callable[[Array], Array]:
+    """A function whose covariance is `kernel`'s (the smooth part: by random Fourier features)."""
+    constant = np.sqrt(CONSTANT) * rng.standard_normal()
+    slope = np.sqrt(s.linear) * rng.standard_normal(n)
+    form = np.sqrt(s.quadratic) * rng.standard_normal((n, n))
+    frequency = rng.standard_normal((n, FEATURES)) / s.length
+    phase = rng.uniform(0, 2 * np.pi, FEATURES)
+    height = np.sqrt(2 * s.smooth / FEATURES) * rng.standard_normal(FEATURES)
+
+    def function(w: Array) -> Array:
+        z = w - 1 / n
+        quadratic = ((z @ form) * z).sum(1)
+        values: Array = constant + z @ slope + quadratic + np.cos(w @ frequency + phase) @ height
+        return values
+
+    return function
+
+
+def compressed(values: Array, floor: float, unit: float) -> tuple[Array, Array]:
+    """Values whose part far below the floor is squeezed logarithmically, and the local factor.
+
+    A merge that falls out of the basin must not decide the scales of those that do not.
+
+    Args:
+        values: (k,) gains.
+        floor: from here downwards; above it nothing changes.
+        unit: size of a step that counts.
+
+    Returns:
+        (k,) values, and (k,) by how much their errors shrink.
+    """
+    below = np.maximum(floor - values, 0.0) / unit
+    squeezed = np.where(below > 0, floor - unit * np.log1p(below), values)
+    return squeezed, 1 / (1 + below)
+
+
+def _floor(values: Array, corner: float) -> float:
+    """The fixed corner, or three spreads of the upper half below the median where that is higher."""
+    middle, best = float(np.median(values)), float(values.max())
+    return max(corner, middle - 3 * (best - middle)) if best > middle else corner
+
+
+class Surrogate(SimplexSampler):
+    """Thompson sampling on one Bayesian surrogate an objective."""
+
+    def propose(self, study: Study, trial: FrozenTrial) -> Array:
+        finished = complete(study)
+        n = self.problem.n
+        if len(finished) < 2:
+            return normalised(self.rng.dirichlet(np.ones(n)))
+        x, y = points(self.problem, finished), gains(finished)
+        errors = np.array([t.user_attrs["stderr"] for t in finished])
+        models = self._models(x, y, errors)
+        seen = np.concatenate([x, points(self.problem, running(study))])
+        expected = np.stack([model.mean(seen) for model in models], axis=1)
+        draws = [model.draw(self.rng) for model in models]
+
+        def drawn(w: Array) -> Array:
+            return np.stack([draw(w) for draw in draws], axis=1)
+
+        value = self._acquisition(drawn(seen))
+        pool = self._candidates(seen, expected)
+        for _ in range(int(self.setting("rounds", 3))):
+            scores = value(drawn(pool))
+            best = pool[np.argsort(-scores, kind="stable")[:24]]
+            pool = self._sparse(np.concatenate([best, self._moves(best, 6 * len(best))]))
+        return normalised(pool[int(np.argmax(value(drawn(pool))))])
+
+    def _models(self, x: Array, y: Array, errors: Array) -> list[Posterior]:
+        models = []
+        for j in range(y.shape[1]):
+            floor = _floor(y[:, j], float(self.problem.reference[j]))
+            unit = max(float(y[:, j].max()) - floor, 1e-12)
+            values, factor = compressed(y[:, j], floor, unit)
+            known = bool((errors[:, j] > 0).any())
+            variance = (errors[:, j] * factor) ** 2 if known else None
+            models.append(Posterior(x, values, variance))
+        return models
+
+    def _acquisition(self, front: Array) -> Callable[[Array], Array]:
+        """(c, m) drawn gains -> (c,) worth: added volume, or the average."""
+        corner, m = self.problem.reference, front.shape[1]
+        if self.rng.random() < self.setting("average", 0.3):
+            scale = self.problem.scales ** -float(self.rng.random() < 0.5)
+            return lambda values: values @ (scale / scale.sum())
+        span = np.maximum(front.max(0) - corner, 1e-12)
+        normal = np.abs(self.rng.standard_normal((256, m))) + 1e-3
+        normal /= np.sqrt((normal**2).sum(1, keepdims=True))
+
+        def reach(values: Array) -> Array:
+            height = np.maximum((values - corner) / span, 0.0)
+            ratio = height[:, None, 0] / normal[:, 0]
+            for j in range(1, m):
+                ratio = np.minimum(ratio, height[:, None, j] / normal[:, j])
+            powers: Array = ratio**m
+            return powers
+
+        have = reach(front).max(0)
+
+        def added(values: Array) -> Array:
+            gain = np.maximum(reach(values) - have, 0.0).mean(1)
+            tie = ((values - corner) / span).mean(1)  # where nothing adds volume
+            worth: Array = gain + 1e-9 * tie
+            return worth
+
+        return added
+
+    def _candidates(self, seen: Array, expected: Array) -> Array:
+        """(c, n) wide draws, plain averages, and moves around the best so far."""
+        n, rng = seen.shape[1], self.rng
+        wide = [rng.dirichlet(np.full(n, a), 100) for a in (0.1, 0.3, 1.0, 3.0)]
+        average = (expected / self.problem.scales).mean(1)
+        good = pareto.nondominated(expected)
+        good[np.argsort(-average)[:8]] = True
+        centres = seen[good]
+        return np.concatenate([*wide, centres, self._moves(centres, 800)])
+
+    def _moves(self, centres: Array, count: int) -> Array:
+        """(count, n) neighbours: mixtures, steps to or from a checkpoint, small changes."""
+        rng, n = self.rng, centres.shape[1]
+        start = centres[rng.integers(len(centres), size=count)]
+        kind = rng.integers(5, size=count)
+        other = centres[rng.integers(len(centres), size=count)]
+        single = np.eye(n)[rng.integers(n, size=count)]
+        step = rng.uniform(0, 1, size=(count, 1)) ** 2
+        moved = start + step * (other - start)
+        moved = np.where((kind == 1)[:, None], start + 0.6 * step * (single - start), moved)
+        less = start * (1 - single * rng.choice([0.5, 1.0], size=(count, 1)))
+        moved = np.where((kind == 2)[:, None], less, moved)
+        spread = start * np.exp(0.5 * rng.standard_normal((count, n)))
+        moved = np.where((kind == 3)[:, None], spread, moved)
+        swap = np.eye(n)[rng.integers(n, size=count)]
+        amount = step * (start * single).sum(1, keepdims=True)
+        moved = np.where((kind == 4)[:, None], start + amount * (swap - single), moved)
+        moved = np.clip(moved, 0.0, None)
+        total = moved.sum(1, keepdims=True)
+        return np.where(total > 1e-9, moved / np.maximum(total, 1e-9), start)
+
+    def _sparse(self, pool: Array) -> Array:
+        """(c, n) weights below half a percent become 0, and so do those beyond `max_nonzero`."""
+        most = min(int(self.setting("max_nonzero", 1e9)), pool.shape[1])
+        least = np.maximum(-np.sort(-pool, axis=1)[:, most - 1 : most], 0.005)
+        kept = np.where(pool < least, 0.0, pool)
+        total = kept.sum(1, keepdims=True)
+        sparse: Array = np.where(total > 0, kept / np.where(total > 0, total, 1.0), pool)
+        return sparse
