@@ -574,10 +574,9 @@ PROMPT = torch.tensor([[5, 80, 9, 200, 33, 7]])
 
 @pytest.fixture(scope="module", params=KINDS)
 def pool(request, tmp_path_factory) -> Pool:
-    """Three checkpoints of each architecture."""
-    return Pool.open(
-        toy.drawer(tmp_path_factory.mktemp(request.param), n=3, **KINDS[request.param])
-    )
+    """Three checkpoints of each architecture and a base."""
+    *folders, base = toy.drawer(tmp_path_factory.mktemp(request.param), **KINDS[request.param])
+    return Pool.open(folders, base)
 
 
 def complete(folder: Path, pool: Pool) -> Path:
@@ -586,13 +585,16 @@ def complete(folder: Path, pool: Pool) -> Path:
     return folder
 
 
-def test_live_and_disk_hold_the_same_bytes(pool, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_live_and_disk_hold_the_same_bytes(pool, tmp_path, method):
     dtype = pool.checkpoints[0].dtype
-    recipe = recipe_of(pool, [0.5, 0.2, 0.3], dtype)
+    last = 0.0 if method == "slerp" else 0.3
+    settings = {} if method in ("linear", "slerp") else {"density": 0.4, "lambda": 0.9}
+    recipe = recipe_of(pool, [0.5, 0.2, last], dtype, method, **settings)
     resident = Resident(pool, dtype)
     resident.load(recipe_of(pool, [0.1, 0.8, 0.1], dtype))  # traces of an earlier merge must go
     digest, _ = resident.load(recipe)
-    assert merge_to(tmp_path / "out", pool, recipe) == digest
+    assert merge_to(tmp_path / "out", pool, recipe, threads=3) == digest
     written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
     state = resident.model.state_dict()
     assert {n: bits(t) for n, t in written.items()} == {n: bits(state[n]) for n in written}
@@ -687,6 +689,24 @@ def test_a_folder_saved_without_its_head_is_refused(tmp_path):
     safetensors.torch.save_file(state, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(Incompatible, match=r"parameter 'lm_head\.weight', which no checkpoint"):
         Resident(Pool.open([folder]), "float32")
+
+
+def test_a_resident_model_takes_an_untied_head_only_if_it_has_one(tmp_path):
+    """The shell is the pool's first checkpoint: a tied one has no place for a merged head."""
+    tied = toy.checkpoint(tmp_path / "tied", seed=0, tied=True)
+    free = toy.checkpoint(tmp_path / "free", seed=1)
+    pool = Pool.open([free, tied])
+    recipe = recipe_of(pool, [0.5, 0.5])
+    resident = Resident(pool, "float32")
+    digest, _ = resident.load(recipe)
+    assert merge_to(tmp_path / "out", pool, recipe) == digest
+    embedding, head = resident.model.model.embed_tokens.weight, resident.model.lm_head.weight
+    states = [Resident(Pool.open([f]), "float32").model.state_dict() for f in (free, tied)]
+    assert torch.equal(head, 0.5 * states[0]["lm_head.weight"] + 0.5 * states[1]["lm_head.weight"])
+    assert not torch.equal(head, embedding)
+    with pytest.raises(Incompatible, match=r"'lm_head\.weight'.* no such tensor") as caught:
+        Resident(Pool.open([tied, free]), "float32").load(recipe)
+    assert caught.value.hint
 
 
 def test_a_merge_that_is_held_already_is_not_made_again(drawer):
