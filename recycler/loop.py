@@ -38,6 +38,8 @@ class Source(Protocol):
 
     def references(self, trials: Sequence[Trial]) -> Sequence[Trial]: ...
 
+    def spent(self, trials: Sequence[Trial]) -> float: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -220,7 +222,8 @@ class _Run:
             budget = self.plan.evaluations if self.plan.n > 1 else 0
             n, m = self.plan.n, self.plan.objectives.m
             expected = max(references, n + (n > 1) + (n > 2 and m > 1))
-            self.listen(Progress(phase, len(ended), expected + budget, trial))
+            done = references + int(self.source.spent(ended))
+            self.listen(Progress(phase, done, expected + budget, trial))
         else:
             left = sum(phase not in t.evaluations for t in self._wanted(phase))
             self.listen(Progress(phase, self._due - left, self._due, trial))

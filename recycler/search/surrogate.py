@@ -164,8 +164,8 @@ def _root(covariance: Array) -> Array:
     jitter = 1e-8
     while True:
         try:
-            root: Array = np.linalg.cholesky(covariance + jitter * np.eye(len(covariance)))
-            return root
+            root = np.linalg.cholesky(covariance + jitter * np.eye(len(covariance)))
+            return np.asarray(root, dtype=np.float64)
         except np.linalg.LinAlgError:
             jitter *= 10
 
