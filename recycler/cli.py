@@ -74,23 +74,39 @@ def pool() -> None:
 @pool.command("check")
 @click.argument("folders", nargs=-1, required=True, type=FOLDER)
 @click.option("--base", type=FOLDER, help="Common ancestor, for task-vector methods.")
+@click.option("--deep", is_flag=True, help="Read every tensor once: NaN, duplicates, geometry.")
 @as_json
 @click.pass_context
 def pool_check(
-    context: click.Context, folders: tuple[Path, ...], base: Path | None, as_json: bool
+    context: click.Context,
+    folders: tuple[Path, ...],
+    base: Path | None,
+    deep: bool,
+    as_json: bool,
 ) -> None:
     """Say from the headers alone whether folders can be merged; stores nothing.
 
+    With --deep every tensor is read once: NaN and Inf, checkpoints of equal bytes, fingerprints,
+    norms and cosines of the task vectors (from --base, or else from the mean).
     Exit code 0: fine, 1: warnings, 2: errors.
 
     \b
     Example: recycler pool check runs/* --base runs/base
     """
     found, findings = lazy("recycler.pool").survey(folders, base)
+    reading = None
+    if deep and found:
+        total = sum(checkpoint.nbytes for checkpoint in found.everything)
+        with lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar:
+            reading = lazy("recycler.merge.survey").read(
+                found, lambda count: bar.bytes_moved("reading", count, total)
+            )
+        findings = (*findings, *reading.findings)
     shown = lazy("recycler.report.text")
-    click.echo(
-        json.dumps(shown.check_json(found, findings), indent=2)
-    ) if as_json else shown.check(found, findings)
+    if as_json:
+        click.echo(json.dumps(shown.check_json(found, findings, reading), indent=2))
+    else:
+        shown.check(found, findings, reading)
     severities = {finding.severity for finding in findings}
     context.exit(2 if "error" in severities else 1 if severities else 0)
 

@@ -78,6 +78,7 @@ class SearchSection(_Section):
     seed: int = 0
     finalists: int = Field(24, ge=1)
     failed_share: float = Field(0.5, ge=0, le=1)
+    racing: bool | dict[str, Any] = False
     settings: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -38,7 +38,21 @@ class Conflict(RecyclerError):
 
 
 class BrokenCheckpoint(RecyclerError):
-    pass
+    """`code`, `file` and `tensor` are those of the finding that the pool check makes of it."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        code: str = "unreadable",
+        file: str = "",
+        tensor: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+        self.file = file
+        self.tensor = tensor
 
 
 class Incompatible(RecyclerError):

@@ -6,9 +6,12 @@ Reference: Miller 2024, arXiv 2411.00640 (clustered standard errors).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from recycler.errors import InvalidConfig
 
 Array = NDArray[np.float64]
 
@@ -43,6 +46,28 @@ class Outcomes:
     def __post_init__(self) -> None:
         for part in (self.values, self.weights, self.clusters):
             assert len(part) in (0, len(self.ids)), "one entry an item"
+
+    def joined(self, other: "Outcomes") -> "Outcomes":
+        """These items and then others; cluster labels mean the same in both."""
+        assert not set(self.ids) & set(other.ids), "an item is scored once"
+
+        def both(mine: tuple[Any, ...], theirs: tuple[Any, ...], plain: Any) -> tuple[Any, ...]:
+            if not mine and not theirs:
+                return ()
+            return (mine or (plain,) * len(self.ids)) + (theirs or (plain,) * len(other.ids))
+
+        return Outcomes(
+            self.ids + other.ids,
+            self.values + other.values,
+            both(self.weights, other.weights, 1.0),
+            self.clusters + other.clusters,
+        )
+
+    def first(self, count: int) -> "Outcomes":
+        """The first items alone."""
+        return Outcomes(
+            self.ids[:count], self.values[:count], self.weights[:count], self.clusters[:count]
+        )
 
     def arrays(self) -> tuple[Array, Array, NDArray[np.int64]]:
         """(items,) values, weights and cluster indices 0..c-1."""
@@ -89,6 +114,31 @@ class Evaluation:
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
     digest: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def joined(self, other: "Evaluation") -> "Evaluation":
+        """This block of items and the next one of the same merge and split, scored as one.
+
+        Objectives that came without item outcomes can't be joined: InvalidConfig.
+        """
+        for name in other.scores:
+            if name not in self.outcomes or name not in other.outcomes:
+                raise InvalidConfig(
+                    f"objective {name!r} came without item values, which racing needs.",
+                    hint="let the evaluator return a list of item values, or set `racing: false`.",
+                )
+        outcomes = {
+            name: self.outcomes[name].joined(other.outcomes[name]) for name in other.scores
+        }
+        return Evaluation(
+            split=self.split,
+            scores={name: o.score() for name, o in outcomes.items()},
+            outcomes=outcomes,
+            digest=other.digest,
+            seconds={
+                key: self.seconds.get(key, 0.0) + other.seconds.get(key, 0.0)
+                for key in sorted({*self.seconds, *other.seconds})
+            },
+        )
 
 
 @dataclass(frozen=True, slots=True)

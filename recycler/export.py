@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from recycler import __version__
-from recycler.checkpoint import Checkpoint
+from recycler.checkpoint import Checkpoint, TensorSpec
 from recycler.errors import (
     BrokenCheckpoint,
     Conflict,
@@ -28,8 +28,9 @@ from recycler.errors import (
     RecyclerError,
 )
 from recycler.merge.disk import SHARD_BYTES, write_weights
-from recycler.merge.files import read_recipe
-from recycler.merge.tensors import Sources, output_specs
+from recycler.merge.files import mergekit_recipe, own_recipe, read_recipe
+from recycler.merge.sources import Sources, sample
+from recycler.merge.tensors import Loss, output_specs
 from recycler.pool import Pool
 from recycler.recipe import Recipe
 from recycler.report.card import model_card
@@ -88,7 +89,7 @@ def export(
     giver = pool[donor] if donor else pool.checkpoints[0]
     extras = {
         PROOF: _json(proof(study, trial, giver)),
-        "mergekit.yaml": yaml.safe_dump(mergekit_recipe(trial.recipe, pool), sort_keys=False),
+        **_recipes(trial.recipe, pool),
         "README.md": model_card(study, trial),
     }
     pictures = {"front.png": front_png(study, highlight=trial.number)}
@@ -113,24 +114,48 @@ def write_folder(
     expected: str = "",
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
-    texts: dict[str, str] | None = None,
-    blobs: dict[str, bytes] | None = None,
+    texts: Mapping[str, str] | None = None,
+    blobs: Mapping[str, bytes] | None = None,
+    last: Mapping[str, Callable[[], str]] | None = None,
+    read_back: bool = True,
     on_bytes: Any = lambda count: None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Merge into a new folder, atomically; with `expected`, only if the digest is that one."""
+    """Merge into a new folder, atomically; with `expected`, only if the digest is that one.
+
+    Args:
+        recipe: what to merge.
+        pool: of what.
+        donor: gives config and tokenizer.
+        out: the folder to make.
+        expected: digest that the written folder must have; empty means any.
+        force: replace `out` if it exists.
+        shard_bytes: size of a shard [B].
+        texts: further files.
+        blobs: the same as bytes.
+        last: further files that are made when the weights are written.
+        read_back: read the written bytes again and compare, instead of only their headers.
+        on_bytes: told of bytes written.
+        **options: of `write_weights`.
+    """
     out = out.expanduser().absolute()
     _require_free(out, pool, force)
     contents = {**{k: v.encode() for k, v in (texts or {}).items()}, **(blobs or {})}
     with _beside(out) as work:
         with Sources(pool) as sources:
-            written = write_weights(recipe, sources, work, shard_bytes, on_bytes=on_bytes)
-        _write(work / "config.json", _json(_config(donor, recipe.dtype)).encode())
+            written = write_weights(
+                recipe, sources, work, shard_bytes, on_bytes=on_bytes, **options
+            )
+            config = _config(donor, recipe.dtype, output_specs(recipe, sources))
+        contents |= {name: make().encode() for name, make in (last or {}).items()}
+        _write(work / "config.json", _json(config).encode())
         for name in _COMPANIONS:
             if (donor.path / name).is_file():
                 _write(work / name, (donor.path / name).read_bytes())
         for name, content in contents.items():
             _write(work / name, content)
-        found = Checkpoint.open(work).fingerprint()
+        opened = Checkpoint.open(work)
+        found = opened.fingerprint() if read_back else written
         if found != written or (expected and found != expected):
             raise Mismatch(
                 f"the written merge has digest {found}, the scored one {expected or written}.",
@@ -179,25 +204,57 @@ def merge_file(
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     quiet: bool = True,
+    threads: int = 0,
 ) -> dict[str, Any]:
-    """Make the merge of a recipe file, without a study; the folder says how it was made."""
-    recipe, pool = read_recipe(recipe_file, lambda checkpoint: checkpoint.fingerprint())
-    total = sum(spec.nbytes for spec in output_specs(recipe, pool))
-    texts = {
-        PROOF: _json({"recycler": __version__, "recipe": recipe.to_json(), "id": recipe.id}),
-        "mergekit.yaml": yaml.safe_dump(mergekit_recipe(recipe, pool), sort_keys=False),
-    }
+    """Make the merge of a recipe file, without a study; the folder says how it was made.
+
+    Args:
+        recipe_file: recycler's or mergekit's YAML.
+        out: the folder to make.
+        force: replace `out` if it exists.
+        shard_bytes: size of a shard [B].
+        quiet: show no progress.
+        threads: that read and sum at the same time; 0 means one a core.
+    """
     with ProgressBar(quiet) as bar:
-        return write_folder(
+
+        def identify(checkpoint: Checkpoint, exact: bool) -> str:
+            if not exact:  # a full read would cost more than the merge
+                return f"sample:{sample(checkpoint)}"
+            return checkpoint.fingerprint(
+                lambda count: bar.bytes_moved(
+                    f"fingerprint {checkpoint.name}", count, checkpoint.nbytes
+                )
+            )
+
+        file = read_recipe(recipe_file, identify)
+        recipe, pool, loss = file.recipe, file.pool, Loss()
+        total = sum(spec.nbytes for spec in output_specs(recipe, Sources(pool)))
+        made = {"recycler": __version__, "recipe": recipe.to_json(), "id": recipe.id}
+        done = write_folder(
             recipe,
             pool,
-            pool.checkpoints[0],
+            file.donor,
             out,
             force=force,
             shard_bytes=shard_bytes,
-            texts=texts,
+            texts=_recipes(recipe, pool),
+            last={PROOF: lambda: _json({**made, "rounding": loss.to_json()})},
+            threads=threads or len(os.sched_getaffinity(0)),
+            loss=loss,
+            read_back=False,
             on_bytes=lambda count: bar.bytes_moved("merge", count, total),
         )
+    return {**done, "rounding": loss.to_json()}
+
+
+def _recipes(recipe: Recipe, pool: Pool) -> dict[str, str]:
+    """The recipe as files: our own form, and mergekit's where it has words for it."""
+    forms = {
+        "recipe.yaml": own_recipe(recipe, pool),
+        "mergekit.yaml": mergekit_recipe(recipe, pool),
+    }
+    return {name: yaml.safe_dump(form, sort_keys=False) for name, form in forms.items() if form}
 
 
 def proof(study: "Study", trial: Trial, donor: Checkpoint) -> dict[str, Any]:
@@ -218,20 +275,6 @@ def proof(study: "Study", trial: Trial, donor: Checkpoint) -> dict[str, Any]:
         "items": items,
         "donor": donor.name,
         "evaluator": dict(study.plan.evaluator),
-    }
-
-
-def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any]:
-    """The recipe in mergekit's terms (its sums run in `dtype`, ours always in float32)."""
-    return {
-        "merge_method": recipe.method,
-        "models": [
-            {"model": str(pool[name].path), "parameters": {"weight": weight}}
-            for name, weight in recipe.weights.items()
-        ],
-        "parameters": {"normalize": bool(recipe.settings.get("normalize", False))},
-        "dtype": "float32",
-        "out_dtype": recipe.dtype,
     }
 
 
@@ -287,8 +330,18 @@ def require_ledgers(study: "Study", done: Mapping[str, Any]) -> None:
         )
 
 
-def _config(donor: Checkpoint, dtype: str) -> dict[str, Any]:
+def _config(donor: Checkpoint, dtype: str, specs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """The donor's config.json, made to fit the merged tensors."""
     config = {key: value for key, value in donor.config.items() if key != "torch_dtype"}
+    head = any(spec.name.endswith("lm_head.weight") for spec in specs)
+    had = any(name.endswith("lm_head.weight") for name in donor.tensors)
+    if head and not had and config.get("tie_word_embeddings"):
+        config["tie_word_embeddings"] = False
+    for spec in specs:  # fewer rows of the embedding than the donor's
+        own = donor.tensors.get(spec.name)
+        rows = config.get("vocab_size")
+        if own and own.shape != spec.shape and own.shape[0] == rows:
+            config["vocab_size"] = spec.shape[0]
     return {**config, "dtype": dtype}
 
 

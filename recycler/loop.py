@@ -2,23 +2,25 @@
 
 What to do next is read off the ledger each time, so a run that was killed goes on where it was:
 proposals without scores are evaluated again under their number, nothing scored is scored twice.
-May import: the nouns, protocols, front.
+May import: the nouns, protocols, front, racing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from recycler import pareto
-from recycler.errors import StudyFailed
-from recycler.evaluation import Evaluation, Failure
-from recycler.front import front_rows
+from recycler.errors import InvalidConfig, StudyFailed
+from recycler.evaluation import Evaluation, Failure, Outcomes
+from recycler.front import front_rows, volume
 from recycler.objectives import Array
 from recycler.plan import Plan
 from recycler.protocols import Executor, Store
-from recycler.trial import COMPLETE, FAILED, RUNNING, Job, Proposal, Trial
+from recycler.racing import RECENT, promise
+from recycler.trial import COMPLETE, FAILED, RUNNING, STOPPED, WHOLE, Job, Proposal, Trial
 
 # Times a trial is begun before it counts as what kills the process. Large, because a process is
 # also killed for reasons that are not the trial's, and often before the trial has begun to run.
@@ -35,6 +37,8 @@ class Source(Protocol):
     def reference(self, trials: Sequence[Trial]) -> Array | None: ...
 
     def references(self, trials: Sequence[Trial]) -> Sequence[Trial]: ...
+
+    def spent(self, trials: Sequence[Trial]) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class _Run:
         self.trials = {trial.number: trial for trial in store.trials(plan.name)}
         self.reference: Sequence[float] | None = store.status(plan.name)["reference"]
         self.flying = 0
+        self._race = _Race(plan, store)
+        self._onward: deque[Trial] = deque()  # trials whose next block is due
         self._due = 0
         self._refused: list[tuple[Trial, Failure]] = []
 
@@ -119,14 +125,16 @@ class _Run:
 
     def _search_jobs(self) -> Iterator[Job | None]:
         """Jobs one after the other; None where scores are awaited."""
-        names = tuple(objective.name for objective in self.plan.objectives.searched)
         for trial in [trial for trial in self.ledger if trial.state == RUNNING]:
             if trial.attempts >= ATTEMPTS:
                 self._failed(trial, Failure("process-died", f"the process died {ATTEMPTS} times."))
                 continue
             self.store.retry(self.plan.name, trial.number)
-            yield Job(trial.number, trial.recipe, "dev", names)
+            yield self._dev_job(trial)
         while True:
+            if self._onward:
+                yield self._dev_job(self._onward.popleft())
+                continue
             proposal = self.source.next(self.ledger, self.reference)
             if proposal is None:
                 if not self.flying:
@@ -135,7 +143,13 @@ class _Run:
                 continue
             trial = self.store.start(self.plan.name, proposal)
             self.trials[trial.number] = trial
-            yield Job(trial.number, trial.recipe, "dev", names)
+            yield self._dev_job(trial)
+
+    def _dev_job(self, trial: Trial) -> Job:
+        """A trial's dev items, or the next block of them where candidates race."""
+        names = tuple(objective.name for objective in self.plan.objectives.searched)
+        part = self._race.part(trial, self.ledger)
+        return Job(trial.number, trial.recipe, "dev", names, part)
 
     def _drive(self, jobs: Iterator[Job | None], phase: str) -> None:
         """Keep the executor busy until the jobs are used up and all have come back."""
@@ -169,8 +183,13 @@ class _Run:
             else:  # told when the others are done
                 self._refused.append((trial, result))
             return
-        self.store.record(self.plan.name, trial.number, result)
+        state = COMPLETE
+        if job.split == "dev" and job.part != WHOLE:
+            result, state = self._race.judge(job, result, self.ledger, self.reference)
+        self.store.record(self.plan.name, trial.number, result, state)
         self._refresh()
+        if state == RUNNING:
+            self._onward.append(self.trials[trial.number])
         self._fix_reference()
 
     def _failed(self, trial: Trial, failure: Failure) -> None:
@@ -203,7 +222,8 @@ class _Run:
             budget = self.plan.evaluations if self.plan.n > 1 else 0
             n, m = self.plan.n, self.plan.objectives.m
             expected = max(references, n + (n > 1) + (n > 2 and m > 1))
-            self.listen(Progress(phase, len(ended), expected + budget, trial))
+            done = references + int(self.source.spent(ended))
+            self.listen(Progress(phase, done, expected + budget, trial))
         else:
             left = sum(phase not in t.evaluations for t in self._wanted(phase))
             self.listen(Progress(phase, self._due - left, self._due, trial))
@@ -218,6 +238,96 @@ class _Run:
             chosen = elected(self.plan, self.ledger)
         others = [t for t in self.source.references(self.ledger) if t not in chosen]
         return sorted([*chosen, *others], key=lambda trial: trial.number)
+
+
+class _Race:
+    """Which block of dev items a candidate is scored on next, and whether it goes on after it."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._plan, self._store = plan, store
+        self._seen: dict[int, Evaluation] = {}  # of trials in flight: the blocks so far, as one
+        self._known: dict[int, Mapping[str, Outcomes]] = {}  # of trials that have ended
+
+    def part(self, trial: Trial, ledger: Sequence[Trial]) -> tuple[float, float]:
+        """Shares of the dev items to score next; all where the trial does not race."""
+        if not self._plan.racing or trial.kind != "search":
+            return WHOLE
+        if (
+            trial.number not in self._seen and "dev" in trial.evaluations
+        ):  # of a run that was killed
+            known = self._store.outcomes(self._plan.name, trial.number, "dev")
+            self._seen[trial.number] = replace(trial.evaluations["dev"], outcomes=known)
+        blocks = [0.0, *self._plan.racing["blocks"]]
+        if trial.number not in self._seen:
+            return blocks[0], blocks[1]
+        name = self._plan.objectives.searched[0].name
+        whole = (
+            next(t for t in ledger if t.state == COMPLETE).evaluations["dev"].scores[name].items
+        )
+        done = self._seen[trial.number].scores[name].items / whole
+        next_block = min(range(1, len(blocks) - 1), key=lambda i: abs(blocks[i] - done))
+        return blocks[next_block], blocks[next_block + 1]
+
+    def judge(
+        self,
+        job: Job,
+        block: Evaluation,
+        ledger: Sequence[Trial],
+        reference: Sequence[float] | None,
+    ) -> tuple[Evaluation, str]:
+        """All that a candidate has been scored on with its newest block, and the state it gets."""
+        before = self._seen.pop(job.trial, None)
+        found = before.joined(block) if before else block
+        if job.part[1] >= 1.0:
+            return found, COMPLETE
+        if set(found.outcomes) != set(found.scores) or reference is None:
+            raise InvalidConfig(
+                "the evaluator returned no item values, which racing needs.",
+                hint="return a list of values an objective, or set `racing: false`.",
+            )
+        rivals = front_rows(
+            [t for t in ledger if t.state == COMPLETE], self._plan.objectives, "dev"
+        )
+        hope = promise(
+            found.outcomes,
+            [self._outcomes(trial) for trial in rivals],
+            self._plan.objectives,
+            np.array(reference),
+            seed=job.trial,
+            peers=[self._outcomes(trial) for trial in _recent(ledger)],
+        )
+        if not hope.holds(self._plan.racing, self._rate(ledger, reference), 1.0 - job.part[1]):
+            return found, STOPPED
+        self._seen[job.trial] = found
+        return found, RUNNING
+
+    def _outcomes(self, trial: Trial) -> Mapping[str, Outcomes]:
+        if trial.number not in self._known:
+            self._known[trial.number] = self._store.outcomes(self._plan.name, trial.number, "dev")
+        return self._known[trial.number]
+
+    def _rate(self, ledger: Sequence[Trial], reference: Sequence[float]) -> float:
+        """What the recent candidates brought for the items they took, see `Promise.holds`."""
+        name = self._plan.objectives.searched[0].name
+        scored = [t for t in ledger if t.state == COMPLETE]
+        recent = _recent(ledger)
+        if len(recent) < RECENT // 4:
+            return 0.0
+        corner = np.array(reference)
+        earlier = [t for t in scored if t not in recent]
+        now, before = (
+            volume(trials, self._plan.objectives, corner, "dev") or 0.0
+            for trials in (scored, earlier)
+        )
+        taken = sum(t.evaluations["dev"].scores[name].items for t in recent)
+        whole = scored[0].evaluations["dev"].scores[name].items
+        return (now - before) / now / (taken / whole) if now > 0 else 0.0
+
+
+def _recent(ledger: Sequence[Trial]) -> list[Trial]:
+    """The last candidates that ended with scores, oldest first."""
+    ended = [t for t in ledger if t.kind == "search" and t.state in (COMPLETE, STOPPED)]
+    return sorted(ended, key=lambda t: t.finished or 0)[-RECENT:]
 
 
 def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Trial]:

@@ -31,6 +31,8 @@ class Plan:
         items: items wanted a split and objective; `seed` decides who is in which.
         evaluator: description of the evaluator; part of what makes scores comparable.
         finalists: at most so many trials are re-checked on select items.
+        racing: `blocks` (shares of dev items after which a candidate may be stopped), `chance` and
+            `gain` (see `racing.Promise`); empty scores every candidate on all dev items.
         failed_share: the study stops as failed when more than this share of trials failed.
     """
 
@@ -49,6 +51,7 @@ class Plan:
     items: Mapping[str, int] = field(default_factory=dict)
     evaluator: Mapping[str, Any] = field(default_factory=dict)
     finalists: int = 24
+    racing: Mapping[str, Any] = field(default_factory=dict)
     failed_share: float = 0.5
 
     def __post_init__(self) -> None:

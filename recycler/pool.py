@@ -1,65 +1,42 @@
 """A pool: checkpoints of one architecture that may be merged, and the check that finds why not.
 
-Letters: n checkpoints. May import: errors, yamlfile, checkpoint.
+Letters: n checkpoints. May import: errors, yamlfile, checkpoint, compare.
 """
 
-import hashlib
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recycler.checkpoint import Checkpoint
-from recycler.errors import BrokenCheckpoint, Incompatible, InvalidConfig, NotFound, RecyclerError
+from recycler.checkpoint import Checkpoint, absolute
+from recycler.compare import ERROR, WARNING, Finding, compare
+from recycler.errors import Incompatible, InvalidConfig, NotFound, RecyclerError
 from recycler.yamlfile import read_yaml
 
-ERROR, WARNING = "error", "warning"
-# Settings that change what the same tensors compute: they must agree.
-_MUST_AGREE = (
-    "architectures",
-    "model_type",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "hidden_act",
-    "tie_word_embeddings",
-    "vocab_size",
-)
-_SHOULD_AGREE = (
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "rms_norm_eps",
-    "layer_norm_eps",
-    "layer_norm_epsilon",
-    "max_position_embeddings",
-    "sliding_window",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)
-_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+# A rate that one thread reaches from a disk in good health or the page cache; a deep check measures.
+ASSUMED_RATE = 1e9  # bytes of input per second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing the check found: where, what, what was expected and what to do."""
+class Estimate:
+    """What one merge of a pool takes.
 
-    code: str
-    severity: str
-    checkpoint: str
-    found: str
-    expected: str
-    hint: str
-    file: str = ""
-    tensor: str = ""
+    Attributes:
+        read_bytes: input of one merge with no weight zero.
+        write_bytes: output in the dtype of the first checkpoint; also the size of a resident model.
+        working_bytes: the largest tensor three times in float32, what a method may hold besides.
+        free_bytes: on the disk of the current folder.
+        seconds: at `ASSUMED_RATE`.
+    """
 
-    def __str__(self) -> str:
-        where = " · ".join(part for part in (self.checkpoint, self.file, self.tensor) if part)
-        return f"{where}: found {self.found}, expected {self.expected}"
+    read_bytes: int
+    write_bytes: int
+    working_bytes: int
+    free_bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +149,46 @@ class Pool:
 
     def check(self) -> tuple[Finding, ...]:
         """Everything in the headers, configs and tokenizers that would spoil a merge."""
-        first = self.checkpoints[0]
-        findings: list[Finding] = []
-        for other in self.everything[1:]:
-            findings += [*_tensor_findings(first, other), *_config_findings(first, other)]
-            findings += _tokenizer_findings(first, other)
-        return tuple(findings)
+        return (*self._same_folder_findings(), *self._base_findings(), *compare(self.everything))
 
-    def require_mergeable(self) -> None:
-        """Raise Incompatible with the first error the check finds."""
-        errors = [finding for finding in self.check() if finding.severity == ERROR]
+    def _same_folder_findings(self) -> Iterator[Finding]:
+        known: dict[Path, Checkpoint] = {}
+        for checkpoint in self.checkpoints:
+            first = known.setdefault(_real(checkpoint.path), checkpoint)
+            if first is not checkpoint:
+                yield _twice(checkpoint.name, first)
+
+    def _base_findings(self) -> Iterator[Finding]:
+        for checkpoint in self.checkpoints if self.base else ():
+            if self.base and _real(checkpoint.path) == _real(self.base.path):
+                yield Finding(
+                    code="base-member",
+                    severity=WARNING,
+                    checkpoint=checkpoint.name,
+                    found="the base itself",
+                    expected="checkpoints trained from the base",
+                    hint="its task vector is zero, so its weight changes nothing; take it out of "
+                    "the list, unless `linear` is to mix the base in.",
+                )
+
+    def estimate(self) -> Estimate:
+        """What one merge takes, from the headers."""
+        first = self.checkpoints[0]
+        elements = max(math.prod(spec.shape) for spec in first.tensors.values())
+        read = sum(checkpoint.nbytes for checkpoint in self.everything)
+        return Estimate(
+            read_bytes=read,
+            write_bytes=first.nbytes,
+            working_bytes=3 * 4 * elements,
+            free_bytes=shutil.disk_usage(Path.cwd()).free,
+            seconds=(read + first.nbytes) / ASSUMED_RATE,
+        )
+
+    def require_mergeable(
+        self, allowed: Callable[[Finding], bool] = lambda finding: False
+    ) -> None:
+        """Raise Incompatible with the first error the check finds that is not allowed."""
+        errors = [f for f in self.check() if f.severity == ERROR and not allowed(f)]
         if errors:
             more = f" ({len(errors) - 1} more errors)" if len(errors) > 1 else ""
             raise Incompatible(
@@ -198,29 +205,45 @@ def survey(
     Returns:
         The pool of readable folders (None if there is none) and all findings.
     """
-    problems = {folder: _unreadable(folder) for folder in [*folders, *([base] if base else [])]}
-    findings = [finding for finding in problems.values() if finding]
-    good = [folder for folder in folders if not problems[folder]]
+    everything = [*folders, *([base] if base else [])]
+    opened: dict[Path, Checkpoint] = {}
+    findings: list[Finding] = []
+    for number, (folder, label) in enumerate(zip(everything, _labels(everything), strict=True)):
+        known = opened.get(_real(folder))
+        if known and number < len(folders):
+            findings.append(_twice(label, known))
+        elif not known:
+            try:
+                opened[_real(folder)] = Checkpoint.open(folder, label)
+            except RecyclerError as error:
+                findings.append(Finding.of(error, label))
+    listed = {_real(folder) for folder in folders}
+    good = tuple(checkpoint for real, checkpoint in opened.items() if real in listed)
+    findings = list(dict.fromkeys(findings))  # a broken base may be in the list too
     if not good:
         return None, tuple(findings)
-    pool = Pool.open(good, base if base and not problems[base] else None)
+    pool = Pool("pool", good, opened.get(_real(base)) if base else None)
     return pool, (*findings, *pool.check())
 
 
-def _unreadable(folder: str | os.PathLike[str]) -> Finding | None:
-    """Why a folder can't be opened; None where it can."""
+def _real(folder: str | os.PathLike[str]) -> Path:
+    """The folder behind links; the path itself where links lead in circles."""
+    path = absolute(folder)
     try:
-        Checkpoint.open(folder)
-    except RecyclerError as error:
-        return Finding(
-            code="unreadable" if isinstance(error, BrokenCheckpoint) else "not-found",
-            severity=ERROR,
-            checkpoint=Path(folder).name,
-            found=error.message.rstrip("."),
-            expected="a readable safetensors checkpoint",
-            hint=error.hint,
-        )
-    return None
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path
+
+
+def _twice(label: str, known: Checkpoint) -> Finding:
+    return Finding(
+        code="same-folder",
+        severity=ERROR,
+        checkpoint=label,
+        found=f"the folder of {known.name!r} again",
+        expected="each checkpoint once",
+        hint="give every folder once; links to a folder are that folder.",
+    )
 
 
 def _open(entry: Mapping[str, Any] | str, root: Path | None, where: str) -> Checkpoint:
@@ -232,92 +255,24 @@ def _open(entry: Mapping[str, Any] | str, root: Path | None, where: str) -> Chec
             f"{where} has no path, found {entry!r}.",
             hint="write each as `{name: sft-a, path: runs/sft-a}`.",
         )
-    path = Path(folder).expanduser()
+    relative = root is not None and not str(folder).startswith("~")
+    path = root / folder if root and relative else absolute(folder)
     about = {key: value for key, value in entry.items() if key not in ("name", "path")}
-    return Checkpoint.open(root / path if root else path, str(entry.get("name") or ""), about)
+    return Checkpoint.open(path, str(entry.get("name") or ""), about)
 
 
 def _labels(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Folder names, with the parent's name before them where two folders share a name."""
-    paths = [Path(folder).expanduser().absolute() for folder in folders]
-    names = [path.name for path in set(paths)]
-    return [
-        path.name if names.count(path.name) == 1 else f"{path.parent.name}.{path.name}"
-        for path in paths
-    ]
+    """Folder names, with as many parents' names before them as tell namesakes apart."""
+    paths = [absolute(folder) for folder in folders]
 
-
-def _tensor_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Finding]:
-    for name in sorted(first.tensors.keys() | other.tensors.keys()):
-        expected, found = first.tensors.get(name), other.tensors.get(name)
-        if expected is None or found is None:
-            present = other if expected is None else first
-            yield Finding(
-                code="tensor-extra" if expected is None else "tensor-missing",
-                severity=ERROR,
-                checkpoint=other.name,
-                file=(found or present.tensors[name]).file,
-                tensor=name,
-                found=str(found) if found else "no such tensor",
-                expected=str(expected) if expected else f"no such tensor, as in {first.name!r}",
-                hint="pool only checkpoints of one architecture, all tied or all untied.",
+    def label(path: Path) -> str:
+        others = set(paths) - {path}
+        tails = (path.parts[-depth:] for depth in range(1, len(path.parts) + 1))
+        return ".".join(
+            next(
+                (t for t in tails if all(other.parts[-len(t) :] != t for other in others)),
+                path.parts,
             )
-        elif expected.shape != found.shape:
-            yield Finding(
-                code="shape",
-                severity=ERROR,
-                checkpoint=other.name,
-                file=found.file,
-                tensor=name,
-                found=str(found),
-                expected=f"{expected} as in {first.name!r}",
-                hint="pool only checkpoints of one architecture and one vocabulary size.",
-            )
-        elif expected.dtype != found.dtype:
-            yield Finding(
-                code="dtype",
-                severity=WARNING,
-                checkpoint=other.name,
-                file=found.file,
-                tensor=name,
-                found=str(found),
-                expected=f"{expected} as in {first.name!r}",
-                hint="merges are summed in float32 and rounded once, so this is allowed; set "
-                "`merge.dtype` to choose the output.",
-            )
+        )
 
-
-def _config_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Finding]:
-    for keys, severity in ((_MUST_AGREE, ERROR), (_SHOULD_AGREE, WARNING)):
-        for key in keys:
-            expected, found = first.config.get(key), other.config.get(key)
-            if expected != found:
-                yield Finding(
-                    code="config",
-                    severity=severity,
-                    checkpoint=other.name,
-                    file="config.json",
-                    found=f"{key} {found!r}",
-                    expected=f"{expected!r} as in {first.name!r}",
-                    hint="checkpoints with another setting compute something else with the same "
-                    "weights.",
-                )
-
-
-def _tokenizer_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Finding]:
-    for file in _TOKENIZER:
-        if _file_hash(first.path / file) != _file_hash(other.path / file):
-            yield Finding(
-                code="tokenizer",
-                severity=WARNING,
-                checkpoint=other.name,
-                file=file,
-                found="another tokenizer",
-                expected=f"the same file as in {first.name!r}",
-                hint="merges use the tokenizer of the first checkpoint; rows of the embedding must "
-                "mean the same tokens everywhere.",
-            )
-
-
-def _file_hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    return [label(path) for path in paths]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from recycler.evaluation import Evaluation, Failure, Outcomes, Score
 from recycler.objectives import Array, Objective, Objectives
 from recycler.plan import Plan
-from recycler.trial import Job, Proposal, Trial
+from recycler.trial import COMPLETE, WHOLE, Job, Proposal, Trial
 
 if TYPE_CHECKING:
     import optuna
@@ -79,10 +79,16 @@ class Evaluator(Protocol):
 
     * Weights A, then B, then A again give A's outcomes again.
     * The items of a split are the same in every call, in the same order, in every process.
+    * `part` asks for the items from one share of that order to another; the outcomes of all parts,
+      one after the other, are those of the whole.
     """
 
     def evaluate(
-        self, model: Any, objectives: Sequence[Objective], split: str
+        self,
+        model: Any,
+        objectives: Sequence[Objective],
+        split: str,
+        part: tuple[float, float] = WHOLE,
     ) -> Mapping[str, Outcomes | Score]: ...
 
 
@@ -138,7 +144,9 @@ class Store(Protocol):
 
     def retry(self, study: str, number: int) -> None: ...
 
-    def record(self, study: str, number: int, evaluation: Evaluation) -> None: ...
+    def record(
+        self, study: str, number: int, evaluation: Evaluation, state: str = COMPLETE
+    ) -> None: ...
 
     def fail(self, study: str, number: int, failure: Failure) -> None: ...
 

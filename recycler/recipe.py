@@ -17,11 +17,20 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 @dataclass(frozen=True, slots=True)
 class Ingredient:
-    """One checkpoint in a recipe; `fingerprint` says which bytes, `name` is for people."""
+    """One checkpoint in a recipe.
+
+    Attributes:
+        fingerprint: which bytes.
+        name: for people.
+        weight: unitless, for all tensors alike.
+        settings: the method's parameters for this checkpoint alone, such as `density`; `weight`
+            here is what the weight is multiplied with, tensor by tensor (see `schedule`).
+    """
 
     fingerprint: str
     name: str
     weight: float
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +39,16 @@ class Recipe:
 
     Ingredients are kept in the order of their fingerprints and zero weights are dropped, so equal
     merges have equal recipes, whatever the order of the pool. Where two checkpoints have the same
-    bytes, their weights decide, so that names never do.
+    bytes, their weights and settings decide, so that names never do.
 
     Attributes:
         method: name of a merge method.
         ingredients: the checkpoints with a weight other than zero, unitless.
         dtype: torch name of the output dtype.
         base: the base checkpoint of task-vector methods.
-        settings: the method's own parameters.
+        settings: the method's own parameters, each a scalar or a `schedule`; besides, how
+            `missing` tensors (tied, refuse, base, skip) and different `vocabulary` sizes (refuse,
+            common) are taken.
     """
 
     method: str
@@ -60,13 +71,13 @@ class Recipe:
             )
         kept = sorted(
             (
-                Ingredient(item.fingerprint, item.name, float(item.weight))
+                Ingredient(item.fingerprint, item.name, float(item.weight), item.settings)
                 for item in self.ingredients
                 if item.weight != 0.0
             ),
-            key=lambda item: (item.fingerprint, item.weight, item.name),
+            key=lambda i: (i.fingerprint, i.weight, canonical(i.settings), i.name),
         )
-        if not kept:
+        if not kept and self.base is None:
             raise InvalidConfig(
                 "a recipe needs at least one weight other than zero.", hint="give weights."
             )
@@ -77,7 +88,10 @@ class Recipe:
         """Content id: equal for equal merges; names of checkpoints do not enter."""
         content = {
             "method": self.method,
-            "weights": [[item.fingerprint, item.weight.hex()] for item in self.ingredients],
+            "weights": [
+                [item.fingerprint, item.weight.hex(), *([item.settings] if item.settings else [])]
+                for item in self.ingredients
+            ],
             "base": self.base.fingerprint if self.base else None,
             "settings": self.settings,
             "dtype": self.dtype,
@@ -104,15 +118,16 @@ class Recipe:
             "dtype": self.dtype,
             "base": [self.base.fingerprint, self.base.name] if self.base else None,
             "settings": dict(self.settings),
+            "per_checkpoint": {i.name: dict(i.settings) for i in self.ingredients if i.settings},
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Recipe":
-        base = data.get("base")
+        base, own = data.get("base"), data.get("per_checkpoint", {})
         return cls(
             method=data["method"],
             ingredients=tuple(
-                Ingredient(data["fingerprints"][name], name, float(weight))
+                Ingredient(data["fingerprints"][name], name, float(weight), own.get(name, {}))
                 for name, weight in data["weights"].items()
             ),
             dtype=data["dtype"],

@@ -14,6 +14,8 @@ from recycler.recipe import Recipe
 BASELINES = ("single", "uniform", "merge-best")
 KINDS = (*BASELINES, "greedy", "search")
 RUNNING, COMPLETE, FAILED = "running", "complete", "failed"
+STOPPED = "stopped"  # by racing: scored on some of the dev items only
+WHOLE = (0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +27,7 @@ class Trial:
         kind: one of KINDS.
         name: for people: `single:code-a`, `uniform`, `greedy 3`, `search 17`.
         recipe: what decides the bytes.
-        state: running, complete (scored on dev items) or failed.
+        state: running, complete (scored on all dev items), stopped (on some) or failed.
         started: position of the proposal in the study's sequence of events.
         finished: position of the end in that sequence; None while running.
         attempts: how often its evaluation was begun.
@@ -80,9 +82,11 @@ class Job:
         recipe: the merge.
         split: dev, select or test.
         objectives: names of the objectives to score.
+        part: shares of the split's items from where to where, in their seeded order.
     """
 
     trial: int
     recipe: Recipe
     split: str
     objectives: tuple[str, ...]
+    part: tuple[float, float] = WHOLE

@@ -16,6 +16,7 @@ from recycler.errors import Conflict, Mismatch, NotFound
 from recycler.plan import Plan
 from recycler.pool import Pool
 from recycler.protocols import Executor, ScorerFactory
+from recycler.racing import settings_of
 from recycler.registry import resolve
 from recycler.search.samplers import SAMPLERS
 from recycler.store.sql import SqlStore
@@ -117,6 +118,7 @@ class Workspace:
             evaluator=config.evaluator_settings(root),
             finalists=search.finalists,
             failed_share=search.failed_share,
+            racing=settings_of(search.racing),
         )
 
     def pool_of(self, config: StudyFile, root: Path) -> Pool:

@@ -24,6 +24,8 @@ HEAVY = {  # package -> modules (or packages, with all below them) that may impo
     "gpytorch": ("search.nehvi",),
     "cmaes": ("search.cmaes",),
     "optuna": ("search",),
+    "numba": ("merge.kernels",),
+    "llvmlite": ("merge.kernels",),
     "moocore": ("pareto",),
     "sqlalchemy": ("store",),
     "alembic": ("store",),

@@ -396,8 +396,38 @@ def test_fingerprint_reports_every_byte_it_read(drawer):
 def test_a_file_cut_after_it_was_opened_is_noticed(tmp_path):
     checkpoint = saved(tmp_path / "a", arrays())
     os.truncate(tmp_path / "a" / "model.safetensors", checkpoint.tensors["b"].stop - 4)
-    with pytest.raises(BrokenCheckpoint, match=r"model.safetensors ended 4 bytes early .*'b'"):
+    with pytest.raises(BrokenCheckpoint, match=r"model.safetensors changed after") as refused:
         checkpoint.fingerprint()
+    assert (refused.value.code, refused.value.file) == ("changed", "model.safetensors")
+
+
+def test_a_file_cut_while_it_is_read_is_noticed(tmp_path):
+    checkpoint = saved(tmp_path / "a", arrays())
+    cut = checkpoint.tensors["b"].stop - 4
+    with pytest.raises(BrokenCheckpoint, match=r"model.safetensors ended 4 bytes early .*'b'"):
+        checkpoint.fingerprint(
+            lambda count: os.truncate(checkpoint.path / "model.safetensors", cut)
+        )
+
+
+def test_another_save_with_the_same_layout_is_noticed_while_it_is_read_but_not_before(tmp_path):
+    checkpoint = saved(tmp_path / "a", arrays())
+    other = saved(tmp_path / "b", {name: array + 1 for name, array in arrays().items()})
+    with pytest.raises(BrokenCheckpoint, match="changed after"):
+        checkpoint.fingerprint(
+            lambda count: shutil.copy(other.path / "model.safetensors", checkpoint.path)
+        )
+    # equal headers, other bytes: not what was opened, but the fingerprint is of what is there
+    assert checkpoint.fingerprint() == other.fingerprint()
+
+
+def test_another_save_with_another_layout_is_noticed_before_it_is_read(tmp_path):
+    checkpoint = saved(tmp_path / "a", arrays())
+    saved(tmp_path / "a", {"b": arrays()["b"]})
+    counts = []
+    with pytest.raises(BrokenCheckpoint, match="changed after"):
+        checkpoint.fingerprint(counts.append)
+    assert counts == []
 
 
 def test_the_stamp_changes_when_a_file_is_touched_or_replaced(tmp_path):

@@ -4,26 +4,26 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
-import hypothesis
-import hypothesis.strategies as st
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import toy
-import yaml
-from contracts.merge_method import MergeMethodContract, bits, tensors
+from contracts.merge_method import bits, tensors
+from pools import folder_of, merge_to, merged_tensors, pool_of, recipe_of
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
+import recycler.merge.sources as sources_module
 from recycler.checkpoint import Checkpoint
-from recycler.errors import BrokenCheckpoint, Incompatible, InvalidConfig, NotFound
-from recycler.merge.disk import write_weights
-from recycler.merge.files import read_recipe
+from recycler.errors import BrokenCheckpoint, Incompatible, InvalidConfig
 from recycler.merge.live import Resident
-from recycler.merge.methods import METHODS, Linear
-from recycler.merge.tensors import Digest, Sources, find_method, merged
+from recycler.merge.methods import METHODS, mask_key, random24
+from recycler.merge.sources import Sources, blocks
+from recycler.merge.tensors import Digest, merged, merged_together
 from recycler.pool import Pool
 from recycler.recipe import Ingredient, Recipe
 
@@ -35,51 +35,11 @@ FORMATS = {
 }
 
 
-class TestLinearContract(MergeMethodContract):
-    method = Linear()
-
-
-class TestNormalizedLinearContract(MergeMethodContract):
-    method = Linear()
-    settings = {"normalize": True}  # noqa: RUF012
-
-
 def ulp(x: torch.Tensor, dtype: str) -> torch.Tensor:
     """Distance of neighbouring numbers of a dtype at |x|, in float64."""
     _, digits, smallest = FORMATS[dtype]
     exponent = torch.frexp(x.abs())[1].clamp(min=smallest + 1) - 1
     return torch.ldexp(torch.ones_like(x), exponent - digits)
-
-
-def folder_of(root: Path, tensors: dict[str, torch.Tensor], config: dict | None = None) -> Path:
-    """A checkpoint folder of any tensors; not a model that transformers knows."""
-    root.mkdir(parents=True)
-    safetensors.torch.save_file(tensors, root / "model.safetensors")
-    (root / "config.json").write_text(json.dumps(config or {"model_type": "toy"}))
-    return root
-
-
-def recipe_of(pool: Pool, weights, dtype: str = "float32", **settings) -> Recipe:
-    return Recipe(
-        method="linear",
-        ingredients=tuple(
-            Ingredient(c.fingerprint(), c.name, float(w))
-            for c, w in zip(pool.checkpoints, weights, strict=True)
-        ),
-        dtype=dtype,
-        settings=settings,
-    )
-
-
-def merge_to(folder: Path, pool: Pool, recipe: Recipe, **options) -> str:
-    folder.mkdir()
-    with Sources(pool) as sources:
-        return write_weights(recipe, sources, folder, **options)
-
-
-def merged_tensors(pool: Pool, recipe: Recipe) -> dict[str, torch.Tensor]:
-    with Sources(pool) as sources:
-        return {spec.name: tensor.clone() for spec, tensor in merged(recipe, sources)}
 
 
 # --- linear against float64 ---
@@ -125,39 +85,6 @@ def test_float32_sums_of_dyadic_weights_are_within_one_ulp(tmp_path):
     found = merged_tensors(pool, recipe_of(pool, [0.5, 0.25, 0.25]))["x"].double()
     exact = 0.5 * inputs[0].double() + 0.25 * inputs[1].double() + 0.25 * inputs[2].double()
     assert ((found - exact).abs() <= ulp(exact, "float32")).all()
-
-
-@hypothesis.given(
-    weights=st.lists(st.floats(-2, 2, width=32), min_size=6, max_size=6),
-    share=st.floats(0, 1),
-)
-@hypothesis.settings(max_examples=30, deadline=None)
-def test_linear_is_affine_in_the_weights(weights, share):
-    inputs = tensors(3, (50,), "float64")
-    u, v = weights[:3], weights[3:]
-    between = [share * a + (1 - share) * b for a, b in zip(u, v, strict=True)]
-    linear = Linear()
-    at_u, at_v = linear(inputs, u, None, {}), linear(inputs, v, None, {})
-    expected = share * at_u + (1 - share) * at_v
-    torch.testing.assert_close(linear(inputs, between, None, {}), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_normalize_divides_by_the_sum_of_the_weights():
-    inputs = tensors(2, (9,), "float32")
-    scaled = Linear()(inputs, [2.0, 6.0], None, {"normalize": True})
-    assert torch.equal(scaled, Linear()(inputs, [0.25, 0.75], None, {}))
-
-
-def test_weights_that_sum_to_zero_are_not_normalized():
-    with pytest.raises(InvalidConfig, match="sum to 0"):
-        Linear()(tensors(2, (3,), "float32"), [1.0, -1.0], None, {"normalize": True})
-
-
-def test_an_unknown_method_names_the_nearest():
-    with pytest.raises(InvalidConfig, match="'liner' is not a merge method") as caught:
-        find_method("liner")
-    assert "did you mean 'linear'" in caught.value.hint
-    assert find_method("linear") is METHODS["linear"]
 
 
 # --- one-hot, permutations, odd tensors ---
@@ -243,40 +170,395 @@ def test_a_file_cut_after_the_pool_was_opened_is_named(tmp_path):
     recipe = recipe_of(pool, [1.0])
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(BrokenCheckpoint, match=r"c0/model.safetensors: tensor 'x' can't be read"):
+    with pytest.raises(
+        BrokenCheckpoint, match=r"c0/model.safetensors ended 100 bytes early in tensor 'x'"
+    ):
         merged_tensors(pool, recipe)
+
+
+# --- the kernels and the definitions ---
+
+STEPS = [
+    ("linear", {}),
+    ("linear", {"normalize": "weights"}),
+    ("slerp", {}),
+    ("task_arithmetic", {"lambda": 0.7, "normalize": "count"}),
+    ("ties", {"density": 0.4}),
+    ("ties", {"density": 0.4, "sign": "plain", "normalize": "count", "rescale": "density"}),
+    ("ties", {"density": 0.7, "sign": "count", "normalize": "none", "rescale": "l1"}),
+    ("ties", {"density": 0.7, "sign": "none", "lambda": -0.3}),
+    ("dare_linear", {"density": 0.3, "seed": 5}),
+    ("dare_linear", {"density": 0.6, "rescale": "none", "normalize": "weights"}),
+    ("dare_ties", {"density": 0.3, "seed": 5}),
+    ("dare_ties", {"density": 0.6, "rescale": "l1", "sign": "count", "normalize": "weights"}),
+]
+STEP_IDS = [f"{method}-{'-'.join(map(str, s.values()))}" for method, s in STEPS]
+MIXES = {
+    "float32": ["float32"] * 4,
+    "bfloat16": ["bfloat16"] * 4,
+    "float16": ["float16"] * 4,
+    "float64": ["float64"] * 4,
+    "halves": ["bfloat16", "float16", "bfloat16", "float16"],
+    "all": ["float32", "bfloat16", "float16", "float64"],
+    "wide-base": ["bfloat16", "bfloat16", "bfloat16", "float32"],
+}
+OUTS = ("float32", "bfloat16", "float16", "float64")
+
+
+def special(seed: int, dtype: str) -> dict[str, torch.Tensor]:
+    """A tensor of three blocks and a rest, a scalar, nothing, ties, and every special value."""
+    kind = getattr(torch, dtype)
+    rng = torch.Generator().manual_seed(seed)
+    large = torch.randn(3 * 4096 + 1500, generator=rng)
+    large[seed * 7 : seed * 7 + 6] = torch.tensor(
+        [-0.0, float("inf"), float("-inf"), float("nan"), 1e-41, 0.0]
+    )
+    return {
+        "large": large.reshape(-1, 4).to(kind),
+        "ties": (torch.randint(-3, 4, (5000,), generator=rng) / 4).to(kind),
+        "scalar": torch.randn((), generator=rng).to(kind),
+        "nothing": torch.zeros((0, 4), dtype=kind),
+    }
+
+
+@pytest.fixture(scope="module", params=MIXES)
+def mixed(request, tmp_path_factory) -> tuple[Pool, list[dict[str, torch.Tensor]]]:
+    """Three checkpoints and a base of some dtypes, and what is in them, the base last."""
+    contents = [special(i, dtype) for i, dtype in enumerate(MIXES[request.param])]
+    root = tmp_path_factory.mktemp("mixed")
+    return pool_of(root, contents[:3], contents[3]), contents
+
+
+def definition(
+    pool: Pool, contents: list[dict[str, torch.Tensor]], recipe: Recipe, name: str
+) -> torch.Tensor:
+    """The method on whole tensors, its inputs in the order of sums."""
+    method = METHODS[recipe.method]
+    by_name = dict(zip([*pool.names, "base"], contents, strict=True))
+    with Sources(pool) as sources:
+        order = sorted(recipe.ingredients, key=lambda item: (sources.rank(item.name), item.weight))
+    seed = int(recipe.settings.get("seed", 0))
+    keys = [mask_key(seed, item.fingerprint, name) for item in order]
+    density = recipe.settings.get("density", 1.0)
+    return method(
+        [by_name[item.name][name] for item in order],
+        [item.weight for item in order],
+        by_name["base"][name] if method.needs_base else None,
+        {
+            **recipe.settings,
+            "keys": keys,
+            "density": [item.settings.get("density", density) for item in order],
+        },
+    ).to(getattr(torch, recipe.dtype))
+
+
+def settled(tensor: torch.Tensor) -> bytes:
+    """The bytes, every NaN the same one."""
+    return bits(torch.where(tensor.isnan(), torch.full_like(tensor, float("nan")), tensor))
+
+
+@pytest.mark.parametrize(("method", "settings"), STEPS, ids=STEP_IDS)
+def test_kernels_give_the_bytes_of_the_definition(mixed, method, settings, monkeypatch):
+    """In every dtype, in and out, across the borders of blocks, with one thread and three."""
+    pool, contents = mixed
+    weights = [0.6, 0.4, 0.0] if method == "slerp" else [0.7, -0.2, 0.45]
+    for out in OUTS:
+        recipe = recipe_of(pool, weights, out, method, **settings)
+        expected = {name: definition(pool, contents, recipe, name) for name in contents[0]}
+        for block_bytes, threads in ((1 << 20, 1), (1, 1), (1, 3)):
+            monkeypatch.setattr(sources_module, "BLOCK_BYTES", block_bytes)
+            found = merged_tensors(pool, recipe, threads=threads)
+            for name in expected:
+                assert found[name].shape == expected[name].shape
+                assert settled(found[name]) == settled(expected[name]), (name, out, threads)
+
+
+def test_small_blocks_are_several_blocks(monkeypatch):
+    """Guards the test above: its large tensor must not fit one block."""
+    monkeypatch.setattr(sources_module, "BLOCK_BYTES", 1)
+    assert blocks(3 * 4096 + 1500, 3) == [
+        (0, 4096), (4096, 8192), (8192, 12288), (12288, 13788),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties"])
+def test_each_checkpoint_may_have_its_own_density(mixed, method):
+    pool, contents = mixed
+    own = [{"density": d} for d in (0.2, 0.9, 1.0)]
+    recipe = recipe_of(pool, [0.5, 0.25, 0.5], "float32", method, own)
+    found = merged_tensors(pool, recipe)
+    for name in contents[0]:
+        assert settled(found[name]) == settled(definition(pool, contents, recipe, name))
+
+
+# --- laws that hold for every method ---
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_hot_returns_the_parent_bit_for_bit(mixed, method):
+    """Also where the others hold infinities and NaN: a weight of 0 skips its tensor."""
+    pool, contents = mixed
+    for hot, checkpoint in enumerate(pool.checkpoints):
+        weights = [float(i == hot) for i in range(3)]
+        found = merged_tensors(pool, recipe_of(pool, weights, checkpoint.dtype, method))
+        for name, tensor in contents[hot].items():
+            assert bits(found[name]) == bits(tensor)
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_linear", "dare_ties"])
+def test_no_weight_at_all_returns_the_base_bit_for_bit(mixed, method):
+    pool, contents = mixed
+    assert pool.base is not None
+    recipe = recipe_of(pool, [0.0] * 3, pool.base.dtype, method, density=0.5)
+    assert {n: bits(t) for n, t in merged_tensors(pool, recipe).items()} == {
+        n: bits(t) for n, t in contents[3].items()
+    }
+
+
+def drawer_of_twins(root: Path) -> tuple[list[Path], Path]:
+    """Four folders of which two hold the same bytes, and a base; many numbers are tied."""
+    made = [
+        {k: v for k, v in special(seed, "bfloat16").items() if k != "nothing"}
+        for seed in (0, 1, 1, 2, 3)
+    ]
+    folders = [folder_of(root / f"c{i}", content) for i, content in enumerate(made)]
+    return folders[:4], folders[4]
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "slerp"])
+def test_permuting_and_renaming_the_pool_changes_no_byte(tmp_path, method):
+    """The second and third hold the same bytes, with equal weights but another density each."""
+    folders, base = drawer_of_twins(tmp_path)
+    weights = dict(zip(folders, [0.4, 0.3, 0.3, -0.2], strict=True))
+    own = dict(zip(folders, [{"density": d} for d in (0.5, 0.25, 0.75, 1.0)], strict=True))
+    found, ids = set(), set()
+    for order in permutations(range(4)):
+        names = [f"n{place}" for place in order]  # other names each time
+        pool = Pool.from_entries(
+            "p",
+            [{"name": n, "path": folders[i]} for n, i in zip(names, order[::-1], strict=True)],
+            {"name": "base", "path": base},
+        )
+        recipe = recipe_of(
+            pool,
+            [weights[c.path] for c in pool.checkpoints],
+            "float32",
+            method,
+            [own[c.path] for c in pool.checkpoints],
+        )
+        ids.add(recipe.id)
+        found.add(b"".join(settled(t) for t in merged_tensors(pool, recipe).values()))
+    assert (len(found), len(ids)) == (1, 1)
+
+
+def test_masks_depend_on_seed_bytes_and_name_alone(tmp_path):
+    """Not on the other checkpoints, the other tensors, the pool's order or global generators."""
+    rng = torch.Generator().manual_seed(0)
+    x, y, b = (torch.randn(9000, generator=rng) for _ in range(3))
+    contents = {"x": x, "y": y}
+    base = {"x": b, "y": torch.zeros(9000)}
+    alone = pool_of(tmp_path / "alone", [contents], base)
+    more = pool_of(tmp_path / "more", [{"x": y, "y": x}, contents], base)
+    settings = {"density": 0.3, "seed": 4}
+    first = merged_tensors(alone, recipe_of(alone, [1.0], method="dare_linear", **settings))
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    again = merged_tensors(more, recipe_of(more, [0.0, 1.0], method="dare_linear", **settings))
+    assert {n: bits(t) for n, t in first.items()} == {n: bits(t) for n, t in again.items()}
+    key = mask_key(4, alone.checkpoints[0].fingerprint(), "x")
+    kept = random24(key, torch.arange(9000)) < round(0.3 * 2**24)
+    assert torch.equal(first["x"] != b, kept)
+    other = merged_tensors(
+        alone, recipe_of(alone, [1.0], method="dare_linear", **{**settings, "seed": 5})
+    )
+    assert bits(other["x"]) != bits(first["x"])
+
+
+def test_zero_weights_skip_infinities_for_every_method(tmp_path):
+    wild = {"x": torch.full((4,), float("inf")), "y": torch.full((4,), float("nan"))}
+    calm = [{"x": torch.full((4,), v), "y": torch.full((4,), -v)} for v in (1.0, 2.0)]
+    pool = pool_of(tmp_path, [*calm, wild], {n: torch.zeros(4) for n in "xy"})
+    for method in METHODS:
+        made = merged_tensors(pool, recipe_of(pool, [0.5, 0.5, 0.0], method=method))
+        assert all(torch.isfinite(t).all() for t in made.values()), method
+
+
+# --- several recipes in one pass, and what is remembered between merges ---
+
+
+def some_recipes(pool: Pool) -> list[Recipe]:
+    """Recipes of every method that share a pool, some with equal weights, one of one checkpoint."""
+    return [
+        recipe_of(pool, [0.2, 0.3, 0.5], "bfloat16"),
+        recipe_of(pool, [0.0, 1.0, 0.0], "float32"),
+        recipe_of(pool, [0.25, 0.0, 0.75], "float16", "slerp"),
+        recipe_of(pool, [0.5, 0.5, -0.5], "float32", "task_arithmetic"),
+        recipe_of(pool, [0.5, 0.5, -0.5], "bfloat16", "ties", density=0.3),
+        recipe_of(pool, [0.1, 0.2, 0.3], "float32", "ties", density=0.3, scope="model"),
+        recipe_of(pool, [0.0, 0.2, 0.3], "float32", "dare_ties", density=0.5),
+        recipe_of(pool, [0.4, 0.0, 0.0], "float64", "dare_linear", density=0.5, rescale="l1"),
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_recipes_merged_together_give_the_bytes_of_each_alone(tmp_path, threads):
+    contents = [
+        special(i, d) for i, d in enumerate(["bfloat16", "float32", "bfloat16", "bfloat16"])
+    ]
+    pool = pool_of(tmp_path, contents[:3], contents[3])
+    recipes = some_recipes(pool)
+    alone = [{n: settled(t) for n, t in merged_tensors(pool, r).items()} for r in recipes]
+    with Sources(pool) as sources:
+        together: list[dict[str, bytes]] = [{} for _ in recipes]
+        for made in merged_together(recipes, sources, threads=threads):
+            for (spec, tensor), found in zip(made, together, strict=True):
+                found[spec.name] = settled(tensor)
+    assert together == alone
+
+
+def test_recipes_of_tensors_of_other_shapes_are_not_merged_together(tmp_path):
+    """Two vocabularies: the blocks of one recipe would not fill the tensors of the other."""
+    contents = [{"e.weight": torch.ones(rows, 2)} for rows in (9, 5000, 6000)]
+    pool = pool_of(tmp_path, contents)
+    few, many = (
+        recipe_of(pool, weights, vocabulary="common")
+        for weights in ([0.5, 0.5, 0.0], [0.0, 0.5, 0.5])
+    )
+    with Sources(pool) as sources, pytest.raises(InvalidConfig, match="names or shapes"):
+        list(merged_together([few, many], sources))
+
+
+def test_thresholds_of_another_base_are_not_taken(tmp_path):
+    """One `Sources`, two recipes that differ in nothing but their base."""
+    contents = [special(i, "float32") for i in range(4)]
+    pool = pool_of(tmp_path, contents[:3], contents[3])
+    own = recipe_of(pool, [0.5, 0.5, 0.0], method="ties", density=0.3, rescale="l1")
+    third = pool.checkpoints[2]
+    other = replace(own, base=Ingredient(third.fingerprint(), third.name, 1.0))
+    for scope in ("tensor", "model"):
+        pair = [replace(r, settings={**r.settings, "scope": scope}) for r in (own, other)]
+        alone = [{n: settled(t) for n, t in merged_tensors(pool, r).items()} for r in pair]
+        with Sources(pool) as sources:
+            found = [{s.name: settled(t) for s, t in merged(r, sources)} for r in pair]
+        assert found == alone
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_threshold_over_the_model_keeps_exactly_its_share(tmp_path, threads):
+    """Ties across tensors go to the first names, and in them to the lowest places."""
+    rng = torch.Generator().manual_seed(1)
+    names = {"b": 9000, "a": 5000, "d": 1, "c": 700}
+    base = {n: torch.randint(-2, 3, (k,), generator=rng).bfloat16() for n, k in names.items()}
+    x = {n: torch.randint(-2, 3, (k,), generator=rng).bfloat16() for n, k in names.items()}
+    pool = pool_of(tmp_path, [x], base)
+    for density in (0.0001, 0.1, 0.35, 0.5, 0.9):
+        settings = {"density": density, "scope": "model"}
+        recipe = recipe_of(pool, [1.0], method="ties", **settings)
+        found = merged_tensors(pool, recipe, threads=threads)
+        flat = torch.cat([(x[n] - base[n]).float() for n in sorted(names)])
+        order = sorted(range(len(flat)), key=lambda j: (-abs(float(flat[j])), j))
+        expected = torch.zeros(len(flat))
+        chosen = order[: max(1, int(density * len(flat)))]
+        expected[chosen] = flat[chosen]
+        assert torch.equal(
+            torch.cat([found[n] - base[n].float() for n in sorted(names)]), expected
+        )
+
+
+def test_one_threshold_over_a_model_of_float64_is_refused(tmp_path):
+    contents = [{"x": torch.arange(4.0, dtype=torch.float64) * i} for i in range(2)]
+    pool = pool_of(tmp_path, contents[1:], contents[0])
+    with pytest.raises(InvalidConfig, match="'x' is float64"):
+        merged_tensors(pool, recipe_of(pool, [0.5], method="ties", density=0.5, scope="model"))
+
+
+def test_a_tensor_that_one_checkpoint_lacks_is_refused_in_every_order(tmp_path):
+    """Not dropped where the checkpoint without it has the first fingerprint."""
+    contents = [{"x": torch.ones(2)}, {"x": torch.zeros(2), "y": torch.ones(3)}]
+    for number, order in enumerate((contents, contents[::-1])):
+        pool = pool_of(tmp_path / str(number), order)
+        with pytest.raises(Incompatible, match="has no tensor 'y'"):
+            merged_tensors(pool, recipe_of(pool, [0.5, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("ties", {}),
+        ("ties", {"scope": "model"}),
+        ("ties", {"rescale": "l1"}),
+        ("dare_ties", {"rescale": "l1"}),
+        ("slerp", {}),
+    ],
+)
+def test_what_was_found_out_once_is_not_read_for_again(tmp_path, monkeypatch, method, settings):
+    contents = [special(i, "bfloat16") for i in range(4)]
+    pool = pool_of(tmp_path, contents[:3], contents[3])
+    last = 0.0 if method == "slerp" else -0.25
+    settings = settings if method == "slerp" else {"density": 0.3, **settings}
+    first, second = (
+        recipe_of(pool, [a, b, last], "bfloat16", method, **settings)
+        for a, b in ((0.5, 0.25), (0.2, 0.9))
+    )
+    read, plain = [0], os.preadv
+
+    def counting(handle, buffers, offset):
+        read[0] += (got := plain(handle, buffers, offset))
+        return got
+
+    monkeypatch.setattr(os, "preadv", counting)
+    counts, made = [], []
+    with Sources(pool) as sources:
+        for recipe in (first, second):
+            read[0] = 0
+            made.append({s.name: settled(t) for s, t in merged(recipe, sources)})
+            counts.append(read[0])
+    inputs = 2 if method == "slerp" else 4
+    assert counts[1] == inputs * pool.checkpoints[0].nbytes  # each input once
+    assert counts[0] > 1.9 * counts[1]
+    assert made[1] == {n: settled(t) for n, t in merged_tensors(pool, second).items()}
 
 
 HASH_SEEDS = """
 import sys
 from pathlib import Path
 from recycler.merge.disk import write_weights
-from recycler.merge.tensors import Sources
+from recycler.merge.methods import METHODS
+from recycler.merge.sources import Sources
 from recycler.pool import Pool
 from recycler.recipe import Ingredient, Recipe
-pool = Pool.open(sys.argv[2:])
-entries = {(c.fingerprint(), c.name, w) for c, w in zip(pool.checkpoints, (.2, .3, .1, .4))}
-recipe = Recipe("linear", tuple(Ingredient(*entry) for entry in entries), "bfloat16")
-with Sources(pool) as sources:
-    print(recipe.id, write_weights(recipe, sources, Path(sys.argv[1])))
+pool = Pool.open(sys.argv[2:-1], sys.argv[-1])
+base = Ingredient(pool.base.fingerprint(), pool.base.name, 1.0)
+for method in sorted(METHODS):
+    weights = (.2, .8, 0) if method == "slerp" else (.2, .3, .4)
+    entries = {(c.fingerprint(), c.name, w) for c, w in zip(pool.checkpoints, weights)}
+    settings = {} if method in ("linear", "slerp") else {"density": .4, "lambda": .9}
+    items = tuple(Ingredient(*entry) for entry in entries)
+    recipe = Recipe(method, items, "bfloat16", base, settings)
+    with Sources(pool) as sources:
+        print(method, recipe.id, write_weights(recipe, sources, Path(sys.argv[1]), threads=2))
 assert "transformers" not in sys.modules
 """
 
 
-def test_five_hash_seeds_give_one_digest(drawer, tmp_path):
+def test_five_hash_seeds_give_one_digest_for_each_method(drawer, tmp_path):
     """The ingredients come from a set, whose order the hash seed decides."""
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", HASH_SEEDS, tmp_path, *drawer],
-            env={**os.environ, "PYTHONHASHSEED": str(seed)},
-            stdout=subprocess.PIPE,
-            text=True,
+    running = []
+    for seed in range(5):
+        (tmp_path / str(seed)).mkdir()
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", HASH_SEEDS, tmp_path / str(seed), *drawer],
+                env={**os.environ, "PYTHONHASHSEED": str(seed)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
         )
-        for seed in range(5)
-    ]
     said = {process.communicate(timeout=120)[0] for process in running}
     assert len(said) == 1
-    assert "sha256:" in said.pop()
+    lines = said.pop().splitlines()
+    assert [line.split()[0] for line in lines] == sorted(METHODS)
+    assert len({line.split("sha256:")[1] for line in lines}) == len(METHODS)
 
 
 # --- live and disk, real models ---
@@ -292,10 +574,9 @@ PROMPT = torch.tensor([[5, 80, 9, 200, 33, 7]])
 
 @pytest.fixture(scope="module", params=KINDS)
 def pool(request, tmp_path_factory) -> Pool:
-    """Three checkpoints of each architecture."""
-    return Pool.open(
-        toy.drawer(tmp_path_factory.mktemp(request.param), n=3, **KINDS[request.param])
-    )
+    """Three checkpoints of each architecture and a base."""
+    *folders, base = toy.drawer(tmp_path_factory.mktemp(request.param), **KINDS[request.param])
+    return Pool.open(folders, base)
 
 
 def complete(folder: Path, pool: Pool) -> Path:
@@ -304,13 +585,16 @@ def complete(folder: Path, pool: Pool) -> Path:
     return folder
 
 
-def test_live_and_disk_hold_the_same_bytes(pool, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_live_and_disk_hold_the_same_bytes(pool, tmp_path, method):
     dtype = pool.checkpoints[0].dtype
-    recipe = recipe_of(pool, [0.5, 0.2, 0.3], dtype)
+    last = 0.0 if method == "slerp" else 0.3
+    settings = {} if method in ("linear", "slerp") else {"density": 0.4, "lambda": 0.9}
+    recipe = recipe_of(pool, [0.5, 0.2, last], dtype, method, **settings)
     resident = Resident(pool, dtype)
     resident.load(recipe_of(pool, [0.1, 0.8, 0.1], dtype))  # traces of an earlier merge must go
     digest, _ = resident.load(recipe)
-    assert merge_to(tmp_path / "out", pool, recipe) == digest
+    assert merge_to(tmp_path / "out", pool, recipe, threads=3) == digest
     written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
     state = resident.model.state_dict()
     assert {n: bits(t) for n, t in written.items()} == {n: bits(state[n]) for n in written}
@@ -407,6 +691,24 @@ def test_a_folder_saved_without_its_head_is_refused(tmp_path):
         Resident(Pool.open([folder]), "float32")
 
 
+def test_a_resident_model_takes_an_untied_head_only_if_it_has_one(tmp_path):
+    """The shell is the pool's first checkpoint: a tied one has no place for a merged head."""
+    tied = toy.checkpoint(tmp_path / "tied", seed=0, tied=True)
+    free = toy.checkpoint(tmp_path / "free", seed=1)
+    pool = Pool.open([free, tied])
+    recipe = recipe_of(pool, [0.5, 0.5])
+    resident = Resident(pool, "float32")
+    digest, _ = resident.load(recipe)
+    assert merge_to(tmp_path / "out", pool, recipe) == digest
+    embedding, head = resident.model.model.embed_tokens.weight, resident.model.lm_head.weight
+    states = [Resident(Pool.open([f]), "float32").model.state_dict() for f in (free, tied)]
+    assert torch.equal(head, 0.5 * states[0]["lm_head.weight"] + 0.5 * states[1]["lm_head.weight"])
+    assert not torch.equal(head, embedding)
+    with pytest.raises(Incompatible, match=r"'lm_head\.weight'.* no such tensor") as caught:
+        Resident(Pool.open([tied, free]), "float32").load(recipe)
+    assert caught.value.hint
+
+
 def test_a_merge_that_is_held_already_is_not_made_again(drawer):
     pool = Pool.open(drawer[:2])
     resident = Resident(pool, "float32")
@@ -447,116 +749,3 @@ def test_digest_does_not_depend_on_the_order_of_tensors(drawer):
     for spec, tensor in reversed(made):
         backward.add(spec, tensor)
     assert forward.value == backward.value == pool.checkpoints[0].fingerprint()
-
-
-# --- recipe files ---
-
-
-def written(file: Path, table: dict) -> Path:
-    file.write_text(yaml.safe_dump(table))
-    return file
-
-
-def fingerprint(checkpoint: Checkpoint) -> str:
-    return checkpoint.fingerprint()
-
-
-def test_own_and_mergekit_files_say_the_same_merge(drawer, tmp_path):
-    own = written(
-        tmp_path / "own.yaml",
-        {
-            "method": "linear",
-            "checkpoints": [
-                {"path": str(drawer[0]), "weight": 1},
-                {"path": str(drawer[1]), "weight": 3},
-            ],
-            "settings": {"normalize": True},
-        },
-    )
-    theirs = written(
-        tmp_path / "mergekit.yaml",
-        {
-            "merge_method": "linear",
-            "models": [
-                {"model": str(drawer[0]), "parameters": {"weight": 1}},
-                {"model": str(drawer[1]), "parameters": {"weight": 3}},
-            ],
-            "dtype": "float32",
-        },
-    )
-    recipe, pool = read_recipe(own, fingerprint)
-    assert recipe == read_recipe(theirs, fingerprint)[0]  # mergekit normalizes by default
-    assert list(recipe.vector(pool.names)) == [1.0, 3.0]
-
-
-def test_a_models_own_weight_goes_before_the_common_one(drawer, tmp_path):
-    file = written(
-        tmp_path / "mergekit.yaml",
-        {
-            "merge_method": "linear",
-            "models": [
-                {"model": str(drawer[0]), "parameters": {"weight": 0.25}},
-                {"model": str(drawer[1])},
-            ],
-            "parameters": {"weight": 0.5, "normalize": False},
-            "dtype": "bfloat16",
-        },
-    )
-    recipe, pool = read_recipe(file, fingerprint)
-    assert recipe.vector(pool.names) == (0.25, 0.5)
-    assert recipe.dtype == "bfloat16"
-
-
-def test_folders_of_one_name_can_be_merged_from_mergekits_file(tmp_path):
-    """`runs/a/last` and `runs/b/last`, as trainers leave them; mergekit's file has no names."""
-    folders = [toy.checkpoint(tmp_path / run / "last", seed=i) for i, run in enumerate("ab")]
-    models = [{"model": str(f), "parameters": {"weight": 0.5}} for f in folders]
-    file = written(tmp_path / "m.yaml", {"merge_method": "linear", "models": models})
-    recipe, pool = read_recipe(file, fingerprint)
-    assert [c.path for c in pool.checkpoints] == folders
-    assert recipe.vector(pool.names) == (0.5, 0.5)
-
-
-def test_relative_paths_are_relative_to_the_file(drawer, tmp_path):
-    (tmp_path / "here").symlink_to(drawer[0])
-    table = {"checkpoints": [{"path": "here", "weight": 1.0}]}
-    (tmp_path / "sub").mkdir()
-    file = written(tmp_path / "recipe.yaml", table)
-    os.chdir(tmp_path / "sub")
-    recipe, _ = read_recipe(file, fingerprint)
-    assert recipe.ingredients[0].fingerprint == Checkpoint.open(drawer[0]).fingerprint()
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        (
-            {"merge_method": "linear", "models": [], "tokenizer_source": "union"},
-            "tokenizer_source",
-        ),
-        ({"merge_method": "slerp", "models": []}, "'slerp' is not a merge method"),
-        ({"method": "linear"}, "`checkpoints` must list"),
-        ({"method": "linear", "checkpoints": [{"path": "a"}]}, "`checkpoints` must list"),
-        ({"checkpoints": [{"path": "A", "weight": [0.1, 0.2]}]}, "is not one number"),
-        ({"checkpoints": [{"path": "A", "weight": float("nan")}]}, "expected a number"),
-        ({"checkpoints": [{"path": "A", "weight": 0}]}, "at least one weight other than zero"),
-        ({"checkpoints": [{"path": "A", "weight": 1}], "dtype": "bf16"}, "dtype is 'bf16'"),
-        ({"merge_method": "linear", "models": [{"parameters": {"weight": 1}}]}, "has no `model:`"),
-        ({"merge_method": "linear", "models": ["A"]}, "has no `model:`"),
-    ],
-)
-def test_a_wrong_recipe_says_what_is_wrong(drawer, tmp_path, table, message):
-    text = yaml.safe_dump(table).replace("path: A", f"path: {drawer[0]}")
-    file = tmp_path / "recipe.yaml"
-    file.write_text(text)
-    with pytest.raises(InvalidConfig, match=message) as caught:
-        read_recipe(file, fingerprint)
-    assert caught.value.hint
-
-
-def test_a_recipe_file_that_is_not_there_or_not_yaml_is_named(tmp_path):
-    with pytest.raises(NotFound, match=r"nowhere\.yaml can't be read"):
-        read_recipe(tmp_path / "nowhere.yaml", fingerprint)
-    (tmp_path / "bad.yaml").write_text("a: [1,")
-    with pytest.raises(InvalidConfig, match=r"bad\.yaml is not valid YAML"):
-        read_recipe(tmp_path / "bad.yaml", fingerprint)

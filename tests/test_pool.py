@@ -138,7 +138,10 @@ def test_tied_and_untied_embeddings_do_not_mix(drawer, tmp_path):
 def test_another_architecture_is_refused_with_the_first_error_and_the_count(drawer, gpt2):
     pool = Pool.open([drawer[0], gpt2])
     errors = [finding for finding in pool.check() if finding.severity == ERROR]
-    assert {"tensor-missing", "tensor-extra", "config"} <= {finding.code for finding in errors}
+    assert errors[0].code == "architecture"
+    assert errors[0].found == "GPT2LMHeadModel ('gpt2'), which shares 0 of 21 tensors"
+    assert errors[0].expected == f"LlamaForCausalLM ('llama') as in {drawer[0].name!r}"
+    assert {finding.code for finding in errors[1:]} == {"tensor-missing", "tensor-extra"}
     with pytest.raises(Incompatible) as refused:
         pool.require_mergeable()
     assert str(errors[0]) in refused.value.message
@@ -163,7 +166,7 @@ def test_survey_reports_every_broken_folder_and_opens_the_rest(drawer, pair, tmp
     assert pool.names == (drawer[0].name, "good")
     assert [(f.code, f.severity, f.checkpoint) for f in findings] == [
         ("not-found", ERROR, "nowhere"),
-        ("unreadable", ERROR, "spoiled"),
+        ("truncated", ERROR, "spoiled"),
         ("config", WARNING, "good"),
     ]
     assert str(pair[1] / "model.safetensors") in findings[1].found
@@ -174,15 +177,18 @@ def test_survey_of_nothing_readable_has_findings_and_no_pool(tmp_path):
     pool, findings = survey([tmp_path], base=tmp_path / "nowhere")
     assert pool is None
     assert [finding.code for finding in findings] == ["unreadable", "not-found"]
+    assert findings[0].file == "config.json"
 
 
-def test_survey_keeps_the_base_apart_also_where_it_is_in_the_list(drawer):
+def test_survey_keeps_the_base_apart_where_it_is_in_the_list_and_warns(drawer):
     # as `recycler pool check runs/* --base runs/base` has it
     folders = [str(folder) for folder in drawer]
     pool, findings = survey(folders, base=folders[1])
     assert pool.names == tuple(folder.name for folder in drawer)
     assert pool.base.path == drawer[1]
-    assert findings == ()
+    finding = only(findings)
+    assert (finding.code, finding.severity) == ("base-member", WARNING)
+    assert finding.checkpoint == drawer[1].name
 
 
 def test_survey_goes_on_without_a_broken_base(drawer, tmp_path):

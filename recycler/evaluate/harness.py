@@ -5,7 +5,7 @@ and the requests kept; document ids are passed sorted; no response cache, whose 
 weights; own standard errors from item outcomes; each task is batched alone, so its scores do not
 depend on which other tasks are asked for.
 
-May import: errors, objectives, evaluation, environment, evaluate.items, lm_eval, transformers.
+May import: errors, objectives, evaluation, trial, evaluate.items, lm_eval, transformers.
 """
 
 import math
@@ -19,9 +19,10 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
 from recycler.errors import InvalidConfig, NotFound
-from recycler.evaluate.items import split_items
+from recycler.evaluate.items import part_of, split_items
 from recycler.evaluation import Outcomes
 from recycler.objectives import Objective
+from recycler.trial import WHOLE
 from recycler.yamlfile import read_yaml
 
 FEWSHOT_SEED = 1234
@@ -85,7 +86,11 @@ class LmEval:
             _require_metric(objective, self._tasks[objective.task])
 
     def evaluate(
-        self, model: Any, objectives: Sequence[Objective], split: str
+        self,
+        model: Any,
+        objectives: Sequence[Objective],
+        split: str,
+        part: tuple[float, float] = WHOLE,
     ) -> dict[str, Outcomes]:
         """Item outcomes of each objective for the weights the model holds now.
 
@@ -93,12 +98,13 @@ class LmEval:
             model: a causal language model from transformers, in eval mode.
             objectives: some of those given at construction.
             split: dev, select or test.
+            part: from which share of the split's items to which.
         """
         self._attach(model)
         results: dict[str, Outcomes] = {}
         for task in sorted({objective.task for objective in objectives}):
             wanted = [objective for objective in objectives if objective.task == task]
-            results |= self._score(task, split, wanted)
+            results |= self._score(task, split, wanted, part)
         return results
 
     def _attach(self, model: Any) -> None:
@@ -113,9 +119,15 @@ class LmEval:
             )
         self._lm._model = model
 
-    def _score(self, name: str, split: str, objectives: list[Objective]) -> dict[str, Outcomes]:
-        task, ids = self._tasks[name], self._splits[name][split]
-        requests = self._frozen(name, split)
+    def _score(
+        self, name: str, split: str, objectives: list[Objective], part: tuple[float, float]
+    ) -> dict[str, Outcomes]:
+        task, whole = self._tasks[name], self._splits[name][split]
+        ids = part_of(whole, part)
+        # requests were built from sorted ids, so doc_id is the position in the sorted split
+        position = {doc: place for place, doc in enumerate(sorted(whole))}
+        wanted = {position[i] for i in ids}
+        requests = [r for r in self._frozen(name, split) if r.doc_id in wanted]
         for request in requests:
             request.resps, request.filtered_resps = [], {}
         repeated = [request for request in requests for _ in range(request.repeats or 1)]
@@ -127,8 +139,6 @@ class LmEval:
         by_document: dict[int, list[Instance]] = {}
         for request in sorted(requests, key=lambda request: request.idx):
             by_document.setdefault(request.doc_id, []).append(request)
-        # requests were built from sorted ids, so doc_id is the position in the sorted split
-        position = {doc: place for place, doc in enumerate(sorted(ids))}
         return {
             objective.name: _outcomes(
                 objective, task, [(i, by_document[position[i]]) for i in ids]

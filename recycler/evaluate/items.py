@@ -52,6 +52,12 @@ def split_items(
     return split
 
 
+def part_of(items: Sequence[Any], part: tuple[float, float]) -> Sequence[Any]:
+    """The items from one share of their order to another; consecutive parts leave none out."""
+    start, stop = (round(share * len(items)) for share in part)
+    return items[start:stop]
+
+
 def _rank(seed: int, task: str, document: Any) -> str:
     content = document if isinstance(document, str) else canonical(_plain(document))
     return hashlib.sha256(f"{seed}\0{task}\0{content}".encode()).hexdigest()

@@ -8,6 +8,7 @@ transformers.
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from recycler.errors import InvalidConfig
 from recycler.evaluate.results import read_values
 from recycler.evaluation import Outcomes, Score
 from recycler.objectives import Objective
+from recycler.trial import WHOLE
 
 
 class PythonEvaluator:
@@ -34,10 +36,25 @@ class PythonEvaluator:
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
 
     def evaluate(
-        self, model: Any, objectives: Sequence[Objective], split: str
+        self,
+        model: Any,
+        objectives: Sequence[Objective],
+        split: str,
+        part: tuple[float, float] = WHOLE,
     ) -> dict[str, Outcomes | Score]:
-        """Call the function and read what it returned, objective by objective."""
-        returned = self._function(model, self._tokenizer, split)
+        """Call the function and read what it returned, objective by objective.
+
+        A function that takes `part` is asked for the items from one share of the split to another;
+        with one that does not, candidates can't be raced.
+        """
+        if part != WHOLE and "part" not in signature(self._function).parameters:
+            raise InvalidConfig(
+                "the evaluator's function takes no `part`, which racing needs.",
+                hint="write `def score(model, tokenizer, split, part=(0, 1))` and return the items "
+                "from the first share to the second, or set `racing: false`.",
+            )
+        parted = {} if part == WHOLE else {"part": part}
+        returned = self._function(model, self._tokenizer, split, **parted)
         if not isinstance(returned, Mapping):
             raise InvalidConfig(
                 f"the evaluator returned {type(returned).__name__}, expected a mapping from "

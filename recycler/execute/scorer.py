@@ -17,7 +17,7 @@ from recycler.objectives import Objectives
 from recycler.pool import Pool
 from recycler.protocols import Evaluator
 from recycler.registry import resolve
-from recycler.trial import Job
+from recycler.trial import WHOLE, Job
 
 EVALUATORS = {
     "lm-eval": "recycler.evaluate.harness:LmEval",
@@ -76,7 +76,8 @@ class MergeScorer:
         digest, merge_seconds = self._resident.load(job.recipe)
         start = time.perf_counter()
         wanted = [self._objectives[name] for name in job.objectives]
-        results = self._evaluator.evaluate(self._resident.model, wanted, job.split)
+        parted = {} if job.part == WHOLE else {"part": job.part}
+        results = self._evaluator.evaluate(self._resident.model, wanted, job.split, **parted)
         return evaluation_of(
             job, results, digest, {"merge": merge_seconds, "evaluate": time.perf_counter() - start}
         )

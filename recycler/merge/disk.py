@@ -1,6 +1,6 @@
 """Write a merge as safetensors shards with index, tensor by tensor, in bounded memory.
 
-May import: checkpoint, recipe, merge.tensors, torch (through tensors).
+May import: checkpoint, recipe, merge.sources, merge.tensors, torch (through tensors).
 Reference: the safetensors format, https://huggingface.co/docs/safetensors.
 """
 
@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from recycler.checkpoint import TensorSpec
-from recycler.merge.tensors import Digest, Sources, merged, output_specs, raw_bytes
+from recycler.merge.sources import Sources
+from recycler.merge.tensors import Digest, Loss, merged, output_specs, raw_bytes
 from recycler.recipe import Recipe
 
 SHARD_BYTES = 5_000_000_000  # as transformers shards
@@ -23,6 +24,8 @@ def write_weights(
     folder: Path,
     shard_bytes: int = SHARD_BYTES,
     device: str = "cpu",
+    threads: int = 1,
+    loss: Loss | None = None,
     on_bytes: Callable[[int], object] = lambda count: None,
 ) -> str:
     """Stream the merge into `folder` in the layout that transformers reads.
@@ -33,14 +36,16 @@ def write_weights(
         folder: exists; nothing in it is overwritten but weight files of the same name.
         shard_bytes: a new shard begins before this size is exceeded [B].
         device: torch device to merge on.
+        threads: that read and sum while this one hashes and writes.
+        loss: told what rounding takes from updates of a base.
         on_bytes: called with the bytes just written, for progress bars.
 
     Returns:
         The digest of the merged bytes.
     """
-    shards = _plan(output_specs(recipe, sources.pool), shard_bytes)
+    shards = _plan(output_specs(recipe, sources), shard_bytes)
     digest = Digest()
-    tensors = merged(recipe, sources, device)
+    tensors = merged(recipe, sources, device, threads, loss)
     for name, specs in shards.items():
         with (folder / name).open("wb") as file:
             file.write(_header(specs))
@@ -50,6 +55,8 @@ def write_weights(
                 on_bytes(file.write(raw_bytes(tensor)))
             file.flush()
             os.fsync(file.fileno())
+    for _ in tensors:  # its last word: whether a file changed meanwhile
+        raise AssertionError("more tensors than planned")
     if len(shards) > 1:
         _write_index(folder, shards)
     return digest.value

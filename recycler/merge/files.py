@@ -1,31 +1,68 @@
-"""Recipes in YAML: recycler's own and mergekit's, with the pool they speak of.
+"""Recipes in YAML: recycler's own and mergekit's, in and out, with the pool they speak of.
 
-May import: errors, yamlfile, checkpoint, pool, recipe, merge.tensors.
+May import: errors, yamlfile, checkpoint, pool, recipe, schedule, merge.methods, merge.tensors.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recycler.checkpoint import Checkpoint
+from recycler.compare import Finding
 from recycler.errors import InvalidConfig
+from recycler.merge.methods import require_setting
+from recycler.merge.sources import HEADS
 from recycler.merge.tensors import find_method
 from recycler.pool import Pool
 from recycler.recipe import Ingredient, Recipe
+from recycler.schedule import checked, layer_range, places, scalars, varies
 from recycler.yamlfile import read_yaml
 
-_OWN = {"method", "checkpoints", "base", "dtype", "settings"}
-_MERGEKIT = {"merge_method", "models", "base_model", "parameters", "dtype", "out_dtype"}
+_OWN = {"method", "checkpoints", "base", "dtype", "settings", "donor", "layers"}
+_MERGEKIT = {
+    "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype",
+    "tokenizer_source", "missing", "vocabulary",
+}  # fmt: skip
+# What holds for every method; the first word of each is the default.
+_COMMON = {"missing": ("tied", "refuse", "base", "skip"), "vocabulary": ("refuse", "common")}
+_EACH = ("weight", "density")  # parameters that each checkpoint may have its own of
+# What mergekit takes for a parameter that a file leaves out, where ours differs.
+_THEIR_DEFAULTS = {
+    "linear": {"normalize": True},
+    "dare_linear": {"rescale": True},
+    "dare_ties": {"rescale": True},
+}
+# Parameters that change how mergekit computes, not what.
+_NO_EFFECT = {"int8_mask"}
+_SHARED = ("normalize", "lambda", "rescale", "density")  # ours that mergekit knows too
 
 
-def read_recipe(file: Path, fingerprint: Callable[[Checkpoint], str]) -> tuple[Recipe, Pool]:
-    """The recipe of a YAML file and the pool of the folders it names.
+@dataclass(frozen=True, slots=True)
+class MergeFile:
+    """What a recipe file asks for: the merge, its pool, and who gives config and tokenizer."""
 
-    Own form: `{method, checkpoints: [{path, weight, name}], dtype, settings}`. A file with
-    `merge_method:` is read as mergekit's. Relative paths are relative to the file.
+    recipe: Recipe
+    pool: Pool
+    donor: Checkpoint
+
+
+def read_recipe(file: Path, identify: Callable[[Checkpoint, bool], str]) -> MergeFile:
+    """Read a recipe file and open the folders it names.
+
+    Own form: `{method, checkpoints: [{path, weight, density, name}], base, dtype, settings, donor}`,
+    and `layers`: how many layers the model must have.
+    A file with `merge_method:` is read as mergekit's, `models:` or `slices:`. Relative paths
+    are relative to the file; in a mergekit file also to the current folder, which goes first.
+
+    Args:
+        file: YAML or JSON.
+        identify: gives the id of a checkpoint's bytes; told whether the merge depends on it (random
+            masks do), else anything that is fixed will do.
 
     Raises:
         InvalidConfig: a key that is not supported, by name.
+        Incompatible: the pool can't be merged as the recipe asks.
     """
     table = read_yaml(file, "recipe", "check the path.")
     if not isinstance(table, dict):
@@ -34,8 +71,8 @@ def read_recipe(file: Path, fingerprint: Callable[[Checkpoint], str]) -> tuple[R
         )
     own = _from_mergekit(table, file) if "merge_method" in table else table
     _refuse_unknown(own, _OWN, file)
-    method = str(own.get("method", "linear"))
-    find_method(method)
+    name = str(own.get("method", "linear"))
+    method = find_method(name)
     entries = own.get("checkpoints")
     if not isinstance(entries, list) or not all(
         isinstance(e, dict) and "weight" in e for e in entries
@@ -44,63 +81,429 @@ def read_recipe(file: Path, fingerprint: Callable[[Checkpoint], str]) -> tuple[R
             f"{file}: `checkpoints` must list `{{path, weight}}`.",
             hint="- {path: runs/sft-a, weight: 0.5}",
         )
-    plain = [{key: value for key, value in e.items() if key != "weight"} for e in entries]
+    plain = [{key: value for key, value in e.items() if key not in _EACH} for e in entries]
     pool = Pool.from_entries(file.stem, plain, own.get("base"), file.absolute().parent)
-    pool.require_mergeable()
-    ingredients = tuple(
-        Ingredient(fingerprint(c), c.name, _number(e["weight"], file))
-        for c, e in zip(pool.checkpoints, entries, strict=True)
-    )
+    settings = _settings(own.get("settings") or {}, getattr(method, "defaults", {}), file)
+    wanted = method.needs_base or settings.get("missing") == "base"
+    if wanted and pool.base is None:
+        raise InvalidConfig(
+            f"{file}: {name} needs a base checkpoint.",
+            hint="name the common ancestor: `base: runs/base` (mergekit: `base_model:`).",
+        )
+    if "layers" in own:
+        _require_all_layers(pool, own["layers"], file)
+    pool.require_mergeable(lambda finding: _allowed(finding, settings))
+    exact = "seed" in getattr(method, "defaults", {})
     recipe = Recipe(
-        method=method,
-        ingredients=ingredients,
+        method=name,
+        ingredients=tuple(
+            _ingredient(checkpoint, entry, identify(checkpoint, exact), file)
+            for checkpoint, entry in zip(pool.checkpoints, entries, strict=True)
+        ),
         dtype=str(own.get("dtype") or pool.checkpoints[0].dtype),
-        settings=own.get("settings") or {},
+        base=Ingredient(identify(pool.base, False), pool.base.name, 1.0)
+        if pool.base and wanted
+        else None,
+        settings=settings,
     )
-    return recipe, pool
+    donor = pool[str(own["donor"])] if own.get("donor") else pool.checkpoints[0]
+    return MergeFile(recipe, pool, donor)
+
+
+def _require_all_layers(pool: Pool, stop: Any, file: Path) -> None:
+    """Raise InvalidConfig unless slices end at the model's last layer."""
+    layers = next(iter(places(list(pool.checkpoints[0].tensors)).values())).layers
+    if stop != layers:
+        raise InvalidConfig(
+            f"{file}: the slices end at layer {stop}, the models have {layers} layers.",
+            hint="slices may set parameters by layer, not reorder, repeat or drop layers.",
+        )
+
+
+def _ingredient(
+    checkpoint: Checkpoint, entry: Mapping[str, Any], fingerprint: str, file: Path
+) -> Ingredient:
+    where = f"{file}: {checkpoint.name}"
+    weight = _numbers(entry["weight"], f"{where}: weight")
+    settings: dict[str, Any] = {"weight": weight} if varies(weight) else {}
+    if entry.get("density") is not None:
+        settings["density"] = checked(entry["density"], f"{where}: density")
+        for value in scalars(settings["density"]):
+            require_setting("density", value, f"{where}: density")
+    return Ingredient(
+        fingerprint, checkpoint.name, 1.0 if varies(weight) else float(weight), settings
+    )
+
+
+def _numbers(setting: Any, where: str) -> Any:
+    """The setting in plain form, which may hold numbers only."""
+    plain = checked(setting, where)
+    for value in scalars(plain):
+        if isinstance(value, bool | str):
+            raise InvalidConfig(f"{where} is {value!r}, expected a number.", hint="give a number.")
+    return plain
+
+
+def _settings(given: Mapping[str, Any], defaults: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The recipe's settings in plain form; what says nothing new is left out."""
+    if not isinstance(given, Mapping):
+        raise InvalidConfig(f"{file}: settings is {given!r}.", hint="write `settings: {...}`.")
+    _refuse_unknown(given, {*defaults, *_COMMON}, file)
+    for key, known in _COMMON.items():
+        if given.get(key, known[0]) not in known:
+            raise InvalidConfig(
+                f"{file}: {key} is {given[key]!r}.", hint=f"one of {', '.join(known)}."
+            )
+    plain = {key: checked(value, f"{file}: {key}") for key, value in given.items()}
+    for key, setting in plain.items():
+        for value in scalars(setting):
+            require_setting(key, value, f"{file}: {key}")
+    for key in {"normalize", "rescale"} & plain.keys():
+        if isinstance(plain[key], bool):
+            plain[key] = ("weights" if key == "normalize" else "l1") if plain[key] else "none"
+    usual = {**defaults, **{key: known[0] for key, known in _COMMON.items()}}
+    return {key: value for key, value in plain.items() if value != usual[key]}
+
+
+def _allowed(finding: Finding, settings: Mapping[str, Any]) -> bool:
+    """Whether the recipe's settings say what to do about an error of the check."""
+    missing = settings.get("missing", "tied")
+    common = settings.get("vocabulary") == "common"
+    if finding.code in ("tensor-missing", "tensor-extra"):
+        return missing in ("base", "skip") or (
+            missing == "tied" and finding.tensor.endswith(HEADS)
+        )
+    if finding.code == "config":
+        key = finding.found.partition(" ")[0]
+        tied = key == "tie_word_embeddings" and missing != "refuse"
+        return tied or (key == "vocab_size" and common)
+    return common and finding.code == "shape"
+
+
+# --- mergekit's form ---
 
 
 def _from_mergekit(table: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """Mergekit's YAML in our own form; what has no counterpart is refused by name."""
     _refuse_unknown(table, _MERGEKIT, file)
-    common = dict(table.get("parameters") or {})
-    _refuse_unknown(common, {"normalize", "weight"}, file)
-    checkpoints = []
-    for model in table.get("models") or []:
-        if not isinstance(model, dict) or not isinstance(model.get("model"), str):
-            raise InvalidConfig(
-                f"{file}: the entry {model!r} of `models:` has no `model:`.",
-                hint="- {model: runs/sft-a, parameters: {weight: 0.5}}",
-            )
-        _refuse_unknown(model, {"model", "parameters"}, file)
-        own = model.get("parameters") or {}
-        _refuse_unknown(own, {"weight"}, file)
-        weight = own.get("weight", common.get("weight", 1.0))
-        checkpoints.append({"path": model["model"], "weight": weight})
-    names = [Path(entry["path"]).name for entry in checkpoints]
-    if len(set(names)) < len(names):  # runs/a/last and runs/b/last
-        checkpoints = [{**entry, "name": entry["path"]} for entry in checkpoints]
+    name = str(table["merge_method"])
+    method = find_method(name)
+    shared = {
+        key: value
+        for key, value in {
+            **_THEIR_DEFAULTS.get(name, {}),
+            **_parameters(table.get("parameters"), file),
+        }.items()
+        if key not in _NO_EFFECT
+    }
+    slices = _slices(table, file)
+    base = _model(table["base_model"], file) if table.get("base_model") else None
+    listed = [_model(source["model"], file) for source in slices[0][1]]
+    models = [m for m in listed if not (method.needs_base and m == base)]
+    wanted = method.needs_base or table.get("missing") == "base"
+    known = {*getattr(method, "defaults", {}), *_EACH, *(["t"] if name == "slerp" else [])}
+    for given in (shared, *(extra for _, _, extra in slices)):
+        _refuse_unknown(given, known | _NO_EFFECT, file)
+    entries = (
+        _slerp_entries(slices, shared, base, models, file)
+        if name == "slerp"
+        else [_entry(path, slices, shared, known & set(_EACH), file) for path in models]
+    )
+    donor = _donor(table.get("tokenizer_source"), base, [*models], file)
+    settings = _shared_settings(slices, shared, file)
+    settings |= {key: table[key] for key in _COMMON if key in table}
+    paths = [*models, *([base] if base and base not in models else [])]
+    names = _names(paths)
     return {
-        "method": table["merge_method"],
-        "checkpoints": checkpoints,
+        "method": name,
+        "checkpoints": [{**entry, "name": names[entry["path"]]} for entry in entries],
+        "base": {"path": base, "name": names[base]} if base and wanted else None,
         "dtype": table.get("out_dtype") or table.get("dtype"),
-        "settings": {"normalize": bool(common.get("normalize", True))},
+        "settings": settings,
+        "donor": names[donor] if donor in models or (donor and wanted) else None,
+        **({"layers": slices[-1][0][1]} if slices[-1][0] else {}),
     }
 
 
+Slice = tuple[list[int] | None, list[Mapping[str, Any]], Mapping[str, Any]]
+
+
+def _slices(table: Mapping[str, Any], file: Path) -> list[Slice]:
+    """(layers, sources, its own parameters) of each slice; `models:` is one for all layers."""
+    if ("models" in table) == ("slices" in table):
+        raise InvalidConfig(
+            f"{file}: exactly one of `models:` and `slices:` is needed.",
+            hint="- {model: runs/sft-a, parameters: {weight: 0.5}}",
+        )
+    if "models" in table:
+        return [(None, _sources(table["models"], {"model", "parameters"}, "models", file), {})]
+    made: list[Slice] = []
+    for entry in table["slices"] if isinstance(table["slices"], list) else [None]:
+        if not isinstance(entry, Mapping):
+            raise InvalidConfig(
+                f"{file}: `slices` must list `{{sources: [...]}}`.",
+                hint="- sources: [{model: a, layer_range: [0, 8]}, ...]",
+            )
+        _refuse_unknown(entry, {"sources", "parameters"}, file)
+        sources = _sources(
+            entry.get("sources"), {"model", "layer_range", "parameters"}, "sources", file
+        )
+        ranges = [layer_range(s.get("layer_range"), f"{file}: layer_range") for s in sources]
+        start = made[-1][0][1] if made and made[-1][0] else 0
+        if any(r != ranges[0] for r in ranges) or ranges[0][0] != start:
+            raise InvalidConfig(
+                f"{file}: a slice has the layer ranges {ranges}, expected the same for all, "
+                f"beginning at layer {start}.",
+                hint="slices may set parameters by layer, not reorder, repeat or drop layers.",
+            )
+        made.append((ranges[0], sources, _parameters(entry.get("parameters"), file)))
+        models = [sorted(_model(s["model"], file) for s in listed) for _, listed, _ in made]
+        if models[-1] != models[0]:
+            raise InvalidConfig(
+                f"{file}: a slice lists the models {models[-1]}, the first one {models[0]}.",
+                hint="list the same models in every slice; weight 0 leaves one out.",
+            )
+    return made
+
+
+def _sources(listed: Any, known: set[str], where: str, file: Path) -> list[Mapping[str, Any]]:
+    if not isinstance(listed, list) or not listed:
+        raise InvalidConfig(
+            f"{file}: `{where}:` lists nothing.",
+            hint="- {model: runs/sft-a, parameters: {weight: 0.5}}",
+        )
+    for source in listed:
+        if not isinstance(source, dict) or not isinstance(source.get("model"), str):
+            raise InvalidConfig(
+                f"{file}: the entry {source!r} of `{where}:` has no `model:` that is a path.",
+                hint="- {model: runs/sft-a, parameters: {weight: 0.5}}",
+            )
+        _refuse_unknown(source, known, file)
+    names = [source["model"] for source in listed]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidConfig(
+                f"{file}: `{where}:` lists {name!r} twice.",
+                hint="add up its weights in one entry.",
+            )
+    return listed
+
+
+def _entry(
+    path: str,
+    slices: Sequence[Slice],
+    shared: Mapping[str, Any],
+    each: set[str],
+    file: Path,
+) -> dict[str, Any]:
+    """One checkpoint with its own parameters: those of its source, its slice, then of all."""
+    entry: dict[str, Any] = {"path": path}
+    for key in sorted(each):
+        levels: list[tuple[Any, list[int] | None]] = []
+        for layers, sources, extra in slices:
+            (own,) = [
+                _parameters(source.get("parameters"), file)
+                for source in sources
+                if _model(source["model"], file) == path
+            ] or [{}]
+            _refuse_unknown(own, each | _NO_EFFECT, file)
+            levels += [(given[key], layers) for given in (own, extra) if key in given]
+        if key in shared:
+            levels.append((shared[key], None))
+        setting = _layered(levels, f"{file}: {path}: {key}")
+        if setting is not None:
+            entry[key] = setting
+    entry.setdefault("weight", 1.0)
+    return entry
+
+
+def _shared_settings(
+    slices: Sequence[Slice], shared: Mapping[str, Any], file: Path
+) -> dict[str, Any]:
+    """The method's settings: those of a slice before those of all."""
+    settings = {}
+    for key in sorted({*shared, *(key for _, _, extra in slices for key in extra)}):
+        if key in (*_EACH, *_NO_EFFECT, "t"):
+            continue
+        levels = [(extra[key], layers) for layers, _, extra in slices if key in extra]
+        levels += [(shared[key], None)] if key in shared else []
+        settings[key] = _layered(levels, f"{file}: {key}")
+    return settings
+
+
+def _slerp_entries(
+    slices: Sequence[Slice],
+    shared: Mapping[str, Any],
+    base: str | None,
+    models: Sequence[str],
+    file: Path,
+) -> list[dict[str, Any]]:
+    """Slerp's `t` as two weights: 1-t for the base, t for the other."""
+    others = [model for model in models if model != base]
+    if base is None or len(others) != 1:
+        raise InvalidConfig(
+            f"{file}: slerp needs `base_model` and one other model, found {base} and {others}.",
+            hint="list two models and name one of them as `base_model`.",
+        )
+    for source in (source for _, sources, _ in slices for source in sources):
+        _refuse_unknown(_parameters(source.get("parameters"), file), _NO_EFFECT, file)
+    levels = [(extra["t"], layers) for layers, _, extra in slices if "t" in extra]
+    levels += [(shared["t"], None)] if "t" in shared else []
+    t = _numbers(_layered(levels, f"{file}: t"), f"{file}: t") if levels else None
+    if t is None:
+        raise InvalidConfig(f"{file}: slerp needs the parameter `t`.", hint="t: 0.5")
+    return [{"path": base, "weight": _rest(t)}, {"path": others[0], "weight": t}]
+
+
+def _rest(t: Any) -> Any:
+    """1 - t of a setting."""
+    if isinstance(t, Mapping):
+        return {**t, "value": _rest(t["value"])}
+    return [_rest(x) for x in t] if isinstance(t, list) else 1.0 - t
+
+
+def _layered(levels: Sequence[tuple[Any, list[int] | None]], where: str) -> Any:
+    """One setting from several that are asked in turn; None where there is none."""
+    entries: list[dict[str, Any]] = []
+    for setting, layers in levels:
+        plain = checked(setting, where)
+        some = plain if isinstance(plain, list) and isinstance(plain[0], Mapping) else None
+        entries += [
+            {**entry, "layers": layers} if layers else dict(entry)
+            for entry in some or [{"value": plain}]
+        ]
+    if not entries:
+        return None
+    return entries[0]["value"] if set(entries[0]) == {"value"} else entries
+
+
+def _parameters(given: Any, file: Path) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidConfig(
+            f"{file}: parameters is {given!r}.", hint="write `parameters: {weight: 0.5}`."
+        )
+    return dict(given)
+
+
+def _model(model: Any, file: Path) -> str:
+    """The folder of a mergekit model, seen from the current folder first, as mergekit does."""
+    if not isinstance(model, str) or ("+" in model and not Path(model).exists()):
+        raise InvalidConfig(
+            f"{file}: model {model!r} is not a plain folder.",
+            hint="adapters (`model+lora`) and revisions are not supported; merge the adapter first.",
+        )
+    here = Path(model).expanduser()
+    return str(here.absolute() if here.is_dir() else file.absolute().parent / here)
+
+
+def _donor(source: Any, base: str | None, models: Sequence[str], file: Path) -> str | None:
+    """Who gives config and tokenizer: the base where there is one, as in mergekit."""
+    if source in (None, "base"):
+        return base or (models[0] if models else None)
+    donor = _model(source, file) if source != "union" else ""
+    if donor not in (base, *models):
+        raise InvalidConfig(
+            f"{file}: tokenizer_source {source!r} is not supported.",
+            hint="`base`, or one of the models; tokenizers are not united.",
+        )
+    return donor
+
+
+def _names(paths: Sequence[str]) -> dict[str, str]:
+    """A short name for each path: the folder's, or the whole path where two are alike."""
+    short = [Path(path).name for path in paths]
+    return {p: s if short.count(s) == 1 else p for p, s in zip(paths, short, strict=True)}
+
+
+# --- out ---
+
+
+def own_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any]:
+    """The recipe as the YAML that `read_recipe` reads."""
+    wanted = find_method(recipe.method).needs_base or recipe.settings.get("missing") == "base"
+    base = recipe.base if wanted else None
+    checkpoints = [
+        {"path": str(pool[item.name].path), "name": item.name, **_own_parameters(item)}
+        for item in recipe.ingredients
+    ]
+    return {
+        "method": recipe.method,
+        **({"base": {"path": str(pool[base.name].path), "name": base.name}} if base else {}),
+        "checkpoints": checkpoints,
+        "dtype": recipe.dtype,
+        "settings": dict(recipe.settings),
+    }
+
+
+def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any] | None:
+    """The recipe in mergekit's terms (its sums run in `dtype`, ours always in float32).
+
+    None where mergekit has no words for it: other conventions, layers by range, seeds of masks.
+    """
+    method = find_method(recipe.method)
+    settings = {**getattr(method, "defaults", {}), **recipe.settings}
+    shared = {key: settings[key] for key in _SHARED if key in settings}
+    for key, words in (("normalize", "weights"), ("rescale", "l1")):
+        if key in shared and not varies(shared[key]):
+            if shared[key] not in ("none", words):
+                return None
+            shared[key] = shared[key] != "none"
+        elif not all(isinstance(value, bool) for value in scalars(shared.get(key, True))):
+            return None
+    usual = {
+        "sign": "weighted", "scope": "tensor", "seed": 0, "missing": "tied", "vocabulary": "refuse",
+    }  # fmt: skip
+    if any(settings.get(key, value) != value for key, value in usual.items()):
+        return None
+    if recipe.method == "slerp" or _by_layers(recipe):
+        return None
+    base = recipe.base if recipe.base and method.needs_base else None
+    return {
+        "merge_method": recipe.method,
+        **({"base_model": str(pool[base.name].path)} if base else {}),
+        "models": [
+            {
+                "model": str(pool[item.name].path),
+                "parameters": _own_parameters(item),
+            }
+            for item in sorted(recipe.ingredients, key=lambda item: (-item.weight, item.name))
+        ],
+        "parameters": shared,
+        "dtype": "float32",
+        "out_dtype": recipe.dtype,
+    }
+
+
+def _own_parameters(item: Ingredient) -> dict[str, Any]:
+    """A checkpoint's weight, tensor by tensor, and what else it has of its own."""
+    weight = _scaled(item.settings["weight"], item.weight) if "weight" in item.settings else None
+    return {**item.settings, "weight": item.weight if weight is None else weight}
+
+
+def _scaled(setting: Any, factor: float) -> Any:
+    """A setting times a number."""
+    if isinstance(setting, Mapping):
+        return {**setting, "value": _scaled(setting["value"], factor)}
+    if isinstance(setting, list | tuple):
+        return [_scaled(value, factor) for value in setting]
+    return setting * factor
+
+
+def _by_layers(recipe: Recipe) -> bool:
+    settings = [
+        *recipe.settings.values(),
+        *(v for i in recipe.ingredients for v in i.settings.values()),
+    ]
+    entries = [e for s in settings if varies(s) for e in s if isinstance(e, Mapping)]
+    return any("layers" in entry for entry in entries)
+
+
 def _refuse_unknown(table: Mapping[str, Any], known: set[str], file: Path) -> None:
-    unknown = sorted(set(table) - known)
+    unknown = sorted(set(map(str, table)) - known)
     if unknown:
         raise InvalidConfig(
             f"{file}: key {unknown[0]!r} is not supported.",
             hint=f"supported here: {', '.join(sorted(known))}.",
         )
-
-
-def _number(value: Any, file: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidConfig(
-            f"{file}: weight {value!r} is not one number.",
-            hint="weights a layer or filter are not supported yet; give one number a checkpoint.",
-        )
-    return float(value)

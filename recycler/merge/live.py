@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from recycler.errors import Incompatible
-from recycler.merge.tensors import Digest, Sources, merged
+from recycler.merge.sources import Sources
+from recycler.merge.tensors import Digest, merged
 from recycler.pool import Pool
 from recycler.recipe import Recipe
 
@@ -67,7 +68,7 @@ class Resident:
             if self._slots is None:
                 whole[spec.name] = tensor.clone()
             else:
-                self._slots[spec.name].copy_(tensor)
+                self._slot(spec.name, tensor.shape).copy_(tensor)
         if self._slots is None:
             self.model = self._prepared(
                 type(self.model).from_pretrained(
@@ -75,6 +76,17 @@ class Resident:
                 )
             )
         return digest.value
+
+    def _slot(self, name: str, shape: torch.Size) -> Tensor:
+        slot = self._slots.get(name) if self._slots else None
+        if slot is None or slot.shape != shape:
+            raise Incompatible(
+                f"the merge gives {name!r} of shape {list(shape)}, the resident model has "
+                f"{list(slot.shape) if slot is not None else 'no such tensor'}.",
+                hint="put a checkpoint with that tensor (an untied head, the smallest vocabulary) "
+                "first in the pool.",
+            )
+        return slot
 
     def _prepared(self, model: Any) -> Any:
         return model.to(self.device).eval().requires_grad_(False)

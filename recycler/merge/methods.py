@@ -1,29 +1,133 @@
-"""The merge methods, each a pure function of tensors (see `protocols.MergeMethod`).
+"""The merge methods: linear, SLERP, and the task-vector family (see `protocols.MergeMethod`).
 
-Letters: n inputs, w (n,) weights. Sums are kept in float32 (float64 where an input is float64) and
-rounded once by the caller. May import: errors, protocols, torch.
+Letters: n checkpoints x, w (n,) weights, b their base, δ = x - b, d density, λ a factor.
+Each method first decides numbers (`arithmetic`: a `Sum` or a `Change`), then one of two executors
+does the sums: plain torch here (the definition, on any device) or `merge.kernels` on the CPU,
+with the same bytes. Every product and sum is rounded by itself in float32 (float64 where an input
+is); the caller rounds once to the output dtype.
+
+Where implementations disagree, both conventions have a name:
+
+* `rescale` of a sparse δ: `density` divides by d (the DARE paper: unbiased whatever the tensor),
+  `l1` restores Σ|δ| (mergekit since 0.1.0: on small or heavy-tailed tensors the factor may be huge),
+  `none`. DARE's default is `density` for that reason; a mergekit file means `l1`.
+* `sign` of TIES: elected by the `weighted` task vectors (mergekit, and the default: a checkpoint
+  of weight 0.01 should not outvote one of weight 1), the `plain` ones (PEFT, MergeBench; equal
+  to `weighted` for equal weights) or by `count` of signs.
+* `normalize` of TIES: divide by the agreeing `weights` (mergekit, default), by the `count` of those
+  who agree (PEFT, the paper's mean), or `none`.
+* `scope` of TIES' trimming: the `tensor` (mergekit, default: no tensor is trimmed away whole) or the
+  whole `model` (MergeBench, FusionBench).
+
+May import: errors, protocols, torch, numpy.
+Reference: arXiv 2412.04144 § 3.2 (linear); Ilharco et al. 2022, arXiv 2212.04089 (task
+arithmetic); Yadav et al. 2023, arXiv 2306.01708 (TIES); Yu et al. 2023, arXiv 2311.03099 (DARE).
 """
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recycler.errors import InvalidConfig
 from recycler.protocols import MergeMethod
 
-_CHUNK = 1 << 17  # elements summed at once: two float32 chunks stay in the second-level cache
+KEEP_ALL = 1 << 24  # random threshold that drops nothing
+NO_CUT = 1 << 62
+NORMALIZE = ("none", "weights", "count")
+RESCALE = ("none", "l1", "density")
+SIGN = ("none", "weighted", "plain", "count")
+SCOPE = ("tensor", "model")
+_WORDS = {"normalize": NORMALIZE, "rescale": RESCALE, "sign": SIGN, "scope": SCOPE}
+_COLINEAR = 0.9995  # |cosine| above which SLERP is linear, as everywhere
 
 
-class Linear:
-    """y = Σ wᵢ xᵢ, or Σ wᵢ xᵢ / Σ wᵢ with `normalize: true` (arXiv 2412.04144, § 3.2).
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Which magnitudes |δ| of one tensor are kept: above `tau`, and equal to it up to place `cut`.
 
-    Invariants: w = (1) returns the input itself; affine in w; the order of summation is the
-    order of the inputs, which the recipe sorts by fingerprint.
+    Attributes:
+        tau: bits of a float32 as a whole number (magnitudes are compared in float32).
+        cut: place in the tensor, C order; ties go to the lowest places.
     """
 
+    tau: int = 0
+    cut: int = NO_CUT
+
+
+class Facts(Protocol):
+    """What a method may ask about the i-th input of one tensor; answers come from the files."""
+
+    def trim(self, i: int, density: float, scope: str) -> Trim: ...
+
+    def l1_ratio(self, i: int, trim: Trim, key: int, limit: int) -> float:
+        """Σ|δ| / Σ|kept δ|, 1 where either is below 1e-7."""
+        ...
+
+    def cosine(self) -> float:
+        """Cosine between the first and the second input, 0 where one is zero."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """A recipe's numbers at one tensor.
+
+    Attributes:
+        weights: (n,) none 0.
+        densities: (n,) share of each task vector that is kept.
+        keys: (n,) of the random masks, 64 bits.
+        settings: the method's other settings with defaults filled in.
+    """
+
+    weights: tuple[float, ...]
+    densities: tuple[float, ...]
+    keys: tuple[int, ...]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """y = Σ wᵢ xᵢ, summed in the order of the inputs; w = (1) is the input itself, bit for bit."""
+
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """y = b + gain · (what the signs leave of Σ wᵢ · sᵢ · sparse(δᵢ)).
+
+    Attributes:
+        weights, scales, trims, keys, limits: one entry an input.
+        sign: one of SIGN; `none` sums everything.
+        divide: one of NORMALIZE: what each place's sum is divided by, where signs are elected.
+        gain: λ, over the sum of weights or the count where no signs are elected.
+    """
+
+    weights: tuple[float, ...]
+    scales: tuple[float, ...]
+    trims: tuple[Trim, ...]
+    keys: tuple[int, ...]
+    limits: tuple[int, ...]
+    sign: str
+    divide: str
+    gain: float
+
+
+class Method:
+    """Frame of our own methods: decides numbers, and can run them on whole tensors (abstract)."""
+
     needs_base = False
+    defaults: Mapping[str, Any] = {}
+
+    def arithmetic(self, terms: Terms, facts: Facts) -> Sum | Change:
+        """What to compute at one tensor."""
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -32,40 +136,338 @@ class Linear:
         base: Tensor | None,
         settings: Mapping[str, Any],
     ) -> Tensor:
-        """Weighted sum.
+        """Merge whole tensors (see `protocols.MergeMethod`); `settings` may leave defaults out.
 
-        Args:
-            inputs: n tensors of one shape, any float dtypes.
-            weights: (n,) unitless, none of them 0.
-            base: not used.
-            settings: `normalize` (default false).
-
-        Returns:
-            A tensor of the inputs' shape in float32 (float64 where an input is), or the input
-            itself where its weight is 1 and it is alone.
+        `settings["keys"]`, (n,), are the keys of random masks; without them the seed and the place
+        in the list make them.
         """
-        if settings.get("normalize", False):
-            total = sum(weights)
-            if total == 0:
-                raise InvalidConfig(
-                    "the weights sum to 0, so they can't be normalized.",
-                    hint="set `normalize: false` or change a weight.",
-                )
-            weights = [weight / total for weight in weights]
-        if len(inputs) == 1 and weights[0] == 1.0:
-            return inputs[0]
-        wide = torch.float64 if any(x.dtype == torch.float64 for x in inputs) else torch.float32
-        out = torch.empty(inputs[0].shape, dtype=wide, device=inputs[0].device)
-        flat, rows = out.view(-1), [x.reshape(-1) for x in inputs]
-        buffer = torch.empty(min(_CHUNK, flat.numel()), dtype=wide, device=out.device)
-        for start in range(0, flat.numel(), _CHUNK):
-            part = flat[start : start + _CHUNK]
-            # the first term is not added to 0.0, which would turn -0.0 into 0.0
-            part.copy_(rows[0][start : start + _CHUNK]).mul_(weights[0])
-            for row, weight in zip(rows[1:], weights[1:], strict=True):
-                term = buffer[: part.numel()].copy_(row[start : start + _CHUNK])
-                part.add_(term, alpha=weight)
-        return out
+        filled = {**self.defaults, **settings}
+        n, seed = len(inputs), filled.get("seed", 0)
+        density = filled.get("density", 1.0)
+        terms = Terms(
+            tuple(weights),
+            tuple(density) if isinstance(density, list | tuple) else (density,) * n,
+            tuple(filled.get("keys") or (mask_key(seed, str(i), "") for i in range(n))),
+            filled,
+        )
+        step = self.arithmetic(terms, TensorFacts(inputs, base))
+        return run(step, inputs, base)
 
 
-METHODS: dict[str, MergeMethod] = {"linear": Linear()}
+class Linear(Method):
+    """y = Σ wᵢ xᵢ, or Σ wᵢ xᵢ / Σ wᵢ with `normalize: weights` (arXiv 2412.04144, § 3.2).
+
+    Invariants: w = (1) returns the input itself; affine in w.
+    """
+
+    defaults: Mapping[str, Any] = {"normalize": "none"}
+
+    def arithmetic(self, terms: Terms, facts: Facts) -> Sum | Change:
+        by = _choice(terms.settings, "normalize")
+        if by == "none":
+            return Sum(terms.weights)
+        total = math.fsum(terms.weights) if by == "weights" else float(len(terms.weights))
+        if total == 0:
+            raise InvalidConfig(
+                "the weights sum to 0, so they can't be normalized.",
+                hint="set `normalize: false` or change a weight.",
+            )
+        return Sum(tuple(weight / total for weight in terms.weights))
+
+
+class Slerp(Method):
+    """Spherical interpolation of two checkpoints, a tensor at a time; w₁ : w₂ = 1-t : t.
+
+    With θ the angle between the flattened tensors, y = (sin((1-t)θ) x₁ + sin(tθ) x₂) / sin θ; linear
+    where |cos θ| > 0.9995 (Shoemake 1985; mergekit's `slerp`).
+    """
+
+    def arithmetic(self, terms: Terms, facts: Facts) -> Sum | Change:
+        n, total = len(terms.weights), math.fsum(terms.weights)
+        if n > 2 or total == 0:
+            raise InvalidConfig(
+                f"slerp got {n} checkpoints with weights that sum to {total:g}.",
+                hint="slerp merges exactly two checkpoints with weights 1-t and t.",
+            )
+        shares = tuple(weight / total for weight in terms.weights)
+        if n == 1:
+            return Sum(shares)
+        cosine = facts.cosine()
+        if abs(cosine) > _COLINEAR:
+            return Sum(shares)
+        angle = math.acos(cosine)
+        return Sum(tuple(math.sin(share * angle) / math.sin(angle) for share in shares))
+
+
+class TaskVectors(Method):
+    """y = b + λ · merge of sparse task vectors δ: task arithmetic, TIES and both kinds of DARE.
+
+    Invariants: one checkpoint of weight 1, d = 1, λ = 1 returns the checkpoint itself; no weight
+    returns the base; masks depend on (seed, fingerprint, tensor name) alone.
+    """
+
+    needs_base = True
+
+    def __init__(self, sparsify: str, **defaults: Any) -> None:
+        """Choose how δ is made sparse (`none`, `magnitude`, `random`) and the default settings."""
+        self._sparsify = sparsify
+        self.defaults = defaults
+
+    def arithmetic(self, terms: Terms, facts: Facts) -> Sum | Change:
+        settings, n = terms.settings, len(terms.weights)
+        factor = float(settings["lambda"])
+        by = _choice(settings, "normalize")
+        sign = _choice(settings, "sign") if "sign" in settings else "none"
+        divisor = {"none": 1.0, "weights": math.fsum(terms.weights), "count": float(n)}[by]
+        divisor = divisor if abs(divisor) >= 1e-8 else 1.0
+        dense = self._sparsify == "none" or min(terms.densities) >= 1
+        if n == 1 and dense and factor * (terms.weights[0] / divisor) == 1:
+            return Sum((1.0,))
+        trims, limits = self._sparse(terms, facts)
+        scales = self._scales(terms, facts, trims, limits)
+        gain = factor / divisor if sign == "none" else factor
+        return Change(terms.weights, scales, trims, terms.keys, limits, sign, by, gain)
+
+    def _sparse(self, terms: Terms, facts: Facts) -> tuple[tuple[Trim, ...], tuple[int, ...]]:
+        """What is kept of each task vector, by magnitude and by chance."""
+        for density in terms.densities:
+            require_setting("density", density, "density")
+        everything = tuple(Trim() for _ in terms.densities)
+        if self._sparsify == "random":
+            return everything, tuple(round(d * KEEP_ALL) for d in terms.densities)
+        keep_all = (KEEP_ALL,) * len(terms.densities)
+        if self._sparsify == "none":
+            return everything, keep_all
+        scope = _choice(terms.settings, "scope")
+        trims = [
+            facts.trim(i, d, scope) if d < 1 else Trim() for i, d in enumerate(terms.densities)
+        ]
+        return tuple(trims), keep_all
+
+    def _scales(
+        self, terms: Terms, facts: Facts, trims: Sequence[Trim], limits: Sequence[int]
+    ) -> tuple[float, ...]:
+        if "rescale" not in terms.settings:
+            return (1.0,) * len(terms.weights)
+        rescale = _choice(terms.settings, "rescale")
+        if rescale == "none":
+            return (1.0,) * len(terms.weights)
+        if rescale == "density":
+            return tuple(1 / d for d in terms.densities)
+        return tuple(
+            facts.l1_ratio(i, trims[i], terms.keys[i], limits[i]) if d < 1 else 1.0
+            for i, d in enumerate(terms.densities)
+        )
+
+
+def mask_key(seed: int, fingerprint: str, tensor: str) -> int:
+    """64-bit key of a random mask: of nothing but the seed, the checkpoint's bytes and the tensor."""
+    text = f"{seed}\0{fingerprint}\0{tensor}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
+
+
+def require_setting(name: str, value: Any, where: str) -> None:
+    """Raise InvalidConfig unless the methods understand this value of a setting.
+
+    Args:
+        name: of the setting; those of other packages' methods are not looked at.
+        value: what it is at some tensor.
+        where: names file and key in the message.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    good, expected = True, ""
+    if name in _WORDS:
+        good, expected = _word(name, value) in _WORDS[name], f"one of {', '.join(_WORDS[name])}"
+    elif name == "density":
+        good, expected = number and 0 < value <= 1, "a share above 0 and at most 1"
+    elif name == "lambda":
+        good, expected = number and math.isfinite(value), "a number"
+    elif name == "seed":
+        good, expected = number and value % 1 == 0, "a whole number"
+    if not good:
+        raise InvalidConfig(
+            f"{where} is {value!r}, expected {expected}.",
+            hint=f"set `{name}` in the recipe's settings, or leave it out.",
+        )
+
+
+def _choice(settings: Mapping[str, Any], name: str) -> str:
+    """A setting that is one of some words; true and false stand for the usual ones."""
+    require_setting(name, settings[name], name)
+    return _word(name, settings[name])
+
+
+def _word(name: str, value: Any) -> str:
+    if isinstance(value, bool | float | int):
+        return {"normalize": "weights", "rescale": "l1"}.get(name, "") if value else "none"
+    return str(value)
+
+
+# --- executors on whole tensors ---
+
+
+def run(step: Sum | Change, inputs: Sequence[Tensor], base: Tensor | None) -> Tensor:
+    """Do the sums of a step on whole tensors of one shape, on their device.
+
+    Returns:
+        float32 (float64 where an input is), or the input itself for `Sum((1.0,))`.
+    """
+    if isinstance(step, Sum) and step.weights == (1.0,):
+        return inputs[0]
+    wide = _wide(inputs, base)
+    rows = [x.to(wide) for x in inputs]
+    if isinstance(step, Sum):
+        total = rows[0] * step.weights[0]
+        for row, weight in zip(rows[1:], step.weights[1:], strict=True):
+            total = total + row * weight
+        return total
+    assert base is not None, "a change needs a base"
+    anchor = base.to(wide)
+    return anchor + _change(step, [row - anchor for row in rows]) * step.gain
+
+
+def _wide(inputs: Sequence[Tensor], base: Tensor | None) -> torch.dtype:
+    """What sums run in: float64 where an input or the base is, else float32."""
+    every = (*inputs, *([base] if base is not None else []))
+    return torch.float64 if any(x.dtype == torch.float64 for x in every) else torch.float32
+
+
+def _change(step: Change, deltas: Sequence[Tensor]) -> Tensor:
+    terms = [
+        (sparse(delta, step.trims[i], step.keys[i], step.limits[i]) * step.scales[i])
+        * step.weights[i]
+        for i, delta in enumerate(deltas)
+    ]
+    if step.sign == "none":
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+    up = _vote(step, terms) >= 0
+    total, share = torch.zeros_like(terms[0]), torch.zeros_like(terms[0])
+    for term, weight in zip(terms, step.weights, strict=True):
+        turned = step.sign == "plain" and weight < 0  # it is the unweighted one that must agree
+        agrees = torch.where(up != turned, term > 0, term < 0)
+        total = total + torch.where(agrees, term, 0.0)
+        share = share + agrees.to(total.dtype) * (weight if step.divide == "weights" else 1.0)
+    return total if step.divide == "none" else total / torch.where(share != 0, share, 1.0)
+
+
+def _vote(step: Change, terms: Sequence[Tensor]) -> Tensor:
+    vote = torch.zeros_like(terms[0])
+    for term, weight in zip(terms, step.weights, strict=True):
+        if step.sign == "plain":
+            term = term * (1 / weight)  # not divided: CUDA would multiply by the inverse
+        vote = vote + (torch.sign(term) if step.sign == "count" else term)
+    return vote
+
+
+def sparse(delta: Tensor, trim: Trim, key: int, limit: int) -> Tensor:
+    """A task vector with what is trimmed or dropped set to 0."""
+    places = torch.arange(delta.numel(), device=delta.device)
+    bits = _magnitude_bits(delta)
+    kept = (bits > trim.tau) | ((bits == trim.tau) & (places <= trim.cut))
+    if limit < KEEP_ALL:
+        kept &= random24(key, places) < limit
+    return torch.where(kept.reshape(delta.shape), delta, 0.0)
+
+
+def _magnitude_bits(delta: Tensor) -> Tensor:
+    """(numel,) the bits of |δ| in float32 as whole numbers: they sort like the magnitudes."""
+    return delta.to(torch.float32).reshape(-1).view(torch.int32).to(torch.int64) & 0x7FFFFFFF
+
+
+def random24(key: int, places: Tensor) -> Tensor:
+    """24 random bits for each place: the top of SplitMix64's output (Steele et al. 2014).
+
+    A counter-based generator: place j of key k is the same number on every device and in every order.
+    """
+
+    def signed(word: int) -> int:  # torch's 64-bit integers are signed and wrap
+        return word - (1 << 64) if word >= 1 << 63 else word
+
+    def shifted(z: Tensor, by: int) -> Tensor:
+        return (z >> by) & ((1 << (64 - by)) - 1)
+
+    z = (places + 1) * signed(0x9E3779B97F4A7C15) + signed(key)
+    z = (z ^ shifted(z, 30)) * signed(0xBF58476D1CE4E5B9)
+    z = (z ^ shifted(z, 27)) * signed(0x94D049BB133111EB)
+    return shifted(z ^ shifted(z, 31), 40)
+
+
+class TensorFacts:
+    """Facts about whole tensors in memory; `merge.sources` answers the same from files."""
+
+    def __init__(self, inputs: Sequence[Tensor], base: Tensor | None) -> None:
+        self._inputs, self._base = inputs, base
+
+    def trim(self, i: int, density: float, scope: str) -> Trim:
+        """By sorting; with `scope: model` the tensor counts as the whole model."""
+        bits = _magnitude_bits(self._delta(i))
+        keep = kept_of(density, bits.numel())
+        if not bits.numel():
+            return Trim()
+        tau = int(bits.sort(descending=True).values[keep - 1])
+        ties = (bits == tau).nonzero().reshape(-1)
+        return Trim(tau, int(ties[keep - int((bits > tau).sum()) - 1]))
+
+    def l1_ratio(self, i: int, trim: Trim, key: int, limit: int) -> float:
+        delta = self._delta(i)
+        return ratio(
+            float(delta.double().abs().sum()),
+            float(sparse(delta, trim, key, limit).double().abs().sum()),
+        )
+
+    def cosine(self) -> float:
+        a, b = (x.double().reshape(-1) for x in self._inputs[:2])
+        return cosine_of(float(a @ a), float(b @ b), float(a @ b))
+
+    def _delta(self, i: int) -> Tensor:
+        assert self._base is not None, "a task vector needs a base"
+        wide = _wide(self._inputs, self._base)  # as `run`, or other numbers would be kept
+        return self._inputs[i].to(wide) - self._base.to(wide)
+
+
+def kept_of(density: float, numel: int) -> int:
+    """How many of a tensor's numbers trimming keeps: ⌊d · numel⌋, at least one."""
+    return max(1, int(density * numel))
+
+
+def ratio(whole: float, kept: float) -> float:
+    """Σ|δ| / Σ|kept δ| in float32; 1 where either is below 1e-7."""
+    return 1.0 if whole < 1e-7 or kept < 1e-7 else float(np.float32(whole / kept))
+
+
+def cosine_of(aa: float, bb: float, ab: float) -> float:
+    """Cosine from Σa², Σb² and Σab; 0 where a vector is (almost) zero."""
+    if math.sqrt(aa) <= 1e-8 or math.sqrt(bb) <= 1e-8:
+        return 0.0
+    return min(1.0, max(-1.0, ab / math.sqrt(aa) / math.sqrt(bb)))
+
+
+METHODS: dict[str, MergeMethod] = {
+    "linear": Linear(),
+    "slerp": Slerp(),
+    "task_arithmetic": TaskVectors("none", normalize="none", **{"lambda": 1.0}),
+    "ties": TaskVectors(
+        "magnitude",
+        density=1.0,
+        normalize="weights",
+        rescale="none",
+        sign="weighted",
+        scope="tensor",
+        **{"lambda": 1.0},
+    ),
+    "dare_linear": TaskVectors(
+        "random", density=1.0, normalize="none", rescale="density", seed=0, **{"lambda": 1.0}
+    ),
+    "dare_ties": TaskVectors(
+        "random",
+        density=1.0,
+        normalize="none",
+        rescale="density",
+        sign="weighted",
+        seed=0,
+        **{"lambda": 1.0},
+    ),
+}

@@ -1,63 +1,54 @@
-"""From a recipe and a pool to merged tensors, one after the other: the only way to the bytes.
+"""From recipes and a pool to merged tensors, one after the other: the only way to the bytes.
 
-Both targets (live and disk) consume `merged`, so what is evaluated is what is exported.
-May import: errors, checkpoint, pool, recipe, protocols, registry, merge.methods, torch, safetensors.
+Both targets (live and disk) consume `merged`: what is evaluated is what is exported. On the CPU the
+sums run block by block through `merge.kernels`; elsewhere, for float64 inputs and for methods of
+other packages, on whole tensors. May import: errors, checkpoint, pool, recipe, protocols,
+registry, schedule, merge.methods, merge.sources, merge.kernels, numpy, torch.
+
+Letters: n inputs of a tensor, r recipes merged in one pass.
 """
 
 import hashlib
-from collections.abc import Iterator
-from types import TracebackType
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recycler.checkpoint import DTYPES, Checkpoint, TensorSpec, tree_digest
-from recycler.errors import BrokenCheckpoint, Incompatible
-from recycler.merge.methods import METHODS
+from recycler.errors import Incompatible, InvalidConfig
+from recycler.merge import kernels
+from recycler.merge.methods import (
+    METHODS,
+    NORMALIZE,
+    SIGN,
+    Change,
+    Method,
+    Sum,
+    TensorFacts,
+    Terms,
+    mask_key,
+    run,
+)
+from recycler.merge.sources import FileFacts, Files, Located, Sources, blocks, opened
 from recycler.pool import Pool
 from recycler.protocols import MergeMethod
 from recycler.recipe import Recipe
 from recycler.registry import resolve
+from recycler.schedule import Place, places, value_at
 
 SAFETENSORS = {torch_name: name for name, (torch_name, _) in DTYPES.items()}
-
-
-class Sources:
-    """Memory-mapped tensors of a pool's checkpoints; files stay open until `close`."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self._files: dict[tuple[str, str], Any] = {}
-
-    def tensor(self, checkpoint: Checkpoint, name: str) -> Tensor:
-        """A read-only view of the mapped file; no copy."""
-        spec = checkpoint.tensors[name]
-        key = (checkpoint.name, spec.file)
-        try:
-            if key not in self._files:
-                self._files[key] = safe_open(str(checkpoint.path / spec.file), framework="pt")
-            return self._files[key].get_tensor(name)  # type: ignore[no-any-return]
-        except (SafetensorError, OSError) as error:
-            raise BrokenCheckpoint(
-                f"{checkpoint.path / spec.file}: tensor {name!r} can't be read ({error}).",
-                hint="the file changed since the pool was opened; run `recycler pool check`.",
-            ) from error
-
-    def close(self) -> None:
-        self._files.clear()
-
-    def __enter__(self) -> "Sources":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+_AHEAD = 64  # tensors whose thresholds and scales are looked for ahead of their sums
+Merged = tuple[TensorSpec, Tensor]
+_Specs = tuple[TensorSpec, ...]  # of the r merges of one tensor
 
 
 class Digest:
@@ -75,50 +66,40 @@ class Digest:
         return tree_digest(self._hashes)
 
 
+class Loss:
+    """What rounding to the output dtype took from the update of a base: bf16 swallows small ones."""
+
+    def __init__(self) -> None:
+        self._sums = np.zeros(4)
+        self._lock = Lock()
+
+    def add(self, wide: NDArray[np.float32], base: NDArray[np.float32], out: NDArray[Any]) -> None:
+        """Count one block: its sum, the base and the rounded result."""
+        sums, rounded = np.zeros(4), np.empty_like(wide)
+        if out.dtype == np.uint16:
+            kernels.widen_bf16(out, rounded)
+        else:
+            rounded[:] = out
+        kernels.add_loss(wide, base, rounded, sums)
+        with self._lock:
+            self._sums += sums
+
+    def to_json(self) -> dict[str, float] | None:
+        """What is lost; None where nothing was changed.
+
+        `lost` is the share of the changed numbers that are the base's again, `relative_error` the
+        norm of what rounding changed over the norm of the update.
+        """
+        changed, swallowed, error, update = (float(x) for x in self._sums)
+        if not changed or not update:
+            return None
+        return {"lost": swallowed / changed, "relative_error": math.sqrt(error / update)}
+
+
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor in C order, without a copy where it is contiguous on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
-
-
-def output_specs(recipe: Recipe, pool: Pool) -> list[TensorSpec]:
-    """Name, dtype, shape and size of each tensor the merge gives, sorted by name; offsets from 0."""
-    specs = []
-    for name, spec in sorted(pool.checkpoints[0].tensors.items()):
-        code = SAFETENSORS[recipe.dtype] if _is_float(spec) else spec.dtype
-        nbytes = spec.nbytes * DTYPES[code][1] // DTYPES[spec.dtype][1]
-        specs.append(TensorSpec(name, code, spec.shape, "", 0, nbytes))
-    return specs
-
-
-def merged(
-    recipe: Recipe, sources: Sources, device: str = "cpu"
-) -> Iterator[tuple[TensorSpec, Tensor]]:
-    """Each merged tensor in the recipe's dtype, in order of their names.
-
-    Tensors that are not floats (position ids and the like) must be equal in all ingredients.
-
-    Args:
-        recipe: what to merge; its checkpoints are looked up in the pool by name.
-        sources: the opened pool.
-        device: torch device to merge on.
-
-    Raises:
-        Incompatible: a checkpoint lacks a tensor, or integer tensors differ.
-    """
-    pool = sources.pool
-    method = find_method(recipe.method)
-    checkpoints = [pool[item.name] for item in recipe.ingredients]
-    weights = [item.weight for item in recipe.ingredients]
-    base = pool[recipe.base.name] if recipe.base and method.needs_base else None
-    for spec in output_specs(recipe, pool):
-        inputs = [_input(sources, checkpoint, spec).to(device) for checkpoint in checkpoints]
-        if not _is_float(spec):
-            yield spec, _same(inputs, spec.name)
-            continue
-        anchor = _input(sources, base, spec).to(device) if base else None
-        merge = method(inputs, weights, anchor, recipe.settings)
-        yield spec, merge.to(getattr(torch, DTYPES[spec.dtype][0]))
 
 
 def find_method(name: str) -> MergeMethod:
@@ -127,14 +108,463 @@ def find_method(name: str) -> MergeMethod:
     return found
 
 
-def _input(sources: Sources, checkpoint: Checkpoint, spec: TensorSpec) -> Tensor:
-    own = checkpoint.tensors.get(spec.name)
-    if own is None or own.shape != spec.shape:
-        raise Incompatible(
-            f"{checkpoint.name!r}: tensor {spec.name!r} is {own or 'absent'}, expected {spec}.",
-            hint="run `recycler pool check` on the folders.",
+def output_specs(recipe: Recipe, sources: Sources) -> list[TensorSpec]:
+    """Name, dtype, shape and size of each tensor the merge gives, sorted by name; offsets from 0.
+
+    Raises:
+        Incompatible: the inputs differ in a way that `missing` and `vocabulary` don't allow.
+    """
+    pool = sources.pool
+    inputs = _inputs(recipe, pool)
+    names = {name for checkpoint in inputs for name in checkpoint.tensors}
+    return [_output(recipe, sources, inputs, name) for name in sorted(names)]
+
+
+def _inputs(recipe: Recipe, pool: Pool) -> list[Checkpoint]:
+    """The checkpoints of a recipe, its base last."""
+    base = [recipe.base] if recipe.base and find_method(recipe.method).needs_base else []
+    return [pool[item.name] for item in (*recipe.ingredients, *base)]
+
+
+def _output(
+    recipe: Recipe, sources: Sources, inputs: Sequence[Checkpoint], name: str
+) -> TensorSpec:
+    found = [spec for c in inputs if (spec := sources.spec(c, name))]
+    shape = found[0].shape
+    for checkpoint in inputs:
+        spec = sources.spec(checkpoint, name)
+        if spec is None or spec.shape == shape:
+            continue
+        if recipe.settings.get("vocabulary") != "common" or spec.shape[1:] != shape[1:]:
+            raise Incompatible(
+                f"{checkpoint.name!r}: tensor {name!r} is {spec}, expected {found[0]}.",
+                hint="run `recycler pool check` on the folders; where only rows of padding differ, "
+                "`vocabulary: common` in the recipe's settings keeps the rows that all have.",
+            )
+        shape = min(shape, spec.shape)
+    code = SAFETENSORS[recipe.dtype] if _is_float(found[0]) else found[0].dtype
+    nbytes = int(np.prod(shape)) * DTYPES[code][1] // 8
+    return TensorSpec(name, code, shape, "", 0, nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One recipe at one tensor: what goes in, and what to compute.
+
+    `step` is None where a method of another package, or an exact copy, does not need one.
+    """
+
+    spec: TensorSpec
+    method: MergeMethod
+    inputs: tuple[Located, ...]
+    base: Located | None
+    terms: Terms
+    step: Sum | Change | None
+
+    @property
+    def numel(self) -> int:
+        return int(np.prod(self.spec.shape))
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the bytes of one checkpoint are the result."""
+        return (
+            len(self.inputs) == 1
+            and isinstance(self.step, Sum)
+            and self.step.weights == (1.0,)
+            and self.inputs[0][1].dtype == self.spec.dtype
         )
-    return sources.tensor(checkpoint, spec.name)
+
+
+def merged(
+    recipe: Recipe,
+    sources: Sources,
+    device: str = "cpu",
+    threads: int = 1,
+    loss: Loss | None = None,
+) -> Iterator[Merged]:
+    """Each merged tensor in the recipe's dtype, in order of their names.
+
+    Tensors that are not floats (position ids and the like) must be equal in all ingredients.
+
+    Args:
+        recipe: what to merge; its checkpoints are looked up in the pool by name.
+        sources: the opened pool.
+        device: torch device to merge on.
+        threads: that read and sum at the same time, on the CPU.
+        loss: told what rounding takes from updates of a base, where sums run block by block.
+
+    Raises:
+        Incompatible: a checkpoint lacks a tensor, or integer tensors differ.
+        BrokenCheckpoint: a file changed meanwhile.
+    """
+    for (tensor,) in merged_together([recipe], sources, device, threads, loss):
+        yield tensor
+
+
+def merged_together(
+    recipes: Sequence[Recipe],
+    sources: Sources,
+    device: str = "cpu",
+    threads: int = 1,
+    loss: Loss | None = None,
+) -> Iterator[list[Merged]]:
+    """Several recipes in one pass over the pool: for each tensor, its r merges.
+
+    The bytes are those of `merged` for each recipe alone.
+
+    Args:
+        recipes: r recipes that give tensors of the same names and shapes.
+        sources: the opened pool.
+        device: torch device to merge on.
+        threads: as in `merged`.
+        loss: as in `merged`.
+    """
+    specs = [output_specs(recipe, sources) for recipe in recipes]
+    if len({tuple((s.name, s.shape) for s in each) for each in specs}) > 1:
+        raise InvalidConfig(
+            "the recipes give tensors of different names or shapes.", hint="merge them one by one."
+        )
+    where = places([spec.name for spec in specs[0]])
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
+
+        def parts_of(together: _Specs) -> list[_Part]:
+            return [
+                _part(recipe, sources, spec, where[spec.name])
+                for recipe, spec in zip(recipes, together, strict=True)
+            ]
+
+        waiting: Callable[[], list[Merged]] | None = None
+        for parts in _in_order(parts_of, list(zip(*specs, strict=True)), pool):
+            started = _start(parts, sources, device, pool, threads, loss)
+            if pool is None:
+                yield started()
+                continue
+            if waiting:
+                yield waiting()
+            waiting = started
+        if waiting:
+            yield waiting()
+    sources.require_unchanged()
+
+
+def _in_order(
+    function: Callable[[_Specs], list[_Part]],
+    arguments: Sequence[_Specs],
+    pool: ThreadPoolExecutor | None,
+) -> Iterator[list[_Part]]:
+    """Map, some calls ahead in the pool's threads where there is one."""
+    if pool is None:
+        yield from map(function, arguments)
+        return
+    futures: deque[Future[list[_Part]]] = deque()
+    try:
+        for argument in arguments:
+            futures.append(pool.submit(function, argument))
+            if len(futures) > _AHEAD:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+# --- what to compute at one tensor ---
+
+
+def _part(recipe: Recipe, sources: Sources, spec: TensorSpec, place: Place) -> _Part:
+    method = find_method(recipe.method)
+    base = _base(recipe, method, sources, spec)
+    weighed = _weighed(recipe, method, sources, spec, place, base)
+    inputs = tuple(located for located, *_ in weighed)
+    if not inputs and base is not None:
+        inputs = (base,)
+    if not inputs:
+        raise InvalidConfig(
+            f"all weights are 0 at tensor {spec.name!r}.",
+            hint="a filter or gradient gives 0 there for every checkpoint; add a last entry "
+            "`{value: ...}`.",
+        )
+    settings = _settings(recipe, method, place)
+    terms = Terms(
+        tuple(weight for _, weight, _, _ in weighed) or (1.0,),
+        tuple(density for _, _, density, _ in weighed),
+        tuple(key for _, _, _, key in weighed),
+        settings,
+    )
+    step: Sum | Change | None = None
+    if not weighed or not _is_float(spec):
+        step = Sum((1.0,))
+    elif isinstance(method, Method) and not _has_doubles(inputs, base):
+        numel = int(np.prod(spec.shape))
+        step = method.arithmetic(terms, FileFacts(sources, inputs, base, numel))
+    return _Part(spec, method, inputs, base, terms, step)
+
+
+def _base(
+    recipe: Recipe, method: MergeMethod, sources: Sources, spec: TensorSpec
+) -> Located | None:
+    if not method.needs_base and recipe.settings.get("missing") != "base":
+        return None
+    if recipe.base is None:
+        raise InvalidConfig(
+            f"{recipe.method} needs a base checkpoint.", hint="name it as `base:` of the recipe."
+        )
+    base = sources.pool[recipe.base.name]
+    own = sources.spec(base, spec.name)
+    if own is None:
+        raise Incompatible(
+            f"the base {base.name!r} has no tensor {spec.name!r}.",
+            hint="take as base the checkpoint that the others were trained from.",
+        )
+    return base, own
+
+
+def _weighed(
+    recipe: Recipe,
+    method: MergeMethod,
+    sources: Sources,
+    spec: TensorSpec,
+    place: Place,
+    base: Located | None,
+) -> list[tuple[Located, float, float, int]]:
+    """(where, weight, density, key) of each input whose weight is not 0 here, in order of sums."""
+    seed = int(value_at(recipe.settings.get("seed", 0), place))
+    shared = value_at(recipe.settings.get("density", 1.0), place)
+    found = []
+    for item in recipe.ingredients:
+        weight = item.weight * _need(item.settings.get("weight", 1.0), place, item.name)
+        located = _located(recipe, sources, sources.pool[item.name], spec, base)
+        if weight == 0 or located is None:
+            continue
+        density = value_at(item.settings.get("density"), place)
+        density = float(density if density is not None else shared if shared is not None else 1.0)
+        key = mask_key(seed, item.fingerprint, spec.name)
+        found.append((located, weight, density, key))
+    return sorted(found, key=lambda entry: (sources.rank(entry[0][0].name), *entry[1:3]))
+
+
+def _need(setting: Any, place: Place, name: str) -> float:
+    value = value_at(setting, place)
+    if value is None:
+        raise InvalidConfig(
+            f"checkpoint {name!r} has no weight for tensor {place.tensor!r}: no filter matches.",
+            hint="add a last entry `{value: ...}` to its weights.",
+        )
+    return float(value)
+
+
+def _located(
+    recipe: Recipe,
+    sources: Sources,
+    checkpoint: Checkpoint,
+    spec: TensorSpec,
+    base: Located | None,
+) -> Located | None:
+    """Where a checkpoint's tensor lies; where it has none, what `missing` says."""
+    own, missing = sources.spec(checkpoint, spec.name), recipe.settings.get("missing")
+    if own is not None:
+        return checkpoint, own
+    if missing in ("base", "skip"):
+        return base if missing == "base" else None
+    raise Incompatible(
+        f"{checkpoint.name!r} has no tensor {spec.name!r}, which others have.",
+        hint="run `recycler pool check`; `missing: base` or `missing: skip` in the recipe's "
+        "settings merges all the same.",
+    )
+
+
+def _settings(recipe: Recipe, method: MergeMethod, place: Place) -> dict[str, Any]:
+    """The method's settings at one tensor, defaults filled in."""
+    defaults: Mapping[str, Any] = getattr(method, "defaults", {})
+    given = {key: value_at(value, place) for key, value in recipe.settings.items()}
+    return {**defaults, **{key: value for key, value in given.items() if value is not None}}
+
+
+# --- doing it ---
+
+
+def _start(
+    parts: Sequence[_Part],
+    sources: Sources,
+    device: str,
+    pool: ThreadPoolExecutor | None,
+    threads: int,
+    loss: Loss | None,
+) -> Callable[[], list[Merged]]:
+    """Begin a tensor's merges; what is returned waits for them and gives them."""
+    blockwise = [part for part in parts if not part.is_copy and _is_blockwise(part, device)]
+    outs = {id(part): _empty(part.spec) for part in blockwise}
+    futures: list[Future[None]] = []
+    if blockwise and blockwise[0].numel:
+        views = [_view(outs[id(part)]) for part in blockwise]
+        work = _Blocks(blockwise, views, sources.rank, loss)
+        ranges = blocks(blockwise[0].numel, len(work.inputs))
+        if pool is None or len(ranges) == 1:
+            work.run(ranges)
+        else:
+            futures = [
+                pool.submit(work.run, ranges[first::threads])
+                for first in range(min(threads, len(ranges)))
+            ]
+
+    def finish() -> list[Merged]:
+        for future in futures:
+            future.result()
+        return [
+            (p.spec, outs[id(p)] if id(p) in outs else _whole(p, sources, device)) for p in parts
+        ]
+
+    return finish
+
+
+def _is_blockwise(part: _Part, device: str) -> bool:
+    return part.step is not None and torch.device(device).type == "cpu" and _is_float(part.spec)
+
+
+def _whole(part: _Part, sources: Sources, device: str) -> Tensor:
+    """Merge a tensor that is held as a whole."""
+    shape, kind = part.spec.shape, getattr(torch, DTYPES[part.spec.dtype][0])
+
+    def read(located: Located) -> Tensor:
+        rows = shape[0] if located[1].shape != shape else None
+        return sources.tensor(*located, rows).reshape(shape).to(device)
+
+    inputs = [read(located) for located in part.inputs]
+    base = read(part.base) if part.base else None
+    if not _is_float(part.spec):
+        return _same([*inputs, *([base] if base is not None else [])], part.spec.name)
+    if part.step is not None:
+        return run(part.step, inputs, base).to(kind)
+    if isinstance(part.method, Method):  # float64 inputs
+        if part.terms.settings.get("scope") == "model":
+            raise InvalidConfig(
+                f"tensor {part.spec.name!r} is float64, and `scope: model` compares in float32.",
+                hint="save the checkpoints as float32, or trim with `scope: tensor`.",
+            )
+        step = part.method.arithmetic(part.terms, TensorFacts(inputs, base))
+        return run(step, inputs, base).to(kind)
+    return part.method(inputs, part.terms.weights, base, part.terms.settings).to(kind)
+
+
+class _Blocks:
+    """The block-by-block work of r recipes at one tensor; inputs that they share are read once."""
+
+    def __init__(
+        self,
+        parts: Sequence[_Part],
+        outs: Sequence[NDArray[Any]],
+        rank: Callable[[str], tuple[str, str]],
+        loss: Loss | None,
+    ) -> None:
+        self._parts, self._outs, self._loss = parts, outs, loss
+        self.inputs: list[Located] = []
+        inputs = sorted((x for p in parts for x in p.inputs), key=lambda x: rank(x[0].name))
+        for located in (*inputs, *(p.base for p in parts if p.base)):
+            if self._place(located) is None:
+                self.inputs.append(located)
+        self._rows = [[self._place(located) for located in part.inputs] for part in parts]
+        only_sums = all(isinstance(part.step, Sum) for part in parts)
+        self._raw = only_sums and {spec.dtype for _, spec in self.inputs} == {"BF16"}
+
+    def run(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Merge some ranges of the tensor's elements; may run in several threads at once."""
+        largest = max(stop - start for start, stop in ranges)
+        scratch = np.empty(8 * largest, np.uint8)
+        rows: NDArray[Any] = np.empty((0, 0))
+        made = np.empty(0, np.float32)
+        with opened(self.inputs) as files:
+            for start, stop in ranges:
+                if rows.shape[1] != stop - start:
+                    kind = np.uint16 if self._raw else np.float32
+                    rows = np.empty((len(self.inputs), stop - start), kind)
+                    made = np.empty(stop - start, np.float32)
+                self._read(files, start, rows, scratch)
+                for part, chosen, out in zip(self._parts, self._rows, self._outs, strict=True):
+                    self._merge(part, chosen, rows, start, made)
+                    _round(made, out[start:stop])
+                    if self._loss and isinstance(part.step, Change) and part.base:
+                        self._loss.add(made, rows[self._place(part.base)], out[start:stop])
+
+    def _read(
+        self, files: Files, start: int, rows: NDArray[Any], scratch: NDArray[np.uint8]
+    ) -> None:
+        for i, row in enumerate(rows):
+            if self._raw:
+                files.read(i, start, row)
+            else:
+                files.wide(i, start, row, scratch)
+
+    def _merge(
+        self, part: _Part, chosen: list[Any], rows: NDArray[Any], start: int, out: Any
+    ) -> None:
+        if isinstance(part.step, Sum):
+            weights = np.zeros(len(rows), np.float32)
+            if chosen == sorted(chosen):  # rows that are not chosen have weight 0
+                weights[chosen] = part.step.weights
+                kernels.linear(rows, weights, out)
+            else:
+                kernels.linear(rows[chosen], np.array(part.step.weights, np.float32), out)
+            return
+        assert isinstance(part.step, Change), "a blockwise part has a step"
+        assert part.base is not None, "a change needs a base"
+        leading = chosen == list(range(len(chosen)))
+        picked = rows[: len(chosen)] if leading else rows[chosen]
+        _combine(part.step, picked, rows[self._place(part.base)], start, out)
+
+    def _place(self, located: Located) -> int | None:
+        """The row of an input, None where it has none yet."""
+        for i, (checkpoint, spec) in enumerate(self.inputs):
+            if checkpoint is located[0] and spec is located[1]:
+                return i
+        return None
+
+
+def _combine(step: Change, rows: Any, base: Any, first: int, out: Any) -> None:
+    """One block of a `Change` by the kernel."""
+    kernels.combine(
+        rows,
+        base,
+        first,
+        np.array(step.weights, np.float32),
+        np.array([1 / weight for weight in step.weights], np.float32),
+        np.array(step.scales, np.float32),
+        np.array([trim.tau for trim in step.trims], np.uint32),
+        np.array([trim.cut for trim in step.trims], np.int64),
+        np.array(step.keys, np.uint64),
+        np.array(step.limits, np.uint64),
+        SIGN.index(step.sign),
+        NORMALIZE.index(step.divide),
+        np.float32(step.gain),
+        out,
+    )
+
+
+def _empty(spec: TensorSpec) -> Tensor:
+    return torch.empty(spec.shape, dtype=getattr(torch, DTYPES[spec.dtype][0]))
+
+
+def _view(tensor: Tensor) -> NDArray[Any]:
+    """The tensor's memory as a flat array that `_round` fills; bfloat16 as uint16."""
+    flat = tensor.reshape(-1)
+    array: NDArray[Any] = (
+        flat.view(torch.int16).numpy().view(np.uint16)
+        if flat.dtype == torch.bfloat16
+        else flat.numpy()
+    )
+    return array
+
+
+def _round(wide: NDArray[np.float32], out: NDArray[Any]) -> None:
+    """The one rounding: (c,) float32 to the output's dtype."""
+    if out.dtype == np.uint16:
+        kernels.round_bf16(wide, out)
+    elif out.dtype == np.float16:
+        torch.from_numpy(out).copy_(torch.from_numpy(wide))
+    else:
+        out[:] = wide
 
 
 def _same(inputs: list[Tensor], name: str) -> Tensor:
@@ -144,6 +574,10 @@ def _same(inputs: list[Tensor], name: str) -> Tensor:
             hint="only tensors of floats can be merged.",
         )
     return inputs[0]
+
+
+def _has_doubles(inputs: Sequence[Located], base: Located | None) -> bool:
+    return any(x and x[1].dtype == "F64" for x in (*inputs, base))
 
 
 def _is_float(spec: TensorSpec) -> bool:

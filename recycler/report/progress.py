@@ -46,6 +46,7 @@ class ProgressBar:
         )
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, tuple[float, int]] = {}
+        self._moved: dict[str, tuple[float, int]] = {}  # of bytes: when they began, how many
         self._said = 0.0
         self._lines = not self._console.is_terminal and not quiet
 
@@ -77,10 +78,12 @@ class ProgressBar:
 
     def bytes_moved(self, key: str, count: int, total: int) -> None:
         """Some more of `total` bytes were read or written."""
-        done = self._started.get(key, (0.0, 0))[1] + count
-        self._started[key] = (0.0, done)
+        begun, before = self._moved.get(key, (time.monotonic(), 0))
+        self._moved[key] = begun, before + count
         if total > 50_000_000:  # small checkpoints are done before one could read it
-            self._show(key, done >> 20, total >> 20, "MiB")
+            seconds = max(time.monotonic() - begun, 1e-3)
+            rate = (before + count) / seconds / (1 << 20)
+            self._show(key, before + count >> 20, total >> 20, f"MiB, {rate:,.0f} MiB/s")
 
     def _show(self, name: str, done: int, total: int, note: str) -> None:
         if not self._lines:

@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from recycler.compare import Finding, printable
 from recycler.evaluation import Score
 from recycler.objectives import Objective
-from recycler.pool import Finding, Pool
+from recycler.pool import ASSUMED_RATE, Pool
 from recycler.trial import Trial
 
 if TYPE_CHECKING:
+    from recycler.merge.survey import Reading
     from recycler.study import Study
 
+_SHOWN = 3  # findings of one kind that are printed in full
+_GROUPED = ("tensor-missing", "tensor-extra", "shape", "dtype", "not-finite", "integers")
 _WIDTH = 100  # where the output is not a terminal
 
 
@@ -145,29 +150,88 @@ def pool(spec: Mapping[str, Any]) -> None:
     console().print(table)
 
 
-def check(found: Pool | None, findings: Sequence[Finding]) -> None:
-    """Findings in full, then what a merge would take."""
+def check(found: Pool | None, findings: Sequence[Finding], reading: "Reading | None") -> None:
+    """Findings, the like of them counted, then the deep reading if any, then what a merge takes."""
     out = console()
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
-        colour = "red" if finding.severity == "error" else "yellow"
-        out.print(f"[{colour}]{finding.severity}[/{colour}] {finding.code}", end=" ")
-        out.print(str(finding), markup=False)
-        out.print(f"  hint: {finding.hint}", markup=False)
-    errors = sum(finding.severity == "error" for finding in findings)
+        tensor = finding.tensor if finding.code not in _GROUPED else ""
+        same = tensor or ("" if finding.tensor else finding.found)
+        key = (finding.checkpoint, finding.code, same)
+        groups.setdefault(key, []).append(finding)
+    for group in groups.values():
+        colour = "red" if group[0].severity == "error" else "yellow"
+        for finding in group[:_SHOWN]:
+            out.print(f"[{colour}]{finding.severity}[/{colour}] {finding.code}", end=" ")
+            out.print(str(finding), markup=False)
+        if len(group) > _SHOWN:
+            out.print(
+                f"  … and {len(group) - _SHOWN} more like it in {printable(group[0].checkpoint)}",
+                markup=False,
+            )
+        out.print(f"  hint: {printable(group[0].hint)}", markup=False)
+    if reading is not None and reading.norms:
+        _geometry(out, reading)
     if found is not None:
-        size = found.checkpoints[0].nbytes
-        largest = max(spec.nbytes for spec in found.checkpoints[0].tensors.values())
-        out.print(
-            f"{found.n} checkpoints of {len(found.checkpoints[0].tensors)} tensors, "
-            f"{size / 1e6:,.1f} MB each; a merge writes {size / 1e6:,.1f} MB and holds about "
-            f"{3 * largest / 1e6:,.1f} MB beyond the mapped files."
-        )
+        _estimate(out, found)
+    errors = sum(finding.severity == "error" for finding in findings)
     out.print(f"{errors} errors, {len(findings) - errors} warnings")
 
 
-def check_json(found: Pool | None, findings: Sequence[Finding]) -> dict[str, Any]:
-    """The check as data: `{"checkpoints", "findings": [...]}`."""
+def _estimate(out: Console, pool: Pool) -> None:
+    takes, tensors = pool.estimate(), len(pool.checkpoints[0].tensors)
+    out.print(
+        f"{pool.n} checkpoints of {tensors} tensors, {takes.write_bytes / 1e6:,.1f} MB each. A merge "
+        f"reads {takes.read_bytes / 1e6:,.1f} MB and writes {takes.write_bytes / 1e6:,.1f} MB "
+        f"({takes.free_bytes / 1e6:,.0f} MB are free here), holds up to "
+        f"{takes.working_bytes / 1e6:,.1f} MB beyond the resident model and takes about "
+        f"{takes.seconds:,.1f} s at {ASSUMED_RATE / 1e9:g} GB/s."
+    )
+
+
+def _geometry(out: Console, reading: "Reading") -> None:
+    """Norms, and the cosines of each checkpoint with those it is most and least parallel to."""
+    table = Table(
+        title=Text(f"task vectors, from {printable(reading.reference)}"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for title in ("checkpoint", "norm", "largest cosine", "smallest cosine", "fingerprint"):
+        table.add_column(title, no_wrap=True)
+    for i, name in enumerate(reading.names):
+        others = [
+            (cosine, printable(reading.names[j]))
+            for j, cosine in enumerate(reading.cosines[i])
+            if j != i and cosine is not None
+        ]
+        ends = (
+            [Text(f"{c:+.3f} {other}") for c, other in (max(others), min(others))]
+            if others
+            else []
+        )
+        table.add_row(
+            Text(printable(name)),
+            f"{reading.norms[i]:.4g}",
+            *(ends or [Text(), Text()]),
+            reading.fingerprints[name][7:19],
+        )
+    out.print(table)
+    rate = reading.read_bytes / 1e9 / reading.seconds if reading.seconds else 0.0
+    out.print(
+        f"{reading.read_bytes / 1e6:,.1f} MB read in {reading.seconds:.1f} s ({rate:.2f} GB/s)."
+    )
+
+
+def check_json(
+    found: Pool | None, findings: Sequence[Finding], reading: "Reading | None"
+) -> dict[str, Any]:
+    """The check as data: `{"checkpoints", "findings", "estimate", "deep"}`; all findings."""
+    deep = asdict(reading) if reading is not None and reading.norms else None
+    if deep:
+        del deep["findings"]
     return {
         "checkpoints": list(found.names) if found else [],
         "findings": [asdict(finding) for finding in findings],
+        "estimate": asdict(found.estimate()) if found else None,
+        "deep": deep,
     }

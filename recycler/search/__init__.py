@@ -6,6 +6,7 @@ May import: the nouns, loop, store, execute.inline, search.*.
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -13,16 +14,17 @@ import numpy as np
 
 from recycler.errors import InvalidConfig
 from recycler.evaluate.results import evaluation_of, read_values
-from recycler.evaluation import Evaluation
+from recycler.evaluation import Evaluation, Outcomes, Score
 from recycler.execute.inline import Inline
 from recycler.front import Front, Member, front_rows, probabilities
 from recycler.loop import Listener, run
 from recycler.objectives import Array, Objective, Objectives
 from recycler.plan import Plan
 from recycler.protocols import Scorer
+from recycler.racing import settings_of
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
-from recycler.trial import COMPLETE, Job
+from recycler.trial import COMPLETE, WHOLE, Job
 
 
 def search(
@@ -37,6 +39,7 @@ def search(
     store: str = "sqlite://",
     study: str = "search",
     greedy: bool = True,
+    racing: bool | Mapping[str, Any] = False,
     settings: Mapping[str, Any] | None = None,
     listen: Listener = lambda progress: None,
 ) -> Front:
@@ -55,6 +58,8 @@ def search(
         store: database URL; with a file the search resumes where it was stopped.
         study: name in the store.
         greedy: open the search with the greedy-soup path, inside the budget.
+        racing: stop candidates early (see `racing`). The function is then also called with
+            `part=(start, stop)`, shares of the items in their order, and returns these items' values.
         settings: the sampler's own settings.
         listen: called after each evaluation.
 
@@ -79,6 +84,7 @@ def search(
         evaluations=evaluations,
         greedy=greedy,
         seed=seed,
+        racing=settings_of(racing),
         evaluator={"kind": "function"},
     )
     ledger = SqlStore(store)
@@ -88,7 +94,7 @@ def search(
             plan,
             ledger,
             Proposer(plan),
-            Inline(lambda: _scorer(function, plan)),
+            Inline(lambda: _scorer(function, plan, ledger)),
             listen,
             phases=(),
         )
@@ -109,18 +115,33 @@ def _register(ledger: SqlStore, plan: Plan) -> None:
     ledger.extend(plan.name, plan.evaluations)
 
 
-def _scorer(function: Callable[[Array], Sequence[Any]], plan: Plan) -> Scorer:
+def _scorer(function: Callable[..., Sequence[Any]], plan: Plan, ledger: SqlStore) -> Scorer:
     def score(job: Job) -> Evaluation:
-        returned = function(np.array(job.recipe.vector(plan.names)))
+        parted = {} if job.part == WHOLE else {"part": job.part}
+        returned = function(np.array(job.recipe.vector(plan.names)), **parted)
         if len(returned) != plan.objectives.m:
             raise InvalidConfig(
                 f"the function returned {len(returned)} values for {plan.objectives.m} objectives.",
                 hint="return one entry an objective.",
             )
         values = {o.name: read_values(v) for o, v in zip(plan.objectives, returned, strict=True)}
+        if parted:
+            scored = next(t for t in ledger.trials(plan.name) if t.state == COMPLETE)
+            values = {
+                name: _moved(v, job.part[0], scored.evaluations["dev"].scores[name].items)
+                for name, v in values.items()
+            }
         return evaluation_of(job, values, "", {})
 
     return score
+
+
+def _moved(values: Outcomes | Score, start: float, items: int) -> Outcomes | Score:
+    """Values of a part, their ids counted from where the part begins."""
+    if isinstance(values, Score):
+        return values
+    first = round(start * items)
+    return replace(values, ids=tuple(range(first, first + len(values.ids))))
 
 
 def _front(ledger: SqlStore, plan: Plan) -> Front:

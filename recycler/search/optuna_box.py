@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from recycler.plan import Plan
 from recycler.protocols import Problem, SamplerFactory
 from recycler.search.simplex import Array, SimplexSampler, normalised, space, sparsest
-from recycler.trial import COMPLETE, RUNNING, Trial
+from recycler.trial import COMPLETE, RUNNING, STOPPED, Trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -121,9 +121,9 @@ def study_of(problem: Problem, trials: Sequence[Trial], sampler: BaseSampler | N
 
 def frozen(problem: Problem, trial: Trial, whole: dict[str, BaseDistribution]) -> FrozenTrial:
     """One trial of the ledger as Optuna's; `whole` is the search space, shared by all of them."""
-    state = {COMPLETE: TrialState.COMPLETE, RUNNING: TrialState.RUNNING}.get(
-        trial.state, TrialState.FAIL
-    )
+    # a trial that racing stopped teaches too: its scores have the larger error of fewer items
+    known = {COMPLETE: TrialState.COMPLETE, STOPPED: TrialState.COMPLETE}
+    state = {**known, RUNNING: TrialState.RUNNING}.get(trial.state, TrialState.FAIL)
     user: dict[str, Any] = {"kind": trial.kind, "name": trial.name, "finished": trial.finished}
     values = None
     if state is TrialState.COMPLETE:

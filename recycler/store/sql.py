@@ -27,7 +27,7 @@ from recycler.evaluation import Evaluation, Failure, Outcomes, Score
 from recycler.plan import Plan
 from recycler.recipe import Recipe, canonical
 from recycler.store import tables as t
-from recycler.trial import COMPLETE, FAILED, RUNNING, Proposal, Trial
+from recycler.trial import COMPLETE, FAILED, RUNNING, STOPPED, Proposal, Trial
 
 HEAD = "0001"  # newest migration
 # The first statement of a migration: others wait, and tables come all or not at all (pysqlite
@@ -98,7 +98,7 @@ class SqlStore:
             "message": row["message"],
             "created": row["created"],
             "reference": json.loads(row["reference"]) if row["reference"] else None,
-            **{state: counts.get(state, 0) for state in (COMPLETE, FAILED, RUNNING)},
+            **{state: counts.get(state, 0) for state in (COMPLETE, STOPPED, FAILED, RUNNING)},
         }
 
     def set_status(self, study: str, status: str, message: str = "") -> None:
@@ -148,8 +148,13 @@ class SqlStore:
                 _trial(t.trials.update(), study, number).values(attempts=t.trials.c.attempts + 1)
             )
 
-    def record(self, study: str, number: int, evaluation: Evaluation) -> None:
+    def record(
+        self, study: str, number: int, evaluation: Evaluation, state: str = COMPLETE
+    ) -> None:
         """Write the scores of one split; dev scores also end the trial.
+
+        With `state: running`, they are those of the first items and the trial goes on; scores of more
+        items replace them. With `state: stopped`, they stay what they are.
 
         Raises:
             Mismatch: the merged bytes differ from those scored before under this trial.
@@ -166,9 +171,15 @@ class SqlStore:
                         f"trial {number} merged to {evaluation.digest}, before to {before}.",
                         hint="a checkpoint changed since; register the pool again.",
                     )
-                db.execute(t.evaluations.insert(), rows)
                 if evaluation.split == "dev":
-                    self._end(db, study, number, COMPLETE, digest=evaluation.digest)
+                    self._forget_part(db, study, number)
+                db.execute(t.evaluations.insert(), rows)
+                if state == RUNNING:
+                    db.execute(
+                        _trial(t.trials.update(), study, number).values(digest=evaluation.digest)
+                    )
+                elif evaluation.split == "dev":
+                    self._end(db, study, number, state, digest=evaluation.digest)
         except IntegrityError as error:
             raise Conflict(
                 f"trial {number} of {study!r} was already scored on {evaluation.split} items.",
@@ -329,6 +340,18 @@ class SqlStore:
                 f"trial {number} of {study!r} has already ended.",
                 hint="two processes run the same study; stop one.",
             )
+
+    def _forget_part(self, db: sa.Connection, study: str, number: int) -> None:
+        """Make room for the scores of more items of a trial that is still running."""
+        e = t.evaluations.c
+        running = sa.select(t.trials.c.number).where(
+            t.trials.c.study == study, t.trials.c.number == number, t.trials.c.state == RUNNING
+        )
+        db.execute(
+            t.evaluations.delete().where(
+                e.study == study, e.number == number, e.split == "dev", e.number.in_(running)
+            )
+        )
 
     def _migrate(self) -> None:
         try:

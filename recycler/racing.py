@@ -1,0 +1,162 @@
+"""Racing: whether a candidate scored on some of the dev items is worth the rest of them.
+
+All candidates see the items in the same seeded order, so a candidate is compared with each member of
+the front on the very same items. What is random is only how it does on the items it has not seen.
+Letters: k rivals, m objectives, s the share of items seen. May import: errors, pareto, evaluation,
+objectives.
+
+Reference: Maron & Moore 1994 (races); Cochran 1977, § 2.6 (finite populations).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recycler import pareto
+from recycler.errors import InvalidConfig
+from recycler.evaluation import Outcomes
+from recycler.objectives import Array, Objectives
+
+DRAWS = 256
+RECENT = 20  # candidates whose yield says what another one would bring
+DEFAULTS: Mapping[str, Any] = {"blocks": [0.125, 0.25, 0.5, 1.0], "chance": 0.05, "gain": 0.002}
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a candidate may still become.
+
+    Attributes:
+        chance: probability that it will be non-dominated on all dev items.
+        gain: hypervolume it is expected to add then, as a share of the front's.
+    """
+
+    chance: float
+    gain: float
+
+    def holds(self, settings: Mapping[str, Any], rate: float, left: float) -> bool:
+        """Whether it should go on: not below the wanted chance, and worth the items it still takes.
+
+        Args:
+            settings: `chance` and `gain`, the least of each.
+            rate: hypervolume that other candidates bring for all dev items' worth of evaluation, as
+                a share of the front's.
+            left: share of the items it has not seen.
+        """
+        return bool(
+            self.chance >= settings["chance"] and self.gain >= max(settings["gain"], rate * left)
+        )
+
+
+def settings_of(wanted: bool | Mapping[str, Any]) -> dict[str, Any]:
+    """Racing's settings from a study file: off, the defaults, or some of one's own.
+
+    Raises:
+        InvalidConfig: unknown names, or blocks that do not rise to 1.
+    """
+    if not wanted:
+        return {}
+    given = {} if wanted is True else dict(wanted)
+    unknown = sorted(set(given) - set(DEFAULTS))
+    made = {**DEFAULTS, **given}
+    blocks = made["blocks"]
+    rising = list(blocks) == sorted(set(blocks)) and blocks and blocks[0] > 0 and blocks[-1] == 1
+    if unknown or not rising:
+        raise InvalidConfig(
+            f"racing: found {unknown[0] if unknown else blocks!r}.",
+            hint="`racing: true`, or `{blocks: [0.125, 0.25, 0.5, 1], chance: 0.05, gain: 0.002}`.",
+        )
+    return made
+
+
+def promise(
+    candidate: Mapping[str, Outcomes],
+    rivals: Sequence[Mapping[str, Outcomes]],
+    objectives: Objectives,
+    reference: Array,
+    seed: int = 0,
+    peers: Sequence[Mapping[str, Outcomes]] = (),
+) -> Promise:
+    """What a candidate may still become against the present front.
+
+    The candidate's mean on all items is drawn as the rivals' average plus the paired difference on
+    the items seen, bootstrapped by cluster; its spread is cut by √(1-s), for a mean over
+    all items is known to that extent.
+
+    Args:
+        candidate: objective -> outcomes of the first items.
+        rivals: k ≥ 1 mappings with the outcomes of all items; the front's members.
+        objectives: only the searched ones count.
+        reference: (m,) fixed worst corner, as gains.
+        seed: of the bootstrap.
+        peers: outcomes of recent candidates on the items that each has seen. How much they truly
+            differ is the prior that the candidate's difference is shrunk towards; without
+            peers there is none.
+    """
+    rng = np.random.default_rng(seed)
+    means = np.empty((len(rivals), objectives.m))
+    draws = np.empty((DRAWS, objectives.m))
+    counts: dict[tuple[str, int], Any] = {}  # metrics of one task share their items' draws
+    for j, objective in enumerate(objectives.searched):
+        seen = candidate[objective.name]
+        others = [rival[objective.name] for rival in rivals]
+        size = len(seen.ids)
+        if any(other.ids[:size] != seen.ids for other in others):
+            raise InvalidConfig(
+                f"objective {objective.name!r}: the candidates were scored on different items.",
+                hint="an evaluator must keep the items' order; set `racing: false`.",
+            )
+        means[:, j] = [objective.sign * other.score().mean for other in others]
+        values, weights, clusters = seen.arrays()
+        control = np.mean([other.arrays()[0][:size] for other in others], axis=0)
+        whole = np.mean([other.score().mean for other in others])
+        key = (objective.task, int(clusters.max()) + 1)
+        if key not in counts:
+            counts[key] = pareto.draw_counts(key[1], DRAWS, rng)
+        paired = (values - control)[None], weights[None], clusters
+        boot = pareto.bootstrap_means(*paired, counts[key])[:, 0]
+        mean = float(((values - control) * weights).sum() / weights.sum())
+        rest = np.sqrt(1.0 - size / len(others[0].ids))
+        prior = _prior([peer[objective.name] for peer in peers], others)
+        mean, share = _shrunk(mean, float(boot.var()), prior)
+        draws[:, j] = objective.sign * (whole + mean + rest * share * (boot - boot.mean()))
+    return _promise(draws, means, reference)
+
+
+def _prior(peers: Sequence[Outcomes], rivals: Sequence[Outcomes]) -> tuple[float, float] | None:
+    """Mean and variance of the peers' true differences from the rivals' average; None for few."""
+    if len(peers) < 5:
+        return None
+    control = np.mean([rival.arrays()[0] for rival in rivals], axis=0)
+    found, noise = [], []
+    for peer in peers:
+        values, weights, _ = peer.arrays()
+        paired = Outcomes(
+            peer.ids, tuple(values - control[: len(values)]), tuple(weights), peer.clusters
+        ).score()
+        found.append(paired.mean)
+        noise.append(paired.stderr**2)
+    spread = max(float(np.var(found, ddof=1) - np.mean(noise)), 0.1 * float(np.mean(noise)))
+    precision = 1.0 / (np.array(noise) + spread)
+    return float(np.average(found, weights=precision)), spread
+
+
+def _shrunk(mean: float, noise: float, prior: tuple[float, float] | None) -> tuple[float, float]:
+    """Posterior mean of a difference, and its spread over that without the prior."""
+    if prior is None or noise <= 0:
+        return mean, 1.0
+    centre, spread = prior
+    trust = spread / (spread + noise)
+    return centre + trust * (mean - centre), float(np.sqrt(trust))
+
+
+def _promise(draws: Array, front: Array, reference: Array) -> Promise:
+    """From (draws, m) gains of the candidate and the (k, m) gains of the front."""
+    beaten = np.any(np.all(front[None] >= draws[:, None], axis=2), axis=1)
+    before = pareto.hypervolume(front, reference)
+    hopes = draws[~beaten]
+    added = sum(pareto.hypervolume(np.vstack([front, d]), reference) - before for d in hopes)
+    gain = float(added) / len(draws) / before if before > 0 else np.inf
+    return Promise(float(1.0 - beaten.mean()), float(gain))
