@@ -299,5 +299,5 @@ def _memory(pid: int) -> dict[str, int]:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:  # it has just ended
         return {}
-    pairs = (line.split(":") for line in lines)
+    pairs = (line.split(":", 1) for line in lines)
     return {key: int(rest.split()[0]) * 1024 for key, rest in pairs if key in ("RssAnon", "VmHWM")}
