@@ -97,7 +97,7 @@ def commands(python: Path, recipe: Path, out: Path) -> dict[str, list]:
 
 
 def alternate(
-    python: Path, work: Path, pool: list[Path], method: str, threads: int, rounds: int
+    python: Path, work: Path, pool: list[Path], method: str, cores: int, rounds: int
 ) -> dict[str, list[tools.Measured]]:
     """Both tools on one recipe, one after the other, `rounds` times; each run is printed."""
     recipe, out = recipe_file(work / f"{method}.yaml", pool, method), work / "out"
@@ -106,7 +106,7 @@ def alternate(
     for _ in range(rounds):
         for tool, command in commands(python, recipe, out).items():
             warm(inputs)
-            runs[tool].append(tools.measure(command, threads))
+            runs[tool].append(tools.measure(command, cores))
             shutil.rmtree(out)
             print(f"  {method:16} {tool:9} {runs[tool][-1]}", flush=True)
     return runs
@@ -208,27 +208,27 @@ def together(file: Path, threads: int) -> None:
     print(f"{given.recipe.method}, merges in one pass: {ratios}", flush=True)
 
 
-def compare_speed(python: Path, work: Path, methods: list[str], threads: int, rounds: int) -> None:
+def compare_speed(python: Path, work: Path, methods: list[str], cores: int, rounds: int) -> None:
     """All measurements of large merges; prints as it goes."""
-    print(f"threads: {threads or 'as many as each tool takes by itself'}")
+    print(f"cores: {cores or 'all'}, threads: {cores or 'as many as each tool takes by itself'}")
     start = time.perf_counter()
     small = large_pool(work / "small", SMOLLM2_135M, 16, qwen2=False)
     print(
         f"\n16 x 135 M, {warm(small[1:]) / 1e9:.1f} GB ({time.perf_counter() - start:.0f} s to make)"
     )
     for method in methods:
-        print_ratios(method, alternate(python, work, small, method, threads, 1))
+        print_ratios(method, alternate(python, work, small, method, cores, 1))
     shutil.rmtree(work / "small")
     large = large_pool(work / "large", QWEN2_HALF, 8, qwen2=True)
     print(f"\n8 x 0.5 B, {warm(large[1:]) / 1e9:.1f} GB")
     for method in methods:
-        print_ratios(method, alternate(python, work, large, method, threads, rounds))
-    cores = threads or os.cpu_count() or 1
+        print_ratios(method, alternate(python, work, large, method, cores, rounds))
+    most = cores or os.cpu_count() or 1
     for method in methods:
         file = work / f"{method}.yaml"
         inputs = large[1:] if method == "linear" else large
-        for count in sorted({1, cores}):
+        for count in sorted({1, most}):
             kernel(file, inputs, count, rounds)
         if method != "linear":
-            again(file, cores)
-        together(file, cores)
+            again(file, most)
+        together(file, most)

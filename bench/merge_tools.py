@@ -262,7 +262,7 @@ def measure(command: list, cores: int) -> Measured:
         command: program and arguments.
         cores: it may run on the first so many; 0: on all.
     """
-    peak, over = 0, threading.Event()
+    peaks, over = {"RssAnon": 0, "VmHWM": 0}, threading.Event()
     start = time.perf_counter()
     process = subprocess.Popen(
         [str(part) for part in command], env=environment(cores),
@@ -274,9 +274,9 @@ def measure(command: list, cores: int) -> Measured:
     reader.start()
 
     def watch() -> None:
-        nonlocal peak
         while not over.wait(SAMPLE):
-            peak = max(peak, _anonymous(process.pid))
+            for key, found in _memory(process.pid).items():
+                peaks[key] = max(peaks[key], found)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -289,12 +289,15 @@ def measure(command: list, cores: int) -> Measured:
     if process.returncode:
         raise SystemExit(f"{command} failed:\n{errors[0].decode()[-3000:]}")
     load = os.getloadavg()[0]
-    return Measured(wall, usage.ru_utime + usage.ru_stime, peak, usage.ru_maxrss * 1024, load)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Measured(wall, cpu, peaks["RssAnon"], peaks["VmHWM"], load)
 
 
-def _anonymous(pid: int) -> int:
+def _memory(pid: int) -> dict[str, int]:
+    """Anonymous memory now and the largest resident set so far [B]; `ru_maxrss` counts the parent's."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:  # it has just ended
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
+        return {}
+    pairs = (line.split(":", 1) for line in lines)
+    return {key: int(rest.split()[0]) * 1024 for key, rest in pairs if key in ("RssAnon", "VmHWM")}

@@ -557,9 +557,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="Folder for pools; default: a temporary one.")
     parser.add_argument("--only", default="", help="Cases whose name holds this text.")
     parser.add_argument("--speed", action="store_true", help="Time both tools on large pools.")
-    parser.add_argument(
-        "--threads", type=int, default=0, help="0: as many as each takes by itself."
-    )
+    parser.add_argument("--cores", type=int, default=0, help="For --speed; 0: all.")
     parser.add_argument("--rounds", type=int, default=2, help="Runs of each tool, alternating.")
     parser.add_argument("--methods", default="linear,ties,dare_ties", help="For --speed.")
     given = parser.parse_args()
@@ -568,7 +566,7 @@ def main() -> None:
     try:
         print(f"mergekit {tools.mergekit_version(python)}")
         if given.speed:
-            compare_speed(python, work, given.methods.split(","), given.threads, given.rounds)
+            compare_speed(python, work, given.methods.split(","), given.cores, given.rounds)
             failures = 0
         else:
             failures = compare_merges(python, work, given.only)
