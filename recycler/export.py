@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module as lazy  # figures: a merge alone does not draw
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,6 @@ from recycler.merge.sources import Sources, sample
 from recycler.merge.tensors import Loss, output_specs
 from recycler.pool import Pool
 from recycler.recipe import Recipe
-from recycler.report.card import model_card
-from recycler.report.figures import front_png
 from recycler.report.progress import ProgressBar
 from recycler.trial import COMPLETE, Trial
 
@@ -85,14 +84,15 @@ def export(
             f"trial {trial.number} is {trial.state}, so there is nothing to export.",
             hint=f"`recycler front {study.name}` lists merges that can be.",
         )
+    card, figures = lazy("recycler.report.card"), lazy("recycler.report.figures")
     pool = study.workspace.study_pool(study.name)
     giver = pool[donor] if donor else pool.checkpoints[0]
     extras = {
         PROOF: _json(proof(study, trial, giver)),
         **_recipes(trial.recipe, pool),
-        "README.md": model_card(study, trial),
+        "README.md": card.model_card(study, trial),
     }
-    pictures = {"front.png": front_png(study, highlight=trial.number)}
+    pictures = {"front.png": figures.front_png(study, highlight=trial.number)}
     return write_folder(
         trial.recipe,
         pool,

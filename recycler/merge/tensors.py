@@ -543,7 +543,11 @@ def _combine(step: Change, rows: Any, base: Any, first: int, out: Any) -> None:
 
 
 def _empty(spec: TensorSpec) -> Tensor:
-    return torch.empty(spec.shape, dtype=getattr(torch, DTYPES[spec.dtype][0]))
+    """Memory for a merged tensor; numpy asks for large pages, whose first touch costs far less."""
+    kind = getattr(torch, DTYPES[spec.dtype][0])
+    if not spec.nbytes:
+        return torch.empty(spec.shape, dtype=kind)
+    return torch.from_numpy(np.empty(spec.nbytes, np.uint8)).view(kind).reshape(spec.shape)
 
 
 def _view(tensor: Tensor) -> NDArray[Any]:

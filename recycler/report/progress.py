@@ -47,6 +47,7 @@ class ProgressBar:
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, tuple[float, int]] = {}
         self._moved: dict[str, tuple[float, int]] = {}  # of bytes: when they began, how many
+        self._ended: set[str] = set()
         self._said = 0.0
         self._lines = not self._console.is_terminal and not quiet
 
@@ -78,9 +79,10 @@ class ProgressBar:
 
     def bytes_moved(self, key: str, count: int, total: int) -> None:
         """Some more of `total` bytes were read or written."""
+        known = key in self._moved
         begun, before = self._moved.get(key, (time.monotonic(), 0))
         self._moved[key] = begun, before + count
-        if total > 50_000_000:  # small checkpoints are done before one could read it
+        if total > 50_000_000 and known:  # small ones are done before one could read it
             seconds = max(time.monotonic() - begun, 1e-3)
             rate = (before + count) / seconds / (1 << 20)
             self._show(key, before + count >> 20, total >> 20, f"MiB, {rate:,.0f} MiB/s")
@@ -93,9 +95,11 @@ class ProgressBar:
             return
         now = time.monotonic()
         begun, at_start = self._started.setdefault(name, (now, done))
-        if now - self._said < _EVERY and done != total:
+        if name in self._ended or (now - self._said < _EVERY and done != total):
             return
         self._said = now
+        if note.startswith("MiB") and done == total:  # the last bytes come in several pieces
+            self._ended.add(name)
         rate = (done - at_start) / (now - begun) if now > begun else 0.0
         eta = f", ETA {(total - done) / rate:.0f} s" if rate > 0 and done < total else ""
         sys.stderr.write(f"{name}: {done}/{total}{eta}{f' ({note})' if note else ''}\n")
