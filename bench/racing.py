@@ -100,7 +100,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two pools, one seed")
     parser.add_argument("--sampler", default="auto")
     parser.add_argument("--evaluations", type=int, default=50)
-    parser.add_argument("--share", type=float, default=0.35, help="of the budget, for racing")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--gain", type=float)
     parser.add_argument("--chance", type=float)
@@ -117,8 +116,7 @@ def main() -> None:
         for seed in range(1 if given.quick else given.seeds):
             plan = plan_of(spec, given.sampler, given.evaluations, seed)
             full = study(landscape, plan)
-            budget = round(given.share * given.evaluations)
-            raced = study(landscape, replace(plan, racing=racing, evaluations=budget))
+            raced = study(landscape, replace(plan, racing=racing))
             shares.append(raced[2] / full[2])
             points.append(100 * (raced[0] - full[0]))
             volumes.append(100 * (raced[1] / full[1] - 1))

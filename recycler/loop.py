@@ -15,11 +15,11 @@ import numpy as np
 from recycler import pareto
 from recycler.errors import InvalidConfig, StudyFailed
 from recycler.evaluation import Evaluation, Failure, Outcomes
-from recycler.front import front_rows, volume
+from recycler.front import front_rows
 from recycler.objectives import Array
 from recycler.plan import Plan
 from recycler.protocols import Executor, Store
-from recycler.racing import RECENT, promise
+from recycler.racing import promise
 from recycler.trial import COMPLETE, FAILED, RUNNING, STOPPED, WHOLE, Job, Proposal, Trial
 
 # Times a trial is begun before it counts as what kills the process. Large, because a process is
@@ -37,8 +37,6 @@ class Source(Protocol):
     def reference(self, trials: Sequence[Trial]) -> Array | None: ...
 
     def references(self, trials: Sequence[Trial]) -> Sequence[Trial]: ...
-
-    def spent(self, trials: Sequence[Trial]) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +220,7 @@ class _Run:
             budget = self.plan.evaluations if self.plan.n > 1 else 0
             n, m = self.plan.n, self.plan.objectives.m
             expected = max(references, n + (n > 1) + (n > 2 and m > 1))
-            done = references + int(self.source.spent(ended))
-            self.listen(Progress(phase, done, expected + budget, trial))
+            self.listen(Progress(phase, len(ended), expected + budget, trial))
         else:
             left = sum(phase not in t.evaluations for t in self._wanted(phase))
             self.listen(Progress(phase, self._due - left, self._due, trial))
@@ -246,7 +243,7 @@ class _Race:
     def __init__(self, plan: Plan, store: Store) -> None:
         self._plan, self._store = plan, store
         self._seen: dict[int, Evaluation] = {}  # of trials in flight: the blocks so far, as one
-        self._known: dict[int, Mapping[str, Outcomes]] = {}  # of trials that have ended
+        self._whole: dict[int, Mapping[str, Outcomes]] = {}  # of rivals: all dev items
 
     def part(self, trial: Trial, ledger: Sequence[Trial]) -> tuple[float, float]:
         """Shares of the dev items to score next; all where the trial does not race."""
@@ -288,46 +285,22 @@ class _Race:
         rivals = front_rows(
             [t for t in ledger if t.state == COMPLETE], self._plan.objectives, "dev"
         )
+        for trial in rivals:
+            if trial.number not in self._whole:
+                self._whole[trial.number] = self._store.outcomes(
+                    self._plan.name, trial.number, "dev"
+                )
         hope = promise(
             found.outcomes,
-            [self._outcomes(trial) for trial in rivals],
+            [self._whole[trial.number] for trial in rivals],
             self._plan.objectives,
             np.array(reference),
             seed=job.trial,
-            peers=[self._outcomes(trial) for trial in _recent(ledger)],
         )
-        if not hope.holds(self._plan.racing, self._rate(ledger, reference), 1.0 - job.part[1]):
+        if not hope.holds(self._plan.racing):
             return found, STOPPED
         self._seen[job.trial] = found
         return found, RUNNING
-
-    def _outcomes(self, trial: Trial) -> Mapping[str, Outcomes]:
-        if trial.number not in self._known:
-            self._known[trial.number] = self._store.outcomes(self._plan.name, trial.number, "dev")
-        return self._known[trial.number]
-
-    def _rate(self, ledger: Sequence[Trial], reference: Sequence[float]) -> float:
-        """What the recent candidates brought for the items they took, see `Promise.holds`."""
-        name = self._plan.objectives.searched[0].name
-        scored = [t for t in ledger if t.state == COMPLETE]
-        recent = _recent(ledger)
-        if len(recent) < RECENT // 4:
-            return 0.0
-        corner = np.array(reference)
-        earlier = [t for t in scored if t not in recent]
-        now, before = (
-            volume(trials, self._plan.objectives, corner, "dev") or 0.0
-            for trials in (scored, earlier)
-        )
-        taken = sum(t.evaluations["dev"].scores[name].items for t in recent)
-        whole = scored[0].evaluations["dev"].scores[name].items
-        return (now - before) / now / (taken / whole) if now > 0 else 0.0
-
-
-def _recent(ledger: Sequence[Trial]) -> list[Trial]:
-    """The last candidates that ended with scores, oldest first."""
-    ended = [t for t in ledger if t.kind == "search" and t.state in (COMPLETE, STOPPED)]
-    return sorted(ended, key=lambda t: t.finished or 0)[-RECENT:]
 
 
 def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Trial]:

@@ -20,7 +20,6 @@ from recycler.evaluation import Outcomes
 from recycler.objectives import Array, Objectives
 
 DRAWS = 256
-RECENT = 20  # candidates whose yield says what another one would bring
 DEFAULTS: Mapping[str, Any] = {"blocks": [0.125, 0.25, 0.5, 1.0], "chance": 0.05, "gain": 0.002}
 
 
@@ -36,18 +35,9 @@ class Promise:
     chance: float
     gain: float
 
-    def holds(self, settings: Mapping[str, Any], rate: float, left: float) -> bool:
-        """Whether it should go on: not below the wanted chance, and worth the items it still takes.
-
-        Args:
-            settings: `chance` and `gain`, the least of each.
-            rate: hypervolume that other candidates bring for all dev items' worth of evaluation, as
-                a share of the front's.
-            left: share of the items it has not seen.
-        """
-        return bool(
-            self.chance >= settings["chance"] and self.gain >= max(settings["gain"], rate * left)
-        )
+    def holds(self, settings: Mapping[str, Any]) -> bool:
+        """Whether it should go on: neither below the wanted chance nor below the wanted gain."""
+        return bool(self.chance >= settings["chance"] and self.gain >= settings["gain"])
 
 
 def settings_of(wanted: bool | Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +67,6 @@ def promise(
     objectives: Objectives,
     reference: Array,
     seed: int = 0,
-    peers: Sequence[Mapping[str, Outcomes]] = (),
 ) -> Promise:
     """What a candidate may still become against the present front.
 
@@ -91,9 +80,6 @@ def promise(
         objectives: only the searched ones count.
         reference: (m,) fixed worst corner, as gains.
         seed: of the bootstrap.
-        peers: outcomes of recent candidates on the items that each has seen. How much they truly
-            differ is the prior that the candidate's difference is shrunk towards; without
-            peers there is none.
     """
     rng = np.random.default_rng(seed)
     means = np.empty((len(rivals), objectives.m))
@@ -119,37 +105,8 @@ def promise(
         boot = pareto.bootstrap_means(*paired, counts[key])[:, 0]
         mean = float(((values - control) * weights).sum() / weights.sum())
         rest = np.sqrt(1.0 - size / len(others[0].ids))
-        prior = _prior([peer[objective.name] for peer in peers], others)
-        mean, share = _shrunk(mean, float(boot.var()), prior)
-        draws[:, j] = objective.sign * (whole + mean + rest * share * (boot - boot.mean()))
+        draws[:, j] = objective.sign * (whole + mean + rest * (boot - mean))
     return _promise(draws, means, reference)
-
-
-def _prior(peers: Sequence[Outcomes], rivals: Sequence[Outcomes]) -> tuple[float, float] | None:
-    """Mean and variance of the peers' true differences from the rivals' average; None for few."""
-    if len(peers) < 5:
-        return None
-    control = np.mean([rival.arrays()[0] for rival in rivals], axis=0)
-    found, noise = [], []
-    for peer in peers:
-        values, weights, _ = peer.arrays()
-        paired = Outcomes(
-            peer.ids, tuple(values - control[: len(values)]), tuple(weights), peer.clusters
-        ).score()
-        found.append(paired.mean)
-        noise.append(paired.stderr**2)
-    spread = max(float(np.var(found, ddof=1) - np.mean(noise)), 0.1 * float(np.mean(noise)))
-    precision = 1.0 / (np.array(noise) + spread)
-    return float(np.average(found, weights=precision)), spread
-
-
-def _shrunk(mean: float, noise: float, prior: tuple[float, float] | None) -> tuple[float, float]:
-    """Posterior mean of a difference, and its spread over that without the prior."""
-    if prior is None or noise <= 0:
-        return mean, 1.0
-    centre, spread = prior
-    trust = spread / (spread + noise)
-    return centre + trust * (mean - centre), float(np.sqrt(trust))
 
 
 def _promise(draws: Array, front: Array, reference: Array) -> Promise:

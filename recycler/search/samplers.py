@@ -17,7 +17,7 @@ from recycler.recipe import Recipe
 from recycler.registry import resolve
 from recycler.search import baselines
 from recycler.search.optuna_box import ask, problem_of
-from recycler.trial import COMPLETE, STOPPED, Proposal, Trial
+from recycler.trial import COMPLETE, Proposal, Trial
 
 SAMPLERS = {
     "auto": "recycler.search.samplers:auto",
@@ -73,18 +73,9 @@ class Proposer:
             return step
         return self._sampled(trials, reference, known)
 
-    def spent(self, trials: Sequence[Trial]) -> float:
-        """Evaluations of the budget that are used, by all but the references.
-
-        A candidate that racing stopped counts as the share of the dev items that it took.
-        """
-        name = self.plan.objectives.searched[0].name
-        whole = next((_items(t, name) for t in trials if t.state == COMPLETE), 0)
-        return sum(
-            _items(t, name) / whole if t.state == STOPPED and whole else 1.0
-            for t in trials
-            if not t.is_baseline
-        )
+    def spent(self, trials: Sequence[Trial]) -> int:
+        """Evaluations of the budget that are used: all but the references."""
+        return sum(not trial.is_baseline for trial in trials)
 
     def references(self, trials: Sequence[Trial]) -> list[Trial]:
         """Scored trials that the front is held against: the baselines and the greedy soup."""
@@ -114,7 +105,7 @@ class Proposer:
         self, trials: Sequence[Trial], reference: Sequence[float], known: set[str]
     ) -> Proposal:
         problem = problem_of(self.plan, trials, reference)
-        name = f"search {sum(not trial.is_baseline for trial in trials)}"
+        name = f"search {self.spent(trials)}"
         for attempt in range(_DRAWS):
             seed = derived_seed(self.plan.seed, len(trials), attempt)
             weights, notes = ask(self._factory, problem, trials, seed)
@@ -126,11 +117,6 @@ class Proposer:
     def _random(self, problem: Problem, number: int) -> Recipe:
         rng = np.random.default_rng(derived_seed(self.plan.seed, number, _DRAWS))
         return self.plan.recipe(tuple(rng.dirichlet(np.ones(problem.n))))
-
-
-def _items(trial: Trial, objective: str) -> int:
-    """Dev items that a trial was scored on."""
-    return trial.evaluations["dev"].scores[objective].items
 
 
 def derived_seed(seed: int, number: int, attempt: int = 0) -> int:
