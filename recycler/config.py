@@ -38,6 +38,8 @@ class ObjectiveEntry(_Section):
     task: str = ""
     scale: float | None = None
     cluster: str = ""
+    floor: float | str | None = None
+    weight: float = 1.0
 
 
 class ItemsSection(_Section):

@@ -14,8 +14,8 @@ import numpy as np
 
 from recycler import pareto
 from recycler.errors import InvalidConfig, StudyFailed
-from recycler.evaluation import Evaluation, Failure, Outcomes
-from recycler.front import front_rows
+from recycler.evaluation import Evaluation, Failure, Outcomes, Score
+from recycler.front import feasible, floor_gains, front_rows, meeting
 from recycler.objectives import Array
 from recycler.plan import Plan
 from recycler.protocols import Executor, Store
@@ -243,25 +243,24 @@ class _Race:
     def __init__(self, plan: Plan, store: Store) -> None:
         self._plan, self._store = plan, store
         self._seen: dict[int, Evaluation] = {}  # of trials in flight: the blocks so far, as one
-        self._whole: dict[int, Mapping[str, Outcomes]] = {}  # of rivals: all dev items
+        self._whole: dict[int, Mapping[str, Outcomes | Score]] = {}  # of rivals: all dev items
+        # an objective that is measured on items; none where nothing can race
+        searched = plan.objectives.searched
+        self._measured = next((o.name for o in searched if not o.of_merge), "")
 
     def part(self, trial: Trial, ledger: Sequence[Trial]) -> tuple[float, float]:
         """Shares of the dev items to score next; all where the trial does not race."""
-        if not self._plan.racing or trial.kind != "search":
+        if not self._plan.racing or trial.kind != "search" or not self._measured:
             return WHOLE
-        if (
-            trial.number not in self._seen and "dev" in trial.evaluations
-        ):  # of a run that was killed
+        if trial.number not in self._seen and "dev" in trial.evaluations:  # of a killed run
             known = self._store.outcomes(self._plan.name, trial.number, "dev")
             self._seen[trial.number] = replace(trial.evaluations["dev"], outcomes=known)
         blocks = [0.0, *self._plan.racing["blocks"]]
         if trial.number not in self._seen:
             return blocks[0], blocks[1]
-        name = self._plan.objectives.searched[0].name
-        whole = (
-            next(t for t in ledger if t.state == COMPLETE).evaluations["dev"].scores[name].items
-        )
-        done = self._seen[trial.number].scores[name].items / whole
+        name = self._measured
+        scored = next(t for t in ledger if t.state == COMPLETE).evaluations["dev"].scores
+        done = self._seen[trial.number].scores[name].items / scored[name].items
         next_block = min(range(1, len(blocks) - 1), key=lambda i: abs(blocks[i] - done))
         return blocks[next_block], blocks[next_block + 1]
 
@@ -277,25 +276,26 @@ class _Race:
         found = before.joined(block) if before else block
         if job.part[1] >= 1.0:
             return found, COMPLETE
-        if set(found.outcomes) != set(found.scores) or reference is None:
+        objectives = self._plan.objectives
+        measured = {o.name for o in objectives.searched if not o.of_merge}
+        if set(found.outcomes) != measured or reference is None:
             raise InvalidConfig(
                 "the evaluator returned no item values, which racing needs.",
                 hint="return a list of values an objective, or set `racing: false`.",
             )
-        rivals = front_rows(
-            [t for t in ledger if t.state == COMPLETE], self._plan.objectives, "dev"
-        )
+        floors = floor_gains(ledger, objectives, "dev")
+        rivals = front_rows([t for t in ledger if t.state == COMPLETE], objectives, "dev", floors)
         for trial in rivals:
             if trial.number not in self._whole:
-                self._whole[trial.number] = self._store.outcomes(
-                    self._plan.name, trial.number, "dev"
-                )
+                known = self._store.outcomes(self._plan.name, trial.number, "dev")
+                self._whole[trial.number] = {**trial.evaluations["dev"].scores, **known}
         hope = promise(
-            found.outcomes,
+            {**found.scores, **found.outcomes},
             [self._whole[trial.number] for trial in rivals],
-            self._plan.objectives,
+            objectives,
             np.array(reference),
             seed=job.trial,
+            floors=floors if meeting(rivals, objectives, "dev", floors).any() else None,
         )
         if not hope.holds(self._plan.racing):
             return found, STOPPED
@@ -309,9 +309,12 @@ def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Tri
     The baselines are re-checked anyway and take no place.
     A front by noisy scores leaves true members out by chance; the ranks behind it get a second
     look while less than half of the places are taken. Where a rank is larger than the places left,
-    those that add most hypervolume are taken.
+    those that add most hypervolume are taken. Merges below a floor are not among them, unless all
+    are.
     """
-    left = [trial for trial in trials if trial.state == COMPLETE]
+    floors = floor_gains(trials, plan.objectives, "dev")
+    scored = [trial for trial in trials if trial.state == COMPLETE]
+    left = feasible(scored, plan.objectives, "dev", floors)
     chosen: list[Trial] = []
     while left and len(chosen) < max(1, plan.finalists // 2):
         rank = front_rows(left, plan.objectives, "dev")
@@ -326,7 +329,9 @@ def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Tri
 def elected(plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
     """Members of the reported front: who is non-dominated on select items.
 
-    The references stand for election too: a single checkpoint that nothing beats is a member.
+    The references stand for election too: a single checkpoint that nothing beats is a member. Who
+    is below a floor on these items is not elected, unless all are.
     """
     checked = [trial for trial in trials if "select" in trial.evaluations]
-    return front_rows(checked, plan.objectives, "select")
+    floors = floor_gains(trials, plan.objectives, "select")
+    return front_rows(checked, plan.objectives, "select", floors)

@@ -55,10 +55,28 @@ class Plan:
     failed_share: float = 0.5
 
     def __post_init__(self) -> None:
+        for objective in self.objectives:
+            self._require_known(objective)
         if self.evaluations < 0:
             raise InvalidConfig(
                 f"evaluations is {self.evaluations}, expected 0 or more.",
                 hint="set `search.evaluations`.",
+            )
+
+    def _require_known(self, objective: Objective) -> None:
+        """Raise InvalidConfig where an objective needs a checkpoint that the study has not."""
+        baseline = objective.limit.baseline if objective.limit else ""
+        name = baseline.removeprefix("single:")
+        if name != baseline and name not in self.names:
+            raise InvalidConfig(
+                f"objective {objective.name!r}: the floor {objective.floor!r} names no checkpoint.",
+                hint=f"the pool has {', '.join(self.names)}.",
+            )
+        if objective.metric == "merge.distance" and self.base is None:
+            raise InvalidConfig(
+                f"objective {objective.name!r}: merge.distance is the distance to the base, and the "
+                "study has none.",
+                hint="set `base:` to the common ancestor.",
             )
 
     @property

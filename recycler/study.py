@@ -14,7 +14,7 @@ import numpy as np
 
 from recycler.config import ExecutionSection, parse_study
 from recycler.errors import NotFound
-from recycler.front import Front, Member, front_rows, probabilities, volume
+from recycler.front import Front, Member, floor_gains, front_rows, probabilities, volume
 from recycler.loop import Listener, elected, run
 from recycler.objectives import Array, Objective
 from recycler.plan import Plan
@@ -145,12 +145,14 @@ class Study:
         basis = "select" if members else "dev"
         if not members:
             scored = [t for t in trials if t.state == COMPLETE]
-            members = front_rows(scored, self.plan.objectives, "dev")
+            floors = floor_gains(trials, self.plan.objectives, "dev")
+            members = front_rows(scored, self.plan.objectives, "dev", floors)
         members.sort(key=lambda t: -self.plan.objectives.gains([t.means(basis)])[0, 0])
         certainty = next(
             s for s in ("test", "select", "dev") if all(s in t.evaluations for t in members)
         )
-        rivals = [t for t in trials if certainty in t.evaluations]
+        # a stopped trial has some of the dev items alone, and can't be paired
+        rivals = [t for t in trials if certainty in t.evaluations and t.state == COMPLETE]
         chances = dict(
             zip([t.number for t in rivals], self._chances(rivals, certainty), strict=True)
         )
@@ -160,6 +162,7 @@ class Study:
             basis=basis,
             certainty=certainty,
             reference=reference,
+            floors=floor_gains(trials, self.plan.objectives, basis),
         )
 
     def _chances(self, trials: Sequence[Trial], split: str) -> Array:

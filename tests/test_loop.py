@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from contracts.sampler import bowls, study_plan
 
-from recycler.errors import StudyFailed
+from recycler.errors import InvalidConfig, StudyFailed
 from recycler.evaluate.results import evaluation_of, read_values
 from recycler.evaluation import Evaluation, Score
 from recycler.execute.inline import Inline
+from recycler.front import floor_gains
 from recycler.loop import ATTEMPTS, Progress, elected, finalists, run
 from recycler.objectives import Objective, Objectives
 from recycler.plan import Plan
@@ -250,6 +251,79 @@ def test_the_elected_are_not_dominated_on_select_items() -> None:
     select = [(4.0, 1.0), (1.0, 1.0), (1.0, 4.0), (3.0, 2.0), (2.0, 1.5), None]
     trials = [scored(i, d, s) for i, (d, s) in enumerate(zip(RANKS, select, strict=True))]
     assert [t.number for t in elected(plan, trials)] == [0, 2, 3]
+
+
+# --- floors ---
+
+
+def floored(floor: Any, **changes: Any) -> Plan:
+    """Three checkpoints, f0 and f1 to be maximized, f1 with a floor."""
+    plan = study_plan("dirichlet", 3, 2, **changes)
+    first, second = plan.objectives.all
+    return replace(plan, objectives=Objectives((first, replace(second, floor=floor))))
+
+
+def linear(job: Job, w: np.ndarray) -> dict[str, float]:
+    """f0 is the weight of the first checkpoint, f1 that of the second, in every split."""
+    return {"f0": float(w[0]), "f1": float(w[1])}
+
+
+@pytest.mark.parametrize(
+    ("floor", "least"),
+    [(0.5, 0.5), ("uniform", 1 / 3), ("merge-best * 0.8", 0.4), ("single:w1 - 0.6", 0.4)],
+)
+def test_finalists_and_members_are_above_the_floor_and_so_is_the_reference(
+    floor: Any, least: float
+) -> None:
+    plan = floored(floor, evaluations=30, greedy=True)
+    store = finish(plan, linear)
+    trials, corner = store.trials("study"), np.array(store.status("study")["reference"])
+    assert corner[1] == pytest.approx(least)
+    assert corner[0] == pytest.approx(-0.1)  # a tenth below the singles, as without a floor
+    below = [t for t in trials if t.means("dev")["f1"] < least - 1e-12]
+    assert any(t.means("dev")["f0"] == 1.0 for t in below)  # w0 alone would else be a member
+    assert not {t.number for t in below} & {t.number for t in finalists(plan, trials, corner)}
+    assert elected(plan, trials)
+    assert all(t.means("select")["f1"] >= least - 1e-12 for t in elected(plan, trials))
+
+
+def test_where_no_merge_meets_the_floor_the_finalists_are_those_without_it() -> None:
+    plan = floored(1.5, evaluations=12)
+    trials = finish(plan, linear).trials("study")
+    free = replace(plan, objectives=study_plan("dirichlet", 3, 2).objectives)
+    assert finalists(plan, trials, np.zeros(2)) == finalists(free, trials, np.zeros(2))
+    assert elected(plan, trials) == elected(free, trials)
+
+
+def test_a_floor_is_that_of_the_items_in_question() -> None:
+    """On dev items the second single scores 1, on the others 0.2: the floor follows it."""
+    plan = floored("best-single * 0.9", evaluations=12, finalists=50)
+
+    def shifting(job: Job, w: np.ndarray) -> dict[str, float]:
+        return {"f0": float(w[0]), "f1": float(w[1]) * (1.0 if job.split == "dev" else 0.2)}
+
+    trials = finish(plan, shifting).trials("study")
+    assert floor_gains(trials, plan.objectives, "dev")[1] == pytest.approx(0.9)
+    assert floor_gains(trials, plan.objectives, "test")[1] == pytest.approx(0.18)
+    assert {t.name for t in elected(plan, trials)} == {"single:w1"}
+
+
+def test_a_floor_whose_baseline_failed_ends_the_study() -> None:
+    plan = floored("uniform", evaluations=5)
+
+    def no_soup(job: Job, w: np.ndarray) -> dict[str, float]:
+        if w.max() < 0.4:
+            raise ValueError("no soup")
+        return linear(job, w)
+
+    with pytest.raises(StudyFailed, match="the floor of 'f1' is 'uniform', which failed"):
+        finish(plan, no_soup)
+
+
+def test_a_floor_relative_to_a_checkpoint_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match="'single:w9' names no checkpoint") as refused:
+        floored("single:w9")
+    assert "w0, w1, w2" in refused.value.hint
 
 
 # --- what listeners hear ---

@@ -9,6 +9,7 @@ import numpy as np
 
 from recycler import pareto
 from recycler.errors import StudyFailed
+from recycler.front import floor_gains
 from recycler.objectives import Array
 from recycler.plan import Plan
 from recycler.protocols import Problem, SamplerFactory
@@ -58,10 +59,11 @@ class Proposer:
         return [*scored, *([soup] if soup else [])]
 
     def reference(self, trials: Sequence[Trial]) -> Array | None:
-        """(m,) the fixed corner, once every single is finished.
+        """(m,) the fixed corner, once every single is finished, and what floors are relative to.
 
         It lies a tenth of the range below the worst of the non-dominated singles: a single that is
-        bad at everything must not stretch the volume until nothing else shows in it.
+        bad at everything must not stretch the volume until nothing else shows in it. Where an
+        objective has a floor, the corner is raised to it: what lies below adds no volume.
         """
         if not baselines.singles_done(self.plan, trials):
             return None
@@ -73,7 +75,15 @@ class Proposer:
             )
         gains = np.array(list(known.values()))
         best = gains[pareto.nondominated(gains)]
-        return pareto.worst_corner(best if len(best) > 1 else gains)
+        corner = pareto.worst_corner(best if len(best) > 1 else gains)
+        floors = floor_gains(trials, self.plan.objectives, "dev")
+        if np.isnan(floors).any():
+            lost = self.plan.objectives.searched[int(np.isnan(floors).argmax())]
+            raise StudyFailed(
+                f"the floor of {lost.name!r} is {lost.floor!r}, which failed.",
+                hint="give the floor as a number, in a study of another name.",
+            )
+        return None if np.isposinf(floors).any() else np.maximum(corner, floors)
 
     def _sampled(
         self, trials: Sequence[Trial], reference: Sequence[float], known: set[str]
