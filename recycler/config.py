@@ -81,6 +81,8 @@ class SearchSection(_Section):
     finalists: int = Field(24, ge=1)
     failed_share: float = Field(0.5, ge=0, le=1)
     racing: bool | dict[str, Any] = False
+    fill: float = Field(0.0, ge=0, le=1)
+    stop_gain: float = Field(0.0, ge=0)
     settings: dict[str, Any] = Field(default_factory=dict)
 
 

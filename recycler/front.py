@@ -233,6 +233,54 @@ def front_rows(
     return [trial for trial, kept in zip(allowed, keep, strict=True) if kept]
 
 
+def regrets(
+    trials: Sequence[Trial], rivals: Sequence[Trial], objective: Objective, split: str
+) -> Array:
+    """(k,) how far each trial is from the best of all in one objective, in its unit; 0 is best.
+
+    Args:
+        trials: k trials scored on the split.
+        rivals: others that the best may be among, as far as they are scored there.
+        objective: any objective of the study; NaN for a trial that has no score.
+        split: on whose items.
+    """
+
+    def gains(of: Sequence[Trial]) -> Array:
+        scores = [trial.means(split).get(objective.name, np.nan) for trial in of]
+        return objective.sign * np.array(scores, dtype=np.float64)
+
+    known = gains([*trials, *rivals])
+    best = np.max(known, initial=-np.inf, where=np.isfinite(known))
+    found: Array = best - gains(trials)
+    return found
+
+
+def outlook(
+    trials: Sequence[Trial], objectives: Objectives, reference: Sequence[float] | Array | None
+) -> float | None:
+    """Hypervolume that the next AHEAD evaluations are expected to add, as a share of the present.
+
+    Read off the dev hypervolume before and after the sampler's last evaluations: 30 % of them, at
+    least AHEAD (`pareto.expected_gain` has the formula). Stopped and failed trials added nothing.
+
+    Returns:
+        None before AHEAD evaluations have ended, and while nothing lies above the reference.
+    """
+    ended = [t for t in trials if t.kind == "search" and t.state != RUNNING and not t.copied]
+    ended.sort(key=lambda trial: (trial.finished or 0, trial.number))
+    k = len(ended)
+    if k < AHEAD or reference is None:
+        return None
+    window = max(AHEAD, -(-3 * k // 10))
+    recent = {trial.number for trial in ended[k - window :]}
+    scored = [trial for trial in trials if trial.state == COMPLETE]
+    before, now = (
+        pareto.hypervolume(objectives.gains([t.means("dev") for t in some]), np.array(reference))
+        for some in ([t for t in scored if t.number not in recent], scored)
+    )
+    return pareto.expected_gain(before, now, k, window, AHEAD) / now if now > 0 else None
+
+
 def probabilities(
     outcomes: Sequence[Mapping[str, Outcomes]],
     scores: Sequence[Mapping[str, Score]],

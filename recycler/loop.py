@@ -15,7 +15,7 @@ import numpy as np
 from recycler import pareto
 from recycler.errors import InvalidConfig, StudyFailed
 from recycler.evaluation import Evaluation, Failure, Outcomes, Score
-from recycler.front import feasible, floor_gains, front_rows, meeting
+from recycler.front import AHEAD, feasible, floor_gains, front_rows, meeting, outlook
 from recycler.objectives import Array
 from recycler.plan import Plan
 from recycler.protocols import Executor, Store
@@ -41,12 +41,21 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands after an event: `phase` is search, select or test."""
+    """Where a run stands after an event.
+
+    Attributes:
+        phase: search, select or test.
+        done: trials that are through it.
+        total: of so many.
+        trial: the one that has just landed.
+        outlook: what the next evaluations of the search are expected to add (see `front.outlook`).
+    """
 
     phase: str
     done: int
     total: int
     trial: Trial | None = None
+    outlook: float | None = None
 
 
 Listener = Callable[[Progress], object]
@@ -67,7 +76,7 @@ def run(
     """
     store.set_status(plan.name, "running")
     try:
-        _Run(plan, store, source, executor, listen).search()
+        message = _Run(plan, store, source, executor, listen).search()
         for split in phases:
             _Run(plan, store, source, executor, listen).recheck(split)
     except StudyFailed as error:
@@ -76,7 +85,7 @@ def run(
     except BaseException as error:
         store.set_status(plan.name, "stopped", f"{type(error).__name__}: {error}".strip(": "))
         raise
-    store.set_status(plan.name, "complete")
+    store.set_status(plan.name, "complete", message)
 
 
 class _Run:
@@ -99,10 +108,23 @@ class _Run:
     def ledger(self) -> list[Trial]:
         return [self.trials[number] for number in sorted(self.trials)]
 
-    def search(self) -> None:
-        """Evaluate orphans of a killed run first, then proposals, until there are none."""
+    def search(self) -> str:
+        """Evaluate orphans of a killed run first, then proposals, until there are none.
+
+        Returns:
+            Why it ended before the budget was spent; empty where it did not.
+        """
         self._fix_reference()
         self._drive(self._search_jobs(), "search")
+        spent = sum(not t.is_baseline and not t.copied for t in self.ledger)
+        expected = outlook(self.ledger, self.plan.objectives, self.reference)
+        if expected is None or expected >= self.plan.stop_gain or spent >= self.plan.evaluations:
+            return ""
+        return (
+            f"the search ended after {spent} of {self.plan.evaluations} evaluations: the next "
+            f"{AHEAD} are expected to add {expected:.2%} of hypervolume, less than stop_gain "
+            f"{self.plan.stop_gain:.2%}"
+        )
 
     def recheck(self, split: str) -> None:
         """Evaluate on a split whoever is due there and has not been."""
@@ -220,7 +242,8 @@ class _Run:
             budget = self.plan.evaluations if self.plan.n > 1 else 0
             n, m = self.plan.n, self.plan.objectives.m
             expected = max(references, n + (n > 1) + (n > 2 and m > 1))
-            self.listen(Progress(phase, len(ended), expected + budget, trial))
+            hope = outlook(self.ledger, self.plan.objectives, self.reference)
+            self.listen(Progress(phase, len(ended), expected + budget, trial, hope))
         else:
             left = sum(phase not in t.evaluations for t in self._wanted(phase))
             self.listen(Progress(phase, self._due - left, self._due, trial))

@@ -34,6 +34,8 @@ class Plan:
         racing: `blocks` (shares of dev items after which a candidate may be stopped), `chance` and
             `gain` (see `racing.Promise`); empty scores every candidate on all dev items.
         failed_share: the study stops as failed when more than this share of trials failed.
+        fill: share of the evaluations, the last ones, that go into the largest gaps of the front.
+        stop_gain: the search ends when `front.outlook` falls below this share; 0 never.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Plan:
     finalists: int = 24
     racing: Mapping[str, Any] = field(default_factory=dict)
     failed_share: float = 0.5
+    fill: float = 0.0
+    stop_gain: float = 0.0
 
     def __post_init__(self) -> None:
         for objective in self.objectives:

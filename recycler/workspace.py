@@ -119,6 +119,8 @@ class Workspace:
             finalists=search.finalists,
             failed_share=search.failed_share,
             racing=settings_of(search.racing),
+            fill=search.fill,
+            stop_gain=search.stop_gain,
         )
 
     def pool_of(self, config: StudyFile, root: Path) -> Pool:
@@ -141,7 +143,8 @@ class Workspace:
     def register(self, plan: Plan, pool: Pool, on_bytes: OnBytes | None = None) -> Plan:
         """Write a plan and its pool into the ledger, or resume the same one.
 
-        A larger budget of evaluations extends the study; any other change is refused. A study in
+        A larger budget of evaluations extends the study, and it may stop sooner or later than it was
+        to (`stop_gain`); any other change is refused. A study in
         which nothing was scored yet is begun anew, so that a mistake in it can be mended.
         """
         named = Pool(_pool_name(plan.name), pool.checkpoints, pool.base)
@@ -155,7 +158,8 @@ class Workspace:
             self.store.create_study(plan)
             return plan
         changes = self.store.plan(plan.name).changes(plan)
-        before, after = changes.pop("evaluations", (0, 0))
+        before, after = changes.pop("evaluations", (plan.evaluations, plan.evaluations))
+        patience = changes.pop("stop_gain", None)
         if changes or after < before:
             key, (old, new) = next(iter((changes or {"evaluations": (before, after)}).items()))
             raise Conflict(
@@ -163,8 +167,8 @@ class Workspace:
                 f"in the ledger, {_brief(new)} now.",
                 hint="give the study another name, or restore the setting to resume it.",
             )
-        if after > before:
-            self.store.extend(plan.name, after)
+        if after > before or patience:
+            self.store.extend(plan.name, after, plan.stop_gain)
         self.add_pool(named, on_bytes, replace=True)
         return plan
 

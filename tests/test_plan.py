@@ -72,6 +72,8 @@ CHANGED = {
     "evaluator": {"kind": "python"},
     "finalists": 5,
     "failed_share": 0.5,
+    "fill": 0.1,
+    "stop_gain": 0.01,
 }
 
 

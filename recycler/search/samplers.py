@@ -9,7 +9,7 @@ import numpy as np
 
 from recycler import pareto
 from recycler.errors import StudyFailed
-from recycler.front import floor_gains
+from recycler.front import floor_gains, front_rows, outlook
 from recycler.objectives import Array
 from recycler.plan import Plan
 from recycler.protocols import Problem, SamplerFactory
@@ -46,11 +46,17 @@ class Proposer:
             return None
         if self.plan.greedy and (step := baselines.greedy_step(self.plan, trials)):
             return step
-        return self._sampled(trials, reference, known)
+        expected = outlook(trials, self.plan.objectives, reference)
+        if expected is not None and expected < self.plan.stop_gain:
+            return None
+        left = self.plan.evaluations - self.spent(trials)
+        filling = left <= round(self.plan.fill * self.plan.evaluations)
+        filled = self._filled(trials, known) if filling else None
+        return filled or self._sampled(trials, reference, known)
 
     def spent(self, trials: Sequence[Trial]) -> int:
         """Evaluations of the budget that are used: all but the references."""
-        return sum(not trial.is_baseline for trial in trials)
+        return sum(not trial.is_baseline and not trial.copied for trial in trials)
 
     def references(self, trials: Sequence[Trial]) -> list[Trial]:
         """Scored trials that the front is held against: the baselines and the greedy soup."""
@@ -97,6 +103,21 @@ class Proposer:
             if recipe.id not in known:
                 return Proposal(kind="search", name=name, recipe=recipe, notes=notes)
         return Proposal(kind="search", name=name, recipe=self._random(problem, len(trials)))
+
+    def _filled(self, trials: Sequence[Trial], known: set[str]) -> Proposal | None:
+        """The midpoint of the two neighbours on the dev front with the largest gap not tried yet."""
+        objectives = self.plan.objectives
+        scored = [t for t in trials if t.state == COMPLETE]
+        front = front_rows(scored, objectives, "dev", floor_gains(trials, objectives, "dev"))
+        singles = np.array(list(baselines.single_gains(self.plan, trials).values()))
+        gains = objectives.gains([t.means("dev") for t in front]) / objectives.scales(singles)
+        weights = np.array([t.recipe.vector(self.plan.names) for t in front])
+        for one, other, _ in pareto.neighbours(gains):
+            recipe = self.plan.recipe(tuple((weights[one] + weights[other]) / 2))
+            if recipe.id not in known:
+                name = f"fill {self.spent(trials)}"
+                return Proposal(kind="search", name=name, recipe=recipe)
+        return None
 
     def _random(self, problem: Problem, number: int) -> Recipe:
         rng = np.random.default_rng(derived_seed(self.plan.seed, number, _DRAWS))
