@@ -83,6 +83,7 @@ class SearchSection(_Section):
     racing: bool | dict[str, Any] = False
     fill: float = Field(0.0, ge=0, le=1)
     stop_gain: float = Field(0.0, ge=0)
+    warm_start: list[str] = Field(default_factory=list)
     settings: dict[str, Any] = Field(default_factory=dict)
 
 

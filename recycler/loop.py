@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from recycler import pareto
-from recycler.errors import InvalidConfig, StudyFailed
+from recycler.errors import InvalidConfig, NotFound, StudyFailed
 from recycler.evaluation import Evaluation, Failure, Outcomes, Score
 from recycler.front import AHEAD, feasible, floor_gains, front_rows, meeting, outlook
 from recycler.objectives import Array
@@ -150,7 +150,8 @@ class _Run:
                 self._failed(trial, Failure("process-died", f"the process died {ATTEMPTS} times."))
                 continue
             self.store.retry(self.plan.name, trial.number)
-            yield self._dev_job(trial)
+            if not self._copy(trial):
+                yield self._dev_job(trial)
         while True:
             if self._onward:
                 yield self._dev_job(self._onward.popleft())
@@ -163,7 +164,34 @@ class _Run:
                 continue
             trial = self.store.start(self.plan.name, proposal)
             self.trials[trial.number] = trial
-            yield self._dev_job(trial)
+            if not self._copy(trial):
+                yield self._dev_job(trial)
+
+    def _copy(self, trial: Trial) -> bool:
+        """Take a warm start's scores over from the earlier study; False where it has them no more."""
+        if not trial.copied:
+            return False
+        study, number = trial.notes["copy"]
+        try:
+            alike = self.plan.scores_alike(self.store.plan(study))
+            source = self.store.trials(study)[number] if alike else trial
+        except (NotFound, IndexError):
+            return False
+        if source.state != COMPLETE or source.recipe.id != trial.recipe.id:
+            return False
+        scores = source.evaluations["dev"].scores
+        names = [objective.name for objective in self.plan.objectives.searched]
+        outcomes = self.store.outcomes(study, number, "dev")
+        found = Evaluation(
+            split="dev",
+            scores={name: scores[name] for name in names},
+            outcomes={name: outcomes[name] for name in names if name in outcomes},
+            digest=source.digest,
+        )
+        self.store.record(self.plan.name, trial.number, found)
+        self._refresh()
+        self._tell("search", self.trials[trial.number])
+        return True
 
     def _dev_job(self, trial: Trial) -> Job:
         """A trial's dev items, or the next block of them where candidates race."""
@@ -242,8 +270,9 @@ class _Run:
             budget = self.plan.evaluations if self.plan.n > 1 else 0
             n, m = self.plan.n, self.plan.objectives.m
             expected = max(references, n + (n > 1) + (n > 2 and m > 1))
+            copies = sum(bool(entry["copy"]) for entry in self.plan.warm)
             hope = outlook(self.ledger, self.plan.objectives, self.reference)
-            self.listen(Progress(phase, len(ended), expected + budget, trial, hope))
+            self.listen(Progress(phase, len(ended), expected + budget + copies, trial, hope))
         else:
             left = sum(phase not in t.evaluations for t in self._wanted(phase))
             self.listen(Progress(phase, self._due - left, self._due, trial))

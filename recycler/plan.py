@@ -36,6 +36,9 @@ class Plan:
         failed_share: the study stops as failed when more than this share of trials failed.
         fill: share of the evaluations, the last ones, that go into the largest gaps of the front.
         stop_gain: the search ends when `front.outlook` falls below this share; 0 never.
+        warm_start: names of earlier studies in the same ledger.
+        warm: what is proposed first, read from them when the study was registered (see
+            `search.warm.recipes`), so that nothing depends on them later.
     """
 
     name: str
@@ -57,8 +60,15 @@ class Plan:
     failed_share: float = 0.5
     fill: float = 0.0
     stop_gain: float = 0.0
+    warm_start: tuple[str, ...] = ()
+    warm: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
+        if self.name in self.warm_start:
+            raise InvalidConfig(
+                f"study {self.name!r} is to start from itself.",
+                hint="`search.warm_start` lists other studies of the ledger.",
+            )
         for objective in self.objectives:
             self._require_known(objective)
         if self.evaluations < 0:
@@ -121,7 +131,22 @@ class Plan:
         values["ingredients"] = tuple((name, fp) for name, fp in data["ingredients"])
         values["objectives"] = Objectives(tuple(Objective(**o) for o in data["objectives"]))
         values["base"] = tuple(data["base"]) if data["base"] else None
+        values["warm_start"] = tuple(data.get("warm_start", ()))
+        values["warm"] = tuple(data.get("warm", ()))
         return cls(**values)
+
+    def scores_alike(self, other: "Plan") -> bool:
+        """Whether a merge that both studies make gets the same dev scores in both."""
+
+        def measured(plan: "Plan") -> set[tuple[str, ...]]:
+            return {
+                (o.name, o.task, o.metric, o.direction, o.cluster)
+                for o in plan.objectives.searched
+            }
+
+        here, there = self.to_json(), other.to_json()
+        same = all(here[key] == there[key] for key in ("evaluator", "items", "dtype"))
+        return same and measured(self) <= measured(other)
 
     def changes(self, other: "Plan") -> dict[str, tuple[Any, Any]]:
         """Fields of `other` that differ from this plan's, as (here, there); empty if none."""

@@ -6,6 +6,7 @@ May import: all of recycler but study, cli, service, demo.
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from recycler.protocols import Executor, ScorerFactory
 from recycler.racing import settings_of
 from recycler.registry import resolve
 from recycler.search.samplers import SAMPLERS
+from recycler.search.warm import Earlier, recipes
 from recycler.store.sql import SqlStore
 
 FOLDER, LEDGER = ".recycler", "ledger.db"
@@ -121,6 +123,7 @@ class Workspace:
             racing=settings_of(search.racing),
             fill=search.fill,
             stop_gain=search.stop_gain,
+            warm_start=tuple(search.warm_start),
         )
 
     def pool_of(self, config: StudyFile, root: Path) -> Pool:
@@ -154,9 +157,11 @@ class Workspace:
                 self.store.delete_study(plan.name)
             del known[plan.name]
         if plan.name not in known:
+            plan = replace(plan, warm=recipes(plan, [self._earlier(n) for n in plan.warm_start]))
             self.add_pool(named, on_bytes, replace=True)
             self.store.create_study(plan)
             return plan
+        plan = replace(plan, warm=self.store.plan(plan.name).warm)
         changes = self.store.plan(plan.name).changes(plan)
         before, after = changes.pop("evaluations", (plan.evaluations, plan.evaluations))
         patience = changes.pop("stop_gain", None)
@@ -171,6 +176,11 @@ class Workspace:
             self.store.extend(plan.name, after, plan.stop_gain)
         self.add_pool(named, on_bytes, replace=True)
         return plan
+
+    def _earlier(self, study: str) -> Earlier:
+        """An earlier study, for a warm start."""
+        store = self.store
+        return store.plan(study), store.trials(study), store.status(study)["reference"]
 
     def study_pool(self, study: str) -> Pool:
         """The pool a study was submitted with, whose files must still be the same.

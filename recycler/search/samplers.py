@@ -15,7 +15,7 @@ from recycler.plan import Plan
 from recycler.protocols import Problem, SamplerFactory
 from recycler.recipe import Recipe
 from recycler.registry import resolve
-from recycler.search import baselines
+from recycler.search import baselines, warm
 from recycler.search.optuna_box import ask, problem_of
 from recycler.trial import COMPLETE, Proposal, Trial
 
@@ -42,14 +42,19 @@ class Proposer:
         for proposal in baselines.references(self.plan, trials):
             if proposal.recipe.id not in known:
                 return proposal
-        if reference is None or self.spent(trials) >= self.plan.evaluations or self.plan.n < 2:
+        if reference is None or self.plan.n < 2:
+            return None
+        left = self.plan.evaluations - self.spent(trials)
+        for proposal in warm.proposals(self.plan):
+            if proposal.recipe.id not in known and (left > 0 or "copy" in proposal.notes):
+                return proposal
+        if left <= 0:
             return None
         if self.plan.greedy and (step := baselines.greedy_step(self.plan, trials)):
             return step
         expected = outlook(trials, self.plan.objectives, reference)
         if expected is not None and expected < self.plan.stop_gain:
             return None
-        left = self.plan.evaluations - self.spent(trials)
         filling = left <= round(self.plan.fill * self.plan.evaluations)
         filled = self._filled(trials, known) if filling else None
         return filled or self._sampled(trials, reference, known)
