@@ -213,6 +213,7 @@ class Study:
             self.plan.objectives,
             self.scales,
             lambda t, split: self.workspace.store.outcomes(self.name, t.number, split),
+            self.floors,
             self.plan.seed,
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from recycler.evaluation import SPLITS, Outcomes
-from recycler.front import drawn_gains
+from recycler.front import drawn_gains, meeting
 from recycler.objectives import Array, Objectives
 from recycler.trial import Trial
 
@@ -35,6 +35,7 @@ class Comparison:
         difference: of the averages, in steps of the objectives' scales; positive is better.
         interval: what 95 % of the resampled differences lie in.
         p_better: share of them that are positive; ties count half.
+        below: whether the rival is below a floor on these items, so that it was no choice.
     """
 
     trial: int
@@ -42,6 +43,7 @@ class Comparison:
     difference: float
     interval: tuple[float, float]
     p_better: float
+    below: bool = False
 
     def phrase(self, rival: str, average: str, said: str = "") -> str:
         """`beats RIVAL by 0.034 [0.021, 0.047] …`; the verb is left out where it was `said`."""
@@ -49,6 +51,7 @@ class Comparison:
         low, high = sorted(sign * bound for bound in self.interval)
         chance = _chance(self.p_better if sign > 0 else 1.0 - self.p_better)
         verb = "" if self.verb == said else f"{self.verb} "
+        rival += ", which is below a floor," if self.below else ""
         sure = f" in the {average} with probability {chance}" if not said else f" ({chance})"
         return f"{verb}{rival} by {sign * self.difference:.3f} [{low:.3f}, {high:.3f}]{sure}"
 
@@ -121,6 +124,7 @@ def verdict(
     objectives: Objectives,
     scales: Array,
     outcomes: Callable[[Trial, str], Mapping[str, Outcomes]],
+    floors: Callable[[str], Array] = lambda split: np.array(-np.inf),
     seed: int = 0,
 ) -> Verdict | None:
     """Hold a merge against the best single and the greedy soup, on the most honest items of all.
@@ -136,6 +140,7 @@ def verdict(
         objectives: the searched ones count.
         scales: (m,) one step of each objective.
         outcomes: item outcomes of a trial on a split.
+        floors: (m,) smallest gains allowed on a split.
         seed: of the bootstrap.
 
     Returns:
@@ -163,8 +168,11 @@ def verdict(
     )
     draws = (drawn / scales).mean(axis=2)  # (draws, 1 + rivals)
     means = averages(row, split)
+    met = [True, *meeting(rivals, objectives, split, floors(split))]
     compared = {
-        trial.number: _compared(trial, float(means[0] - means[i]), draws[:, 0] - draws[:, i])
+        trial.number: _compared(
+            trial, float(means[0] - means[i]), draws[:, 0] - draws[:, i], below=not met[i]
+        )
         for i, trial in enumerate(rivals, start=1)
     }
     counts = [pick.evaluations[split].scores[o.name].items for o in objectives.searched]
@@ -181,11 +189,11 @@ def verdict(
     )
 
 
-def _compared(rival: Trial, difference: float, draws: Array) -> Comparison:
+def _compared(rival: Trial, difference: float, draws: Array, below: bool) -> Comparison:
     low, high = np.quantile(draws, [0.025, 0.975])
     better = float((draws > 0).mean() + (draws == 0).mean() / 2)
     name = rival.name.removeprefix("single:")
-    return Comparison(rival.number, name, difference, (float(low), float(high)), better)
+    return Comparison(rival.number, name, difference, (float(low), float(high)), better, below)
 
 
 def _chance(p: float) -> str:
@@ -203,4 +211,5 @@ def _comparison_json(found: Comparison | None) -> dict[str, Any] | None:
         "difference": found.difference,
         "interval": list(found.interval),
         "p_better": found.p_better,
+        "meets_floors": not found.below,
     }

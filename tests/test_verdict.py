@@ -121,6 +121,25 @@ def test_a_rival_that_is_the_merge_itself_is_no_rival():
     assert held(soup, [single], soup).greedy is None
 
 
+def test_a_rival_below_a_floor_is_called_so() -> None:
+    one = {"up": Score(0.5, 0.1, 9), "down": Score(0.0, 0.1, 9)}
+    more = {"up": Score(0.9, 0.1, 9), "down": Score(0.2, 0.1, 9)}
+    pick, single = scored(5, "search 1", test=one), scored(0, "single:a", "single", test=more)
+    for worst, below in ((-0.1, True), (-0.2, False), (np.inf, False)):  # inf: not known yet
+        found = verdict(
+            pick,
+            "knee",
+            [single],
+            None,
+            TWO,
+            np.ones(2),
+            outcomes,
+            lambda split, worst=worst: np.array([-np.inf, worst]),
+        )
+        assert found.single.below is below
+        assert ("(a), which is below a floor, by" in found.sentence) is below
+
+
 def comparison(difference, low, high, p):
     return Comparison(0, "math-2", difference, (low, high), p)
 

@@ -41,6 +41,7 @@ _SYMBOLS = {
     "stopped": "x-thin-open",
 }
 _MARKERS = {"single": "s", "uniform": "D", "merge-best": "X", "greedy": "^", "stopped": "x"}
+_FLOOR_LINE = {"dash": "dash", "color": "#777777", "width": 1}
 _LABELS = {"stopped": "stopped (some dev items)"}
 
 
@@ -66,6 +67,13 @@ def groups(study: "Study", split: str) -> dict[str, list[Trial]]:
     return {kind: trials for kind, trials in found.items() if trials}
 
 
+def floors(study: "Study", split: str, objective: Objective) -> list[float]:
+    """The worst score that an objective's floor allows on a split; none where there is no floor."""
+    limits = study.plan.objectives.raw(study.floors(split))
+    known = zip(study.plan.objectives.searched, limits, strict=True)
+    return [float(limit) for o, limit in known if o == objective and np.isfinite(limit)]
+
+
 def best_split(study: "Study") -> str:
     """The most honest split that all members of the front were scored on."""
     return study.front.certainty
@@ -79,6 +87,10 @@ def front_figure(study: "Study") -> go.Figure:
     for column, (across, up) in enumerate(wanted, start=1):
         for kind, trials in grouped.items():
             figure.add_trace(_points(trials, kind, across, up, split, column == 1), 1, column)
+        for floor in floors(study, split, across):
+            figure.add_vline(x=floor, line=_FLOOR_LINE, row=1, col=column)
+        for floor in floors(study, split, up):
+            figure.add_hline(y=floor, line=_FLOOR_LINE, row=1, col=column)
         figure.update_xaxes(title_text=_axis(across), row=1, col=column)
         figure.update_yaxes(title_text=_axis(up), row=1, col=column)
     figure.update_layout(
@@ -108,7 +120,7 @@ def _points(
             "color": COLOURS[kind],
             "symbol": _SYMBOLS.get(kind, "circle"),
             "size": {"front": 10, "stopped": 5}.get(kind, 8),
-            "line": {"width": 1, "color": "white"},
+            "line": {"width": 1, "color": COLOURS[kind] if kind == "stopped" else "white"},
         },
         text=[_hover(t) for t in trials],
         hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
@@ -222,6 +234,10 @@ def front_png(study: "Study", highlight: int | None = None) -> bytes:
             if trial.number == highlight and split in trial.evaluations:
                 x, y = trial.means(split)[across.name], trial.means(split)[up.name]
                 axis.scatter([x], [y], s=190, facecolors="none", edgecolors="black", zorder=5)
+        for floor in floors(study, split, across):
+            axis.axvline(floor, color="#777777", linestyle="--", linewidth=0.9)
+        for floor in floors(study, split, up):
+            axis.axhline(floor, color="#777777", linestyle="--", linewidth=0.9)
         axis.set_xlabel(_axis(across))
         axis.set_ylabel(_axis(up))
         axis.grid(alpha=0.25)

@@ -11,7 +11,13 @@ from plotly.io import to_html
 
 from recycler.evaluation import Score
 from recycler.front import meeting
-from recycler.report.figures import best_split, front_figure, trace_figure, weights_figure
+from recycler.report.figures import (
+    best_split,
+    floors,
+    front_figure,
+    trace_figure,
+    weights_figure,
+)
 from recycler.report.text import costs, infeasible
 from recycler.trial import Trial
 
@@ -49,6 +55,7 @@ def html_page(study: "Study") -> str:
 <p class="note">{html.escape(_summary(study))}</p>
 {_warning(split)}
 <h2>Front and baselines on {split} items</h2>{first}
+{_floors(study, split)}
 <h2>Scores on {split} items</h2>{_table(study, split)}
 <p class="note">± is one standard error from the items; p(front) is the probability that the merge is
 non-dominated among all shown, by a paired bootstrap over {split} items; the small figure under a
@@ -92,6 +99,17 @@ def _warning(split: str) -> str:
         f'<p class="warn">The front below is reported on {split} items, which the search or the '
         "choice saw: expect it to be optimistic until the study has been re-checked.</p>"
     )
+
+
+def _floors(study: "Study", split: str) -> str:
+    """What the dashed lines are."""
+    known = [
+        f"{o.name} {o.floor} ({limit:.4g} on these items)"
+        for o in study.plan.objectives.searched
+        for limit in floors(study, split, o)
+    ]
+    text = html.escape("; ".join(known))
+    return f'<p class="note">Dashed: the floors, {text}.</p>' if known else ""
 
 
 def _table(study: "Study", split: str) -> str:
