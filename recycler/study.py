@@ -38,12 +38,16 @@ from recycler.workspace import OnBytes, Workspace
 
 
 class Study:
-    """One study of a workspace; holds no state of its own, everything is in the ledger."""
+    """One study of a workspace; everything is in the ledger.
+
+    What it remembers are probabilities alone, of scores that never change once they are there.
+    """
 
     def __init__(self, name: str, workspace: Workspace | None = None) -> None:
         """Open a study; NotFound if the ledger has none of that name."""
         self.workspace = workspace or Workspace(create=False)
         self.plan: Plan = self.workspace.store.plan(name)
+        self._known: dict[tuple[str, tuple[int, ...]], Array] = {}
 
     @classmethod
     def create(
@@ -180,11 +184,13 @@ class Study:
 
     def _chances(self, trials: Sequence[Trial], split: str) -> Array:
         """(k,) probability of each trial to be non-dominated among them on a split's items."""
-        if not trials:
-            return np.zeros(0)
+        key = (split, tuple(trial.number for trial in trials))
+        if not trials or key in self._known:
+            return self._known.get(key, np.zeros(0))
         outcomes = [self.workspace.store.outcomes(self.name, t.number, split) for t in trials]
         scores = [t.evaluations[split].scores for t in trials]
-        return probabilities(outcomes, scores, self.plan.objectives, self.plan.seed)
+        self._known[key] = probabilities(outcomes, scores, self.plan.objectives, self.plan.seed)
+        return self._known[key]
 
     @property
     def baselines(self) -> list[Trial]:
