@@ -117,8 +117,8 @@ class _Run:
         self._fix_reference()
         self._drive(self._search_jobs(), "search")
         spent = sum(not t.is_baseline and not t.copied for t in self.ledger)
-        expected = outlook(self.ledger, self.plan.objectives, self.reference)
-        if expected is None or expected >= self.plan.stop_gain or spent >= self.plan.evaluations:
+        expected = exhausted(self.plan, self.ledger, self.reference)
+        if expected is None or spent >= self.plan.evaluations:
             return ""
         return (
             f"the search ended after {spent} of {self.plan.evaluations} evaluations: the next "
@@ -353,6 +353,15 @@ class _Race:
             return found, STOPPED
         self._seen[job.trial] = found
         return found, RUNNING
+
+
+def exhausted(
+    plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | None
+) -> float | None:
+    """The outlook that ends the search by `plan.stop_gain`; None where it goes on."""
+    made = sum(t.kind == "search" and t.state != RUNNING and not t.copied for t in trials)
+    expected = outlook(trials, plan.objectives, reference) if made >= plan.stop_after else None
+    return expected if expected is not None and expected < plan.stop_gain else None
 
 
 def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Trial]:

@@ -36,6 +36,8 @@ class Plan:
         failed_share: the study stops as failed when more than this share of trials failed.
         fill: share of the evaluations, the last ones, that go into the largest gaps of the front.
         stop_gain: the search ends when `front.outlook` falls below this share; 0 never.
+        stop_after: so many evaluations by the sampler are made before that rule is asked: who gives
+            a stopped study a larger budget wants more of them.
         warm_start: names of earlier studies in the same ledger.
         warm: what is proposed first, read from them when the study was registered (see
             `search.warm.recipes`), so that nothing depends on them later.
@@ -60,6 +62,7 @@ class Plan:
     failed_share: float = 0.5
     fill: float = 0.0
     stop_gain: float = 0.0
+    stop_after: int = 0
     warm_start: tuple[str, ...] = ()
     warm: tuple[Mapping[str, Any], ...] = ()
 

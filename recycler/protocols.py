@@ -125,7 +125,13 @@ class Store(Protocol):
 
     def plan(self, study: str) -> Plan: ...
 
-    def extend(self, study: str, evaluations: int, stop_gain: float | None = None) -> None: ...
+    def extend(
+        self,
+        study: str,
+        evaluations: int,
+        stop_gain: float | None = None,
+        stop_after: int | None = None,
+    ) -> None: ...
 
     def studies(self) -> Sequence[Mapping[str, Any]]: ...
 

@@ -14,6 +14,7 @@ from typing import Any
 from recycler.checkpoint import Checkpoint
 from recycler.config import ExecutionSection, StudyFile, read_study
 from recycler.errors import Conflict, Mismatch, NotFound
+from recycler.front import AHEAD
 from recycler.plan import Plan
 from recycler.pool import Pool
 from recycler.protocols import Executor, ScorerFactory
@@ -161,8 +162,9 @@ class Workspace:
             self.add_pool(named, on_bytes, replace=True)
             self.store.create_study(plan)
             return plan
-        plan = replace(plan, warm=self.store.plan(plan.name).warm)
-        changes = self.store.plan(plan.name).changes(plan)
+        old_plan = self.store.plan(plan.name)
+        plan = replace(plan, warm=old_plan.warm, stop_after=old_plan.stop_after)
+        changes = old_plan.changes(plan)
         before, after = changes.pop("evaluations", (plan.evaluations, plan.evaluations))
         patience = changes.pop("stop_gain", None)
         if changes or after < before:
@@ -173,7 +175,12 @@ class Workspace:
                 hint="give the study another name, or restore the setting to resume it.",
             )
         if after > before or patience:
-            self.store.extend(plan.name, after, plan.stop_gain)
+            if (
+                after > before and plan.stop_gain
+            ):  # who gives more wants more of the sampler's evaluations
+                made = [t for t in self.store.trials(plan.name) if t.kind == "search"]
+                plan = replace(plan, stop_after=sum(not t.copied for t in made) + AHEAD)
+            self.store.extend(plan.name, after, plan.stop_gain, plan.stop_after)
         self.add_pool(named, on_bytes, replace=True)
         return plan
 

@@ -384,6 +384,16 @@ def test_a_search_that_gains_no_more_ends_and_says_so_and_goes_on_when_asked() -
     assert longer.status("study")["message"] == ""
 
 
+def test_a_stopped_search_with_a_larger_budget_makes_ten_more_before_the_rule_is_asked() -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=60, stop_gain=0.001)
+    store = finish(plan, saturating)
+    spent = sum(t.kind == "search" for t in store.trials("study"))
+    store.extend("study", 80, stop_after=spent + 10)
+    finish(store.plan("study"), saturating, store=store)
+    assert sum(t.kind == "search" for t in store.trials("study")) == spent + 10
+    assert "of 80 evaluations" in store.status("study")["message"]
+
+
 def test_the_outlook_is_read_off_the_volumes_before_and_after_the_window() -> None:
     plan = study_plan("dirichlet", 3, 2, evaluations=45, greedy=True)
     store = finish(plan, quadratic(plan))

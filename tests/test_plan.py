@@ -74,6 +74,7 @@ CHANGED = {
     "failed_share": 0.5,
     "fill": 0.1,
     "stop_gain": 0.01,
+    "stop_after": 20,
     "warm_start": ("earlier",),
     "warm": ({"study": "earlier", "trial": 3, "weights": [0.5, 0.5, 0.0], "copy": True},),
 }

@@ -9,7 +9,8 @@ import numpy as np
 
 from recycler import pareto
 from recycler.errors import StudyFailed
-from recycler.front import floor_gains, front_rows, outlook
+from recycler.front import floor_gains, front_rows
+from recycler.loop import exhausted
 from recycler.objectives import Array
 from recycler.plan import Plan
 from recycler.protocols import Problem, SamplerFactory
@@ -52,8 +53,7 @@ class Proposer:
             return None
         if self.plan.greedy and (step := baselines.greedy_step(self.plan, trials)):
             return step
-        expected = outlook(trials, self.plan.objectives, reference)
-        if expected is not None and expected < self.plan.stop_gain:
+        if exhausted(self.plan, trials, reference) is not None:
             return None
         filling = left <= round(self.plan.fill * self.plan.evaluations)
         filled = self._filled(trials, known) if filling else None
