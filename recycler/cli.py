@@ -280,7 +280,13 @@ def show(store: str, study: str, trial: int, as_json: bool) -> None:
 @cli.command()
 @click.argument("study")
 @click.option("--knee", is_flag=True, help="The best balanced member (default).")
-@click.option("--prefer", metavar="a=2,b=1", help="Largest weighted sum of gains.")
+@click.option(
+    "--prefer",
+    metavar="[a=2,b=1]",
+    is_flag=False,
+    flag_value="",
+    help="Largest weighted sum of gains; alone, with the weights of the objectives.",
+)
 @click.option("--floor", metavar="a=0.6", help="Knee among members at least this good.")
 @as_json
 @click.pass_obj
@@ -292,12 +298,12 @@ def pick(
     \b
     Example: recycler pick demo --floor arithmetic=0.5
     """
-    if sum(map(bool, (knee, prefer, floor))) > 1:
+    if knee + (prefer is not None) + bool(floor) > 1:
         raise click.UsageError("give one of --knee, --prefer and --floor.")
     opened = _study(store, study)
     members = opened.front
-    if prefer:
-        chosen = members.prefer(_pairs(prefer))
+    if prefer is not None:
+        chosen = members.prefer(_pairs(prefer) if prefer else None)
     else:
         chosen = members.floor(_pairs(floor)) if floor else members.knee()
     _print_json(opened.trial_json(chosen.number)) if as_json else click.echo(chosen.number)

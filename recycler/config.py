@@ -38,6 +38,8 @@ class ObjectiveEntry(_Section):
     task: str = ""
     scale: float | None = None
     cluster: str = ""
+    floor: float | str | None = None
+    weight: float = 1.0
 
 
 class ItemsSection(_Section):
@@ -79,6 +81,9 @@ class SearchSection(_Section):
     finalists: int = Field(24, ge=1)
     failed_share: float = Field(0.5, ge=0, le=1)
     racing: bool | dict[str, Any] = False
+    fill: float = Field(0.0, ge=0, le=1)
+    stop_gain: float = Field(0.0, ge=0)
+    warm_start: list[str] = Field(default_factory=list)
     settings: dict[str, Any] = Field(default_factory=dict)
 
 

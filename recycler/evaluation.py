@@ -5,7 +5,7 @@ Reference: Miller 2024, arXiv 2411.00640 (clustered standard errors).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,13 @@ class Outcomes:
             assert len(part) in (0, len(self.ids)), "one entry an item"
 
     def joined(self, other: "Outcomes") -> "Outcomes":
-        """These items and then others; cluster labels mean the same in both."""
+        """These items and then others; cluster labels mean the same in both.
+
+        Items without ids of their own (0, 1, … in both) are numbered on.
+        """
+        if self._unnamed() and other._unnamed():
+            more = range(len(self.ids), len(self.ids) + len(other.ids))
+            other = replace(other, ids=tuple(more))
         assert not set(self.ids) & set(other.ids), "an item is scored once"
 
         def both(mine: tuple[Any, ...], theirs: tuple[Any, ...], plain: Any) -> tuple[Any, ...]:
@@ -62,6 +68,9 @@ class Outcomes:
             both(self.weights, other.weights, 1.0),
             self.clusters + other.clusters,
         )
+
+    def _unnamed(self) -> bool:
+        return self.ids == tuple(range(len(self.ids)))
 
     def first(self, count: int) -> "Outcomes":
         """The first items alone."""
@@ -118,20 +127,25 @@ class Evaluation:
     def joined(self, other: "Evaluation") -> "Evaluation":
         """This block of items and the next one of the same merge and split, scored as one.
 
-        Objectives that came without item outcomes can't be joined: InvalidConfig.
+        An objective without items whose error is 0 is known exactly, and must be the same in both.
+        Others that came without item outcomes can't be joined: InvalidConfig.
         """
-        for name in other.scores:
+        exact = {
+            name: score
+            for name, score in other.scores.items()
+            if score == self.scores.get(name) and score.stderr == 0.0 and not score.items
+        }
+        measured = [name for name in other.scores if name not in exact]
+        for name in measured:
             if name not in self.outcomes or name not in other.outcomes:
                 raise InvalidConfig(
                     f"objective {name!r} came without item values, which racing needs.",
                     hint="let the evaluator return a list of item values, or set `racing: false`.",
                 )
-        outcomes = {
-            name: self.outcomes[name].joined(other.outcomes[name]) for name in other.scores
-        }
+        outcomes = {name: self.outcomes[name].joined(other.outcomes[name]) for name in measured}
         return Evaluation(
             split=self.split,
-            scores={name: o.score() for name, o in outcomes.items()},
+            scores={**exact, **{name: o.score() for name, o in outcomes.items()}},
             outcomes=outcomes,
             digest=other.digest,
             seconds={

@@ -12,10 +12,11 @@ import numpy as np
 from recycler import pareto
 from recycler.errors import InvalidConfig, NotFound
 from recycler.evaluation import Outcomes, Score
-from recycler.objectives import Array, Objectives
-from recycler.trial import Trial
+from recycler.objectives import Array, Floor, Objective, Objectives
+from recycler.trial import COMPLETE, RUNNING, Trial
 
 DRAWS = 2000  # bootstrap draws behind each probability
+AHEAD = 10  # evaluations that `outlook` looks ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Front:
             the search saw them), `select` after the re-check.
         certainty: split whose items gave `p_nondominated`.
         reference: (m,) fixed worst corner, as gains; None before the singles are known.
+        floors: (m,) smallest gains allowed on `basis` items; -inf where there is no floor.
     """
 
     objectives: Objectives
@@ -44,6 +46,7 @@ class Front:
     basis: str
     certainty: str
     reference: Array | None
+    floors: Array | None = None
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -52,6 +55,11 @@ class Front:
     def gains(self, split: str) -> Array:
         """(k, m) gains of the members on a split; NaN where not evaluated."""
         return self.objectives.gains([trial.means(split) for trial in self.trials])
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the members meet the floors; else nothing did, and the front is of all merges."""
+        return bool(meeting(self.trials, self.objectives, self.basis, self.floors).all())
 
     def hypervolume(self, split: str) -> float | None:
         """Volume above the fixed reference on a split; None before it is known."""
@@ -62,9 +70,14 @@ class Front:
         self._require_members()
         return self.trials[pareto.knee(self.gains(self.basis))]
 
-    def prefer(self, weights: Mapping[str, float]) -> Trial:
-        """The member with the largest weighted sum of gains, each scaled to the front's range."""
+    def prefer(self, weights: Mapping[str, float] | None = None) -> Trial:
+        """The member with the largest weighted sum of gains, each scaled to the front's range.
+
+        Without weights, those of the objectives count.
+        """
         self._require_members()
+        if weights is None:
+            weights = {o.name: o.weight for o in self.objectives.searched}
         gains = self.gains(self.basis)
         span = np.ptp(gains, axis=0)
         wanted = np.array([weights.get(o.name, 0.0) for o in self.objectives.searched])
@@ -121,11 +134,151 @@ def volume(
     return pareto.hypervolume(gains, reference)
 
 
-def front_rows(trials: Sequence[Trial], objectives: Objectives, split: str) -> list[Trial]:
-    """The trials that are non-dominated by their means on a split."""
+def floor_gains(trials: Sequence[Trial], objectives: Objectives, split: str) -> Array:
+    """(m,) smallest gain that each objective's floor allows on a split's items.
+
+    It is -inf where there is no floor, NaN where the floor's baseline failed (or never was: the
+    study of one checkpoint) and +inf while the baseline is not scored yet.
+
+    Args:
+        trials: the ledger; its baselines are what floors are relative to.
+        objectives: whose floors.
+        split: on whose items.
+    """
+    return np.array([_floor_gain(trials, objectives, o, split) for o in objectives.searched])
+
+
+def _floor_gain(
+    trials: Sequence[Trial], objectives: Objectives, objective: Objective, split: str
+) -> float:
+    floor = objective.limit
+    if floor is None:
+        return -np.inf
+    if not floor.baseline:
+        return objective.sign * floor.score(0.0)
+    named = _baselines(trials, objectives, floor)
+    known = [trial.means(split).get(objective.name) for trial in named]
+    scores = [score for score in known if score is not None]
+    # on dev items the best single is not known before all are; elsewhere who failed never comes
+    awaited = [
+        t for t in named if t.state == RUNNING or (t.state == COMPLETE and not t.means(split))
+    ]
+    if not named or awaited:
+        return np.inf
+    if not scores:
+        return np.nan
+    best = max(scores, key=lambda score: objective.sign * score)
+    return objective.sign * floor.score(best)
+
+
+def _baselines(trials: Sequence[Trial], objectives: Objectives, floor: Floor) -> list[Trial]:
+    """The trials that a floor is relative to; none if they are not in the ledger yet."""
+    singles = [trial for trial in trials if trial.kind == "single"]
+    if floor.baseline == "best-single":
+        return singles
+    named = [trial for trial in trials if trial.name == floor.baseline and trial.is_baseline]
+    if named or floor.baseline not in ("uniform", "merge-best"):
+        return named
+    # where two references are the same merge, the ledger has the first alone
+    if len(singles) == 1:
+        return singles
+    if floor.baseline == "merge-best" and singles:
+        scored = [trial for trial in singles if trial.state == COMPLETE]
+        gains = objectives.gains([trial.means("dev") for trial in scored])
+        best = set(np.argmax(gains, axis=0).tolist()) if scored else set()
+        if len(best) == 1:
+            return [scored[best.pop()]]
+        if len(best) == len(singles):
+            return [trial for trial in trials if trial.kind == "uniform"]
+    return []
+
+
+def meeting(
+    trials: Sequence[Trial], objectives: Objectives, split: str, floors: Array | None
+) -> pareto.Mask:
+    """(k,) which trials are at least as good as all floors on a split's items.
+
+    Args:
+        trials: k trials scored there.
+        objectives: searched.
+        split: on whose items.
+        floors: (m,) from `floor_gains`, or None; a floor that is not known yet excludes nobody.
+    """
     gains = objectives.gains([trial.means(split) for trial in trials])
+    limits = np.full(objectives.m, -np.inf) if floors is None else floors
+    limits = np.where(np.isfinite(limits), limits, -np.inf)
+    met: pareto.Mask = np.all(gains >= limits, axis=1)
+    return met
+
+
+def feasible(
+    trials: Sequence[Trial], objectives: Objectives, split: str, floors: Array | None
+) -> list[Trial]:
+    """The trials that meet all floors on a split; all of them if none does."""
+    met = meeting(trials, objectives, split, floors)
+    kept = [trial for trial, kept in zip(trials, met, strict=True) if kept]
+    return kept or list(trials)
+
+
+def front_rows(
+    trials: Sequence[Trial], objectives: Objectives, split: str, floors: Array | None = None
+) -> list[Trial]:
+    """The trials that are non-dominated by their means on a split, among those above the floors.
+
+    Where nobody meets the floors, among all.
+    """
+    allowed = feasible(trials, objectives, split, floors)
+    gains = objectives.gains([trial.means(split) for trial in allowed])
     keep = pareto.nondominated(gains)
-    return [trial for trial, kept in zip(trials, keep, strict=True) if kept]
+    return [trial for trial, kept in zip(allowed, keep, strict=True) if kept]
+
+
+def regrets(
+    trials: Sequence[Trial], rivals: Sequence[Trial], objective: Objective, split: str
+) -> Array:
+    """(k,) how far each trial is from the best of all in one objective, in its unit; 0 is best.
+
+    Args:
+        trials: k trials scored on the split.
+        rivals: others that the best may be among, as far as they are scored there.
+        objective: any objective of the study; NaN for a trial that has no score.
+        split: on whose items.
+    """
+
+    def gains(of: Sequence[Trial]) -> Array:
+        scores = [trial.means(split).get(objective.name, np.nan) for trial in of]
+        return objective.sign * np.array(scores, dtype=np.float64)
+
+    known = gains([*trials, *rivals])
+    best = np.max(known, initial=-np.inf, where=np.isfinite(known))
+    found: Array = best - gains(trials)
+    return found
+
+
+def outlook(
+    trials: Sequence[Trial], objectives: Objectives, reference: Sequence[float] | Array | None
+) -> float | None:
+    """Hypervolume that the next AHEAD evaluations are expected to add, as a share of the present.
+
+    Read off the dev hypervolume before and after the sampler's last evaluations: 30 % of them, at
+    least AHEAD (`pareto.expected_gain` has the formula). Stopped and failed trials added nothing.
+
+    Returns:
+        None before AHEAD evaluations have ended, and while nothing lies above the reference.
+    """
+    ended = [t for t in trials if t.kind == "search" and t.state != RUNNING and not t.copied]
+    ended.sort(key=lambda trial: (trial.finished or 0, trial.number))
+    k = len(ended)
+    if k < AHEAD or reference is None:
+        return None
+    window = max(AHEAD, -(-3 * k // 10))
+    recent = {trial.number for trial in ended[k - window :]}
+    scored = [trial for trial in trials if trial.state == COMPLETE]
+    before, now = (
+        pareto.hypervolume(objectives.gains([t.means("dev") for t in some]), np.array(reference))
+        for some in ([t for t in scored if t.number not in recent], scored)
+    )
+    return pareto.expected_gain(before, now, k, window, AHEAD) / now if now > 0 else None
 
 
 def probabilities(
@@ -134,7 +287,20 @@ def probabilities(
     objectives: Objectives,
     seed: int = 0,
 ) -> Array:
-    """Probability of each of k candidates to be non-dominated among all of them.
+    """(k,) probability of each of k candidates to be non-dominated among all of them, in [0, 1].
+
+    See `drawn_gains` for the arguments and the bootstrap.
+    """
+    return pareto.share_nondominated(drawn_gains(outcomes, scores, objectives, seed))
+
+
+def drawn_gains(
+    outcomes: Sequence[Mapping[str, Outcomes]],
+    scores: Sequence[Mapping[str, Score]],
+    objectives: Objectives,
+    seed: int = 0,
+) -> Array:
+    """Gains of k candidates as they might have come out on other items of the same tasks.
 
     Items are resampled once a task and draw for all candidates together (paired), by cluster.
     Where a candidate has no item outcomes, its means are drawn from normals with its stderr.
@@ -146,7 +312,7 @@ def probabilities(
         seed: seed of the bootstrap.
 
     Returns:
-        (k,) in [0, 1].
+        (draws, k, m) larger is better.
     """
     rng = np.random.default_rng(seed)
     columns = []
@@ -172,4 +338,4 @@ def probabilities(
                 [s.mean for s in known], [s.stderr for s in known], (DRAWS, len(known))
             )
         columns.append(objective.sign * means)
-    return pareto.share_nondominated(np.stack(columns, axis=2))
+    return np.stack(columns, axis=2)

@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 
 from recycler import pareto
-from recycler.errors import InvalidConfig, StudyFailed
-from recycler.evaluation import Evaluation, Failure, Outcomes
-from recycler.front import front_rows
+from recycler.errors import InvalidConfig, NotFound, StudyFailed
+from recycler.evaluation import Evaluation, Failure, Outcomes, Score
+from recycler.front import AHEAD, feasible, floor_gains, front_rows, meeting, outlook
 from recycler.objectives import Array
 from recycler.plan import Plan
 from recycler.protocols import Executor, Store
@@ -41,12 +41,21 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands after an event: `phase` is search, select or test."""
+    """Where a run stands after an event.
+
+    Attributes:
+        phase: search, select or test.
+        done: trials that are through it.
+        total: of so many.
+        trial: the one that has just landed.
+        outlook: what the next evaluations of the search are expected to add (see `front.outlook`).
+    """
 
     phase: str
     done: int
     total: int
     trial: Trial | None = None
+    outlook: float | None = None
 
 
 Listener = Callable[[Progress], object]
@@ -67,7 +76,7 @@ def run(
     """
     store.set_status(plan.name, "running")
     try:
-        _Run(plan, store, source, executor, listen).search()
+        message = _Run(plan, store, source, executor, listen).search()
         for split in phases:
             _Run(plan, store, source, executor, listen).recheck(split)
     except StudyFailed as error:
@@ -76,7 +85,7 @@ def run(
     except BaseException as error:
         store.set_status(plan.name, "stopped", f"{type(error).__name__}: {error}".strip(": "))
         raise
-    store.set_status(plan.name, "complete")
+    store.set_status(plan.name, "complete", message)
 
 
 class _Run:
@@ -99,10 +108,23 @@ class _Run:
     def ledger(self) -> list[Trial]:
         return [self.trials[number] for number in sorted(self.trials)]
 
-    def search(self) -> None:
-        """Evaluate orphans of a killed run first, then proposals, until there are none."""
+    def search(self) -> str:
+        """Evaluate orphans of a killed run first, then proposals, until there are none.
+
+        Returns:
+            Why it ended before the budget was spent; empty where it did not.
+        """
         self._fix_reference()
         self._drive(self._search_jobs(), "search")
+        spent = sum(not t.is_baseline and not t.copied for t in self.ledger)
+        expected = exhausted(self.plan, self.ledger, self.reference)
+        if expected is None or spent >= self.plan.evaluations:
+            return ""
+        return (
+            f"the search ended after {spent} of {self.plan.evaluations} evaluations: the next "
+            f"{AHEAD} are expected to add {expected:.2%} of hypervolume, less than stop_gain "
+            f"{self.plan.stop_gain:.2%}"
+        )
 
     def recheck(self, split: str) -> None:
         """Evaluate on a split whoever is due there and has not been."""
@@ -128,7 +150,8 @@ class _Run:
                 self._failed(trial, Failure("process-died", f"the process died {ATTEMPTS} times."))
                 continue
             self.store.retry(self.plan.name, trial.number)
-            yield self._dev_job(trial)
+            if not self._copy(trial):
+                yield self._dev_job(trial)
         while True:
             if self._onward:
                 yield self._dev_job(self._onward.popleft())
@@ -141,7 +164,34 @@ class _Run:
                 continue
             trial = self.store.start(self.plan.name, proposal)
             self.trials[trial.number] = trial
-            yield self._dev_job(trial)
+            if not self._copy(trial):
+                yield self._dev_job(trial)
+
+    def _copy(self, trial: Trial) -> bool:
+        """Take a warm start's scores over from the earlier study; False where it has them no more."""
+        if not trial.copied:
+            return False
+        study, number = trial.notes["copy"]
+        try:
+            alike = self.plan.scores_alike(self.store.plan(study))
+            source = self.store.trials(study)[number] if alike else trial
+        except (NotFound, IndexError):
+            return False
+        if source.state != COMPLETE or source.recipe.id != trial.recipe.id:
+            return False
+        scores = source.evaluations["dev"].scores
+        names = [objective.name for objective in self.plan.objectives.searched]
+        outcomes = self.store.outcomes(study, number, "dev")
+        found = Evaluation(
+            split="dev",
+            scores={name: scores[name] for name in names},
+            outcomes={name: outcomes[name] for name in names if name in outcomes},
+            digest=source.digest,
+        )
+        self.store.record(self.plan.name, trial.number, found)
+        self._refresh()
+        self._tell("search", self.trials[trial.number])
+        return True
 
     def _dev_job(self, trial: Trial) -> Job:
         """A trial's dev items, or the next block of them where candidates race."""
@@ -220,7 +270,9 @@ class _Run:
             budget = self.plan.evaluations if self.plan.n > 1 else 0
             n, m = self.plan.n, self.plan.objectives.m
             expected = max(references, n + (n > 1) + (n > 2 and m > 1))
-            self.listen(Progress(phase, len(ended), expected + budget, trial))
+            copies = sum(bool(entry["copy"]) for entry in self.plan.warm)
+            hope = outlook(self.ledger, self.plan.objectives, self.reference)
+            self.listen(Progress(phase, len(ended), expected + budget + copies, trial, hope))
         else:
             left = sum(phase not in t.evaluations for t in self._wanted(phase))
             self.listen(Progress(phase, self._due - left, self._due, trial))
@@ -243,25 +295,24 @@ class _Race:
     def __init__(self, plan: Plan, store: Store) -> None:
         self._plan, self._store = plan, store
         self._seen: dict[int, Evaluation] = {}  # of trials in flight: the blocks so far, as one
-        self._whole: dict[int, Mapping[str, Outcomes]] = {}  # of rivals: all dev items
+        self._whole: dict[int, Mapping[str, Outcomes | Score]] = {}  # of rivals: all dev items
+        # an objective that is measured on items; none where nothing can race
+        searched = plan.objectives.searched
+        self._measured = next((o.name for o in searched if not o.of_merge), "")
 
     def part(self, trial: Trial, ledger: Sequence[Trial]) -> tuple[float, float]:
         """Shares of the dev items to score next; all where the trial does not race."""
-        if not self._plan.racing or trial.kind != "search":
+        if not self._plan.racing or trial.kind != "search" or not self._measured:
             return WHOLE
-        if (
-            trial.number not in self._seen and "dev" in trial.evaluations
-        ):  # of a run that was killed
+        if trial.number not in self._seen and "dev" in trial.evaluations:  # of a killed run
             known = self._store.outcomes(self._plan.name, trial.number, "dev")
             self._seen[trial.number] = replace(trial.evaluations["dev"], outcomes=known)
         blocks = [0.0, *self._plan.racing["blocks"]]
         if trial.number not in self._seen:
             return blocks[0], blocks[1]
-        name = self._plan.objectives.searched[0].name
-        whole = (
-            next(t for t in ledger if t.state == COMPLETE).evaluations["dev"].scores[name].items
-        )
-        done = self._seen[trial.number].scores[name].items / whole
+        name = self._measured
+        scored = next(t for t in ledger if t.state == COMPLETE).evaluations["dev"].scores
+        done = self._seen[trial.number].scores[name].items / scored[name].items
         next_block = min(range(1, len(blocks) - 1), key=lambda i: abs(blocks[i] - done))
         return blocks[next_block], blocks[next_block + 1]
 
@@ -277,30 +328,40 @@ class _Race:
         found = before.joined(block) if before else block
         if job.part[1] >= 1.0:
             return found, COMPLETE
-        if set(found.outcomes) != set(found.scores) or reference is None:
+        objectives = self._plan.objectives
+        measured = {o.name for o in objectives.searched if not o.of_merge}
+        if set(found.outcomes) != measured or reference is None:
             raise InvalidConfig(
                 "the evaluator returned no item values, which racing needs.",
                 hint="return a list of values an objective, or set `racing: false`.",
             )
-        rivals = front_rows(
-            [t for t in ledger if t.state == COMPLETE], self._plan.objectives, "dev"
-        )
+        floors = floor_gains(ledger, objectives, "dev")
+        rivals = front_rows([t for t in ledger if t.state == COMPLETE], objectives, "dev", floors)
         for trial in rivals:
             if trial.number not in self._whole:
-                self._whole[trial.number] = self._store.outcomes(
-                    self._plan.name, trial.number, "dev"
-                )
+                known = self._store.outcomes(self._plan.name, trial.number, "dev")
+                self._whole[trial.number] = {**trial.evaluations["dev"].scores, **known}
         hope = promise(
-            found.outcomes,
+            {**found.scores, **found.outcomes},
             [self._whole[trial.number] for trial in rivals],
-            self._plan.objectives,
+            objectives,
             np.array(reference),
             seed=job.trial,
+            floors=floors if meeting(rivals, objectives, "dev", floors).any() else None,
         )
         if not hope.holds(self._plan.racing):
             return found, STOPPED
         self._seen[job.trial] = found
         return found, RUNNING
+
+
+def exhausted(
+    plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | None
+) -> float | None:
+    """The outlook that ends the search by `plan.stop_gain`; None where it goes on."""
+    made = sum(t.kind == "search" and t.state != RUNNING and not t.copied for t in trials)
+    expected = outlook(trials, plan.objectives, reference) if made >= plan.stop_after else None
+    return expected if expected is not None and expected < plan.stop_gain else None
 
 
 def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Trial]:
@@ -309,9 +370,12 @@ def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Tri
     The baselines are re-checked anyway and take no place.
     A front by noisy scores leaves true members out by chance; the ranks behind it get a second
     look while less than half of the places are taken. Where a rank is larger than the places left,
-    those that add most hypervolume are taken.
+    those that add most hypervolume are taken. Merges below a floor are not among them, unless all
+    are.
     """
-    left = [trial for trial in trials if trial.state == COMPLETE]
+    floors = floor_gains(trials, plan.objectives, "dev")
+    scored = [trial for trial in trials if trial.state == COMPLETE]
+    left = feasible(scored, plan.objectives, "dev", floors)
     chosen: list[Trial] = []
     while left and len(chosen) < max(1, plan.finalists // 2):
         rank = front_rows(left, plan.objectives, "dev")
@@ -326,7 +390,9 @@ def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Tri
 def elected(plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
     """Members of the reported front: who is non-dominated on select items.
 
-    The references stand for election too: a single checkpoint that nothing beats is a member.
+    The references stand for election too: a single checkpoint that nothing beats is a member. Who
+    is below a floor on these items is not elected, unless all are.
     """
     checked = [trial for trial in trials if "select" in trial.evaluations]
-    return front_rows(checked, plan.objectives, "select")
+    floors = floor_gains(trials, plan.objectives, "select")
+    return front_rows(checked, plan.objectives, "select", floors)

@@ -3,6 +3,8 @@
 Letters: m objectives of the search, k points. May import: errors.
 """
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +24,69 @@ KNOWN_METRICS = {
     "bits_per_byte": ("min", "bits/byte"),
     "byte_perplexity": ("min", "perplexity"),
     "word_perplexity": ("min", "perplexity"),
+    # properties of the merge itself: exact, scored without the evaluator
+    "merge.nonzero": ("min", "checkpoints"),
+    "merge.distance": ("min", "share of the base's norm"),
 }
+# Baselines that a floor may be relative to, besides `single:NAME`.
+FLOORS = ("best-single", "uniform", "merge-best")
+_FLOOR = re.compile(r"(?P<baseline>\S+)(?:\s+(?P<sign>[-+*])\s*(?P<number>\S+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The worst score allowed: `factor` times a baseline's score plus `shift`.
+
+    Attributes:
+        baseline: one of FLOORS or `single:NAME`; empty where the floor is `shift` alone.
+        factor: unitless.
+        shift: in the score's own unit.
+    """
+
+    baseline: str = ""
+    factor: float = 1.0
+    shift: float = 0.0
+
+    @classmethod
+    def parse(cls, wanted: float | str, where: str) -> "Floor":
+        """Read `0.6`, `uniform`, `best-single - 0.5` or `single:NAME * 0.98`.
+
+        Raises:
+            InvalidConfig: it is none of them; `where` names the objective.
+        """
+        if isinstance(wanted, int | float) and not isinstance(wanted, bool):
+            found: Floor | None = cls(shift=float(wanted))
+        else:
+            found = _relative(str(wanted))
+        if found is None or not math.isfinite(found.shift) or not math.isfinite(found.factor):
+            raise InvalidConfig(
+                f"objective {where!r}: floor is {wanted!r}.",
+                hint=f"write a number, or one of {', '.join(FLOORS)} and single:NAME, then "
+                "perhaps ` - 0.5`, ` + 0.5` or ` * 0.98`; spaces around the sign.",
+            )
+        return found
+
+    def score(self, baseline: float) -> float:
+        """The worst score allowed, where the baseline has this one."""
+        return self.factor * baseline + self.shift if self.baseline else self.shift
+
+
+def _relative(text: str) -> Floor | None:
+    match = _FLOOR.fullmatch(text.strip())
+    if not match:
+        return None
+    baseline, sign = match["baseline"], match["sign"]
+    try:
+        number = float(match["number"]) if sign else 0.0
+        if not sign and baseline[0] in "0123456789.+-":
+            return Floor(shift=float(baseline))  # a number in quotes
+    except ValueError:
+        return None
+    if baseline not in FLOORS and not re.match(r"single:.", baseline):
+        return None
+    if sign == "*":
+        return Floor(baseline, number)
+    return Floor(baseline, 1.0, -number if sign == "-" else number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +103,9 @@ class Objective:
         scale: how large a difference counts as one step when objectives are averaged, in the
             score's own unit; None takes the range of the single checkpoints.
         cluster: field of the task's documents whose equal values mark dependent items.
+        floor: the worst score allowed (a ceiling where smaller is better), see `Floor.parse`; a
+            merge below it is infeasible.
+        weight: how much it counts in averages and in `Front.prefer`, unitless.
     """
 
     name: str
@@ -49,6 +116,8 @@ class Objective:
     held_out: bool = False
     scale: float | None = None
     cluster: str = ""
+    floor: float | str | None = None
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         known = KNOWN_METRICS.get(self.metric.partition(",")[0])
@@ -56,6 +125,13 @@ class Objective:
             raise InvalidConfig(
                 f"objective name {self.name!r} is not a plain word.",
                 hint="use letters, digits, '-', '_' and '.', beginning with a letter.",
+            )
+        if self.of_merge and not known:
+            raise InvalidConfig(
+                f"objective {self.name!r}: no property of a merge is called {self.metric!r}.",
+                hint="there are "
+                + ", ".join(metric for metric in KNOWN_METRICS if metric.startswith("merge."))
+                + ".",
             )
         direction = self.direction or (known[0] if known else "")
         if direction not in ("max", "min"):
@@ -69,6 +145,18 @@ class Objective:
                 f"objective {self.name!r}: scale is {self.scale}, expected a positive number.",
                 hint="leave it out to use the range of the single checkpoints.",
             )
+        if not 0 < self.weight < math.inf:
+            raise InvalidConfig(
+                f"objective {self.name!r}: weight is {self.weight}, expected a positive number.",
+                hint="list an objective that should not count under `held_out:`.",
+            )
+        if self.floor is not None:
+            Floor.parse(self.floor, self.name)
+            if self.held_out:
+                raise InvalidConfig(
+                    f"objective {self.name!r} is held out and has a floor.",
+                    hint="list it under `objectives:`; the search can't respect what it can't see.",
+                )
         object.__setattr__(self, "direction", direction)
         object.__setattr__(self, "unit", self.unit or (known[1] if known else ""))
         object.__setattr__(self, "task", self.task or self.name)
@@ -77,6 +165,16 @@ class Objective:
     def sign(self) -> float:
         """+1 where larger scores are better, -1 where smaller ones are."""
         return 1.0 if self.direction == "max" else -1.0
+
+    @property
+    def of_merge(self) -> bool:
+        """Whether it is a property of the merge itself, which no evaluator is asked for."""
+        return self.metric.startswith("merge.")
+
+    @property
+    def limit(self) -> Floor | None:
+        """The floor, parsed."""
+        return None if self.floor is None else Floor.parse(self.floor, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +237,18 @@ class Objectives:
         return scores
 
     def scales(self, singles: Array) -> Array:
-        """(m,) what counts as one step in each objective, from the singles' (k, m) gains."""
+        """(m,) what counts as one step in each objective, from the singles' (k, m) gains.
+
+        An objective of weight 2 counts twice: its step is half as large.
+        """
         span = np.ptp(singles, axis=0) if len(singles) else np.ones(self.m)
         given = [o.scale for o in self.searched]
-        return np.array(
-            [
-                g if g is not None else (s if s > 0 else 1.0)
-                for g, s in zip(given, span, strict=True)
-            ]
-        )
+        steps = [
+            g if g is not None else (s if s > 0 else 1.0) for g, s in zip(given, span, strict=True)
+        ]
+        return np.array(steps) / self.weights
+
+    @property
+    def weights(self) -> Array:
+        """(m,) how much each objective counts in averages, unitless."""
+        return np.array([objective.weight for objective in self.searched])

@@ -69,13 +69,71 @@ def covering(gains: Array, reference: Array, size: int) -> list[int]:
     Returns:
         Row numbers, ascending.
     """
+    if len(gains) <= size:
+        return list(range(len(gains)))
+    return sorted(by_volume(gains, reference, size))
+
+
+def by_volume(gains: Array, reference: Array, size: int) -> list[int]:
+    """Row numbers in the order in which each adds most hypervolume to those before; ties: first.
+
+    Args:
+        gains: (k, m) larger is better.
+        reference: (m,) the worst corner.
+        size: how many rows are wanted.
+    """
     left, chosen = list(range(len(gains))), list[int]()
-    if len(left) <= size:
-        return left
-    while len(chosen) < size:
+    while left and len(chosen) < size:
         volumes = [hypervolume(gains[[*chosen, row]], reference) for row in left]
         chosen.append(left.pop(int(np.argmax(volumes))))
-    return sorted(chosen)
+    return chosen
+
+
+def neighbours(gains: Array) -> list[tuple[int, int, float]]:
+    """Pairs of rows with no third row between them, and their distance; largest gap first.
+
+    A row lies between two others if it is nearer to each of them than they are to each other (the
+    relative neighbourhood graph, Toussaint 1980). On a front of two objectives these are exactly
+    the rows that follow one another.
+
+    Args:
+        gains: (k, m) the front, larger is better, each column in steps of its own scale.
+
+    Returns:
+        (row, row, distance), rows ascending; equal gaps in the order of rows.
+    """
+    apart = np.linalg.norm(gains[:, None] - gains[None], axis=2)
+    pairs = []
+    for i, j in zip(*np.triu_indices(len(gains), 1), strict=True):
+        nearest = np.delete(np.maximum(apart[i], apart[j]), [i, j]).min(initial=np.inf)
+        if not nearest < apart[i, j]:
+            pairs.append((int(i), int(j), float(apart[i, j])))
+    return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))
+
+
+def expected_gain(before: float, now: float, evaluations: int, window: int, ahead: int) -> float:
+    """Hypervolume that further evaluations are expected to add, from what the last ones added.
+
+    The t-th evaluation of a search adds about c/t, so with H the harmonic numbers the mean gain of
+    the window, (now - before)/window, decays to
+
+        (now - before) · (H(K + ahead) - H(K)) / (H(K) - H(K - window))
+
+    over the next ones, K being the evaluations so far. Exact where gains do fall as 1/t.
+
+    Args:
+        before: volume before the window.
+        now: volume after it.
+        evaluations: K ≥ 1, of the search, so far.
+        window: how many of them the gain was made in, 1 to K.
+        ahead: how many are to come.
+
+    Returns:
+        In the unit of the volumes.
+    """
+    steps = 1.0 / np.arange(1, evaluations + ahead + 1)
+    past = steps[evaluations - window : evaluations].sum()
+    return float((now - before) * steps[evaluations:].sum() / past)
 
 
 def worst_corner(gains: Array, margin: float = 0.1) -> Array:

@@ -34,6 +34,13 @@ class Plan:
         racing: `blocks` (shares of dev items after which a candidate may be stopped), `chance` and
             `gain` (see `racing.Promise`); empty scores every candidate on all dev items.
         failed_share: the study stops as failed when more than this share of trials failed.
+        fill: share of the evaluations, the last ones, that go into the largest gaps of the front.
+        stop_gain: the search ends when `front.outlook` falls below this share; 0 never.
+        stop_after: so many evaluations by the sampler are made before that rule is asked: who gives
+            a stopped study a larger budget wants more of them.
+        warm_start: names of earlier studies in the same ledger.
+        warm: what is proposed first, read from them when the study was registered (see
+            `search.warm.recipes`), so that nothing depends on them later.
     """
 
     name: str
@@ -53,12 +60,40 @@ class Plan:
     finalists: int = 24
     racing: Mapping[str, Any] = field(default_factory=dict)
     failed_share: float = 0.5
+    fill: float = 0.0
+    stop_gain: float = 0.0
+    stop_after: int = 0
+    warm_start: tuple[str, ...] = ()
+    warm: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
+        if self.name in self.warm_start:
+            raise InvalidConfig(
+                f"study {self.name!r} is to start from itself.",
+                hint="`search.warm_start` lists other studies of the ledger.",
+            )
+        for objective in self.objectives:
+            self._require_known(objective)
         if self.evaluations < 0:
             raise InvalidConfig(
                 f"evaluations is {self.evaluations}, expected 0 or more.",
                 hint="set `search.evaluations`.",
+            )
+
+    def _require_known(self, objective: Objective) -> None:
+        """Raise InvalidConfig where an objective needs a checkpoint that the study has not."""
+        baseline = objective.limit.baseline if objective.limit else ""
+        name = baseline.removeprefix("single:")
+        if name != baseline and name not in self.names:
+            raise InvalidConfig(
+                f"objective {objective.name!r}: the floor {objective.floor!r} names no checkpoint.",
+                hint=f"the pool has {', '.join(self.names)}.",
+            )
+        if objective.metric == "merge.distance" and self.base is None:
+            raise InvalidConfig(
+                f"objective {objective.name!r}: merge.distance is the distance to the base, and the "
+                "study has none.",
+                hint="set `base:` to the common ancestor.",
             )
 
     @property
@@ -99,7 +134,22 @@ class Plan:
         values["ingredients"] = tuple((name, fp) for name, fp in data["ingredients"])
         values["objectives"] = Objectives(tuple(Objective(**o) for o in data["objectives"]))
         values["base"] = tuple(data["base"]) if data["base"] else None
+        values["warm_start"] = tuple(data.get("warm_start", ()))
+        values["warm"] = tuple(data.get("warm", ()))
         return cls(**values)
+
+    def scores_alike(self, other: "Plan") -> bool:
+        """Whether a merge that both studies make gets the same dev scores in both."""
+
+        def measured(plan: "Plan") -> set[tuple[str, ...]]:
+            return {
+                (o.name, o.task, o.metric, o.direction, o.cluster)
+                for o in plan.objectives.searched
+            }
+
+        here, there = self.to_json(), other.to_json()
+        same = all(here[key] == there[key] for key in ("evaluator", "items", "dtype"))
+        return same and measured(self) <= measured(other)
 
     def changes(self, other: "Plan") -> dict[str, tuple[Any, Any]]:
         """Fields of `other` that differ from this plan's, as (here, there); empty if none."""

@@ -128,7 +128,13 @@ class Store(Protocol):
 
     def plan(self, study: str) -> Plan: ...
 
-    def extend(self, study: str, evaluations: int) -> None: ...
+    def extend(
+        self,
+        study: str,
+        evaluations: int,
+        stop_gain: float | None = None,
+        stop_after: int | None = None,
+    ) -> None: ...
 
     def studies(self) -> Sequence[Mapping[str, Any]]: ...
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from recycler import pareto
 from recycler.errors import InvalidConfig
-from recycler.evaluation import Outcomes
-from recycler.objectives import Array, Objectives
+from recycler.evaluation import Outcomes, Score
+from recycler.objectives import Array, Objective, Objectives
 
 DRAWS = 256
 DEFAULTS: Mapping[str, Any] = {"blocks": [0.125, 0.25, 0.5, 1.0], "chance": 0.05, "gain": 0.002}
@@ -62,11 +62,12 @@ def settings_of(wanted: bool | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def promise(
-    candidate: Mapping[str, Outcomes],
-    rivals: Sequence[Mapping[str, Outcomes]],
+    candidate: Mapping[str, Outcomes | Score],
+    rivals: Sequence[Mapping[str, Outcomes | Score]],
     objectives: Objectives,
     reference: Array,
     seed: int = 0,
+    floors: Array | None = None,
 ) -> Promise:
     """What a candidate may still become against the present front.
 
@@ -75,43 +76,63 @@ def promise(
     all items is known to that extent.
 
     Args:
-        candidate: objective -> outcomes of the first items.
+        candidate: objective -> outcomes of the first items, or the score of an objective that is
+            known exactly.
         rivals: k ≥ 1 mappings with the outcomes of all items; the front's members.
         objectives: only the searched ones count.
         reference: (m,) fixed worst corner, as gains.
         seed: of the bootstrap.
+        floors: (m,) smallest gains allowed; below one of them nothing is on the front.
     """
     rng = np.random.default_rng(seed)
     means = np.empty((len(rivals), objectives.m))
     draws = np.empty((DRAWS, objectives.m))
-    counts: dict[tuple[str, int], Any] = {}  # metrics of one task share their items' draws
+    counts: dict[tuple[str, int], Any] = {}
     for j, objective in enumerate(objectives.searched):
         seen = candidate[objective.name]
         others = [rival[objective.name] for rival in rivals]
-        size = len(seen.ids)
-        if any(other.ids[:size] != seen.ids for other in others):
-            raise InvalidConfig(
-                f"objective {objective.name!r}: the candidates were scored on different items.",
-                hint="an evaluator must keep the items' order; set `racing: false`.",
-            )
-        means[:, j] = [objective.sign * other.score().mean for other in others]
-        values, weights, clusters = seen.arrays()
-        control = np.mean([other.arrays()[0][:size] for other in others], axis=0)
-        whole = np.mean([other.score().mean for other in others])
-        key = (objective.task, int(clusters.max()) + 1)
-        if key not in counts:
-            counts[key] = pareto.draw_counts(key[1], DRAWS, rng)
-        paired = (values - control)[None], weights[None], clusters
-        boot = pareto.bootstrap_means(*paired, counts[key])[:, 0]
-        mean = float(((values - control) * weights).sum() / weights.sum())
-        rest = np.sqrt(1.0 - size / len(others[0].ids))
-        draws[:, j] = objective.sign * (whole + mean + rest * (boot - mean))
-    return _promise(draws, means, reference)
+        if isinstance(seen, Score):
+            draws[:, j] = objective.sign * seen.mean
+            means[:, j] = [objective.sign * o.mean for o in others if isinstance(o, Score)]
+            continue
+        means[:, j], draws[:, j] = _paired(objective, seen, others, counts, rng)
+    return _promise(draws, means, reference, floors)
 
 
-def _promise(draws: Array, front: Array, reference: Array) -> Promise:
+def _paired(
+    objective: Objective,
+    seen: Outcomes,
+    rivals: Sequence[Outcomes | Score],
+    counts: dict[tuple[str, int], Any],
+    rng: np.random.Generator,
+) -> tuple[Array, Array]:
+    """(k,) gains of the rivals on all items, (draws,) gains that the candidate may have there."""
+    others = [other for other in rivals if isinstance(other, Outcomes)]
+    size = len(seen.ids)
+    if len(others) < len(rivals) or any(other.ids[:size] != seen.ids for other in others):
+        raise InvalidConfig(
+            f"objective {objective.name!r}: the candidates were scored on different items.",
+            hint="an evaluator must keep the items' order; set `racing: false`.",
+        )
+    values, weights, clusters = seen.arrays()
+    control = np.mean([other.arrays()[0][:size] for other in others], axis=0)
+    means = np.array([other.score().mean for other in others])
+    key = (objective.task, int(clusters.max()) + 1)
+    if key not in counts:  # metrics of one task share their items' draws
+        counts[key] = pareto.draw_counts(key[1], DRAWS, rng)
+    paired = (values - control)[None], weights[None], clusters
+    boot = pareto.bootstrap_means(*paired, counts[key])[:, 0]
+    mean = float(((values - control) * weights).sum() / weights.sum())
+    rest = np.sqrt(1.0 - size / len(others[0].ids))
+    whole = means.mean() + mean + rest * (boot - mean)
+    return objective.sign * means, objective.sign * whole
+
+
+def _promise(draws: Array, front: Array, reference: Array, floors: Array | None) -> Promise:
     """From (draws, m) gains of the candidate and the (k, m) gains of the front."""
     beaten = np.any(np.all(front[None] >= draws[:, None], axis=2), axis=1)
+    if floors is not None:
+        beaten |= (draws < floors).any(axis=1)
     before = pareto.hypervolume(front, reference)
     hopes = draws[~beaten]
     added = sum(pareto.hypervolume(np.vstack([front, d]), reference) - before for d in hopes)

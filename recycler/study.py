@@ -12,25 +12,42 @@ from typing import Any
 
 import numpy as np
 
+from recycler import pareto
 from recycler.config import ExecutionSection, parse_study
 from recycler.errors import NotFound
-from recycler.front import Front, Member, front_rows, probabilities, volume
+from recycler.evaluation import SPLITS
+from recycler.front import (
+    Front,
+    Member,
+    floor_gains,
+    front_rows,
+    meeting,
+    outlook,
+    probabilities,
+    regrets,
+    volume,
+)
 from recycler.loop import Listener, elected, run
 from recycler.objectives import Array, Objective
 from recycler.plan import Plan
 from recycler.pool import Pool
 from recycler.search.samplers import Proposer
-from recycler.trial import COMPLETE, Trial
+from recycler.trial import COMPLETE, FAILED, STOPPED, Trial
+from recycler.verdict import Verdict, verdict
 from recycler.workspace import OnBytes, Workspace
 
 
 class Study:
-    """One study of a workspace; holds no state of its own, everything is in the ledger."""
+    """One study of a workspace; everything is in the ledger.
+
+    What it remembers are probabilities alone, of scores that never change once they are there.
+    """
 
     def __init__(self, name: str, workspace: Workspace | None = None) -> None:
         """Open a study; NotFound if the ledger has none of that name."""
         self.workspace = workspace or Workspace(create=False)
         self.plan: Plan = self.workspace.store.plan(name)
+        self._known: dict[tuple[str, tuple[int, ...]], Array] = {}
 
     @classmethod
     def create(
@@ -145,12 +162,14 @@ class Study:
         basis = "select" if members else "dev"
         if not members:
             scored = [t for t in trials if t.state == COMPLETE]
-            members = front_rows(scored, self.plan.objectives, "dev")
+            floors = floor_gains(trials, self.plan.objectives, "dev")
+            members = front_rows(scored, self.plan.objectives, "dev", floors)
         members.sort(key=lambda t: -self.plan.objectives.gains([t.means(basis)])[0, 0])
         certainty = next(
             s for s in ("test", "select", "dev") if all(s in t.evaluations for t in members)
         )
-        rivals = [t for t in trials if certainty in t.evaluations]
+        # a stopped trial has some of the dev items alone, and can't be paired
+        rivals = [t for t in trials if certainty in t.evaluations and t.state == COMPLETE]
         chances = dict(
             zip([t.number for t in rivals], self._chances(rivals, certainty), strict=True)
         )
@@ -160,26 +179,96 @@ class Study:
             basis=basis,
             certainty=certainty,
             reference=reference,
+            floors=floor_gains(trials, self.plan.objectives, basis),
         )
 
     def _chances(self, trials: Sequence[Trial], split: str) -> Array:
         """(k,) probability of each trial to be non-dominated among them on a split's items."""
-        if not trials:
-            return np.zeros(0)
+        key = (split, tuple(trial.number for trial in trials))
+        if not trials or key in self._known:
+            return self._known.get(key, np.zeros(0))
         outcomes = [self.workspace.store.outcomes(self.name, t.number, split) for t in trials]
         scores = [t.evaluations[split].scores for t in trials]
-        return probabilities(outcomes, scores, self.plan.objectives, self.plan.seed)
+        self._known[key] = probabilities(outcomes, scores, self.plan.objectives, self.plan.seed)
+        return self._known[key]
 
     @property
     def baselines(self) -> list[Trial]:
         """Singles, uniform, merge-best and the greedy soup, as far as they are scored."""
         return Proposer(self.plan).references(self.trials)
 
+    @property
+    def scales(self) -> Array:
+        """(m,) one step of each objective in averages: its scale, or the range of the singles."""
+        singles = [t for t in self.trials if t.kind == "single" and t.state == COMPLETE]
+        gains = self.plan.objectives.gains([t.means("dev") for t in singles])
+        return self.plan.objectives.scales(gains)
+
+    def verdict(self, trial: Trial | None = None) -> Verdict | None:
+        """A trial, or the front's knee, against the best single and the greedy soup."""
+        front, baselines = self.front, self.baselines
+        if trial is None and not front.members:
+            return None
+        pick = trial or front.knee()
+        role = "knee" if front.members and pick.number == front.knee().number else pick.name
+        return verdict(
+            pick,
+            role,
+            [t for t in baselines if t.kind == "single"],
+            next((t for t in baselines if t.kind == "greedy"), None),
+            self.plan.objectives,
+            self.scales,
+            lambda t, split: self.workspace.store.outcomes(self.name, t.number, split),
+            self.floors,
+            self.plan.seed,
+        )
+
+    def floors(self, split: str) -> Array:
+        """(m,) smallest gains that the floors allow on a split's items (see `floor_gains`)."""
+        return floor_gains(self.trials, self.plan.objectives, split)
+
+    def gaps(self, front: Front) -> list[dict[str, Any]]:
+        """Neighbouring members and how far apart they are in scaled gains, largest gap first."""
+        gains = front.gains(front.certainty) / self.scales
+        numbers = [trial.number for trial in front.trials]
+        return [
+            {"between": [numbers[i], numbers[j]], "gap": gap}
+            for i, j, gap in pareto.neighbours(gains)
+        ]
+
+    def regret(self, front: Front) -> list[dict[str, float]]:
+        """For each member: objective -> distance to the best of front and baselines, in its unit."""
+        split, rivals = front.certainty, self.baselines
+        columns = {o.name: regrets(front.trials, rivals, o, split) for o in self.plan.objectives}
+        return [
+            {name: float(column[i]) for name, column in columns.items() if np.isfinite(column[i])}
+            for i in range(len(front.members))
+        ]
+
+    def costs(self) -> dict[str, Any]:
+        """How many trials ended how, and the share of item evaluations that racing left.
+
+        `item_share` is that of the trials inside the budget: items evaluated over items of full
+        evaluations; None where scores came without items.
+        """
+        trials = self.trials
+        counts = {s: sum(t.state == s for t in trials) for s in (COMPLETE, STOPPED, FAILED)}
+        items = {
+            t.number: sum(score.items for score in t.evaluations["dev"].scores.values())
+            for t in trials
+            if t.state in (COMPLETE, STOPPED)
+        }
+        raced = [items[t.number] for t in trials if t.number in items and not t.is_baseline]
+        whole = max(items.values(), default=0) * len(raced)
+        return {"counts": counts, "item_share": sum(raced) / whole if whole else None}
+
     def front_json(self) -> dict[str, Any]:
         """The front as documented under `recycler front STUDY --json`."""
         front, baselines, reference = self.front, self.baselines, self.reference
         searched = self.plan.objectives.searched
         splits = ("dev", "test")
+        found, limits = self.verdict(), self.floors(front.certainty)
+        met = meeting(front.trials, self.plan.objectives, front.certainty, limits)
         return {
             "study": self.name,
             "status": self.status["status"],
@@ -193,13 +282,38 @@ class Study:
                 split: volume(baselines, self.plan.objectives, reference, split)
                 for split in splits
             },
-            "evaluations": sum(t.state == COMPLETE and not t.is_baseline for t in self.trials),
+            "evaluations": sum(
+                t.state in (COMPLETE, STOPPED) and not t.is_baseline and not t.copied
+                for t in self.trials
+            ),
             "basis": front.basis,
             "members": [
-                {**_scored(member.trial), "p_nondominated": member.p_nondominated}
-                for member in front.members
+                {
+                    **_scored(member.trial),
+                    "p_nondominated": member.p_nondominated,
+                    "regret": regret,
+                    "meets_floors": bool(meets),
+                }
+                for member, regret, meets in zip(
+                    front.members, self.regret(front), met, strict=True
+                )
             ],
             "baselines": [{"name": trial.name, **_scored(trial)} for trial in baselines],
+            "verdict": found.to_json() if found else None,
+            "feasible": front.feasible,
+            "floors": {split: self._floors_json(split) for split in SPLITS},
+            "gaps": self.gaps(front),
+            **self.costs(),
+            "outlook": outlook(self.trials, self.plan.objectives, reference),
+        }
+
+    def _floors_json(self, split: str) -> dict[str, float | None]:
+        """Objective -> worst score allowed on a split; None while it is not known."""
+        limits = self.plan.objectives.raw(self.floors(split))
+        return {
+            o.name: float(limit) if np.isfinite(limit) else None
+            for o, limit in zip(self.plan.objectives.searched, limits, strict=True)
+            if o.floor is not None
         }
 
     def trial_json(self, number: int) -> dict[str, Any]:

@@ -55,6 +55,11 @@ class Trial:
         """Whether it is a reference on top of the budget."""
         return self.kind in BASELINES
 
+    @property
+    def copied(self) -> bool:
+        """Whether its scores are those of an earlier study, so that it cost nothing."""
+        return "copy" in self.notes
+
     def means(self, split: str) -> dict[str, float]:
         """Objective -> raw mean on a split; empty where it was not evaluated."""
         evaluation = self.evaluations.get(split)

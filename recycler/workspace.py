@@ -6,6 +6,7 @@ May import: all of recycler but study, cli, service, demo.
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 from recycler.checkpoint import Checkpoint
 from recycler.config import ExecutionSection, StudyFile, read_study
 from recycler.errors import Conflict, Mismatch, NotFound
+from recycler.front import AHEAD
 from recycler.plan import Plan
 from recycler.pool import Pool
 from recycler.protocols import Executor, ScorerFactory
 from recycler.racing import settings_of
 from recycler.registry import resolve
 from recycler.search.samplers import SAMPLERS
+from recycler.search.warm import Earlier, recipes
 from recycler.store.sql import SqlStore
 
 FOLDER, LEDGER = ".recycler", "ledger.db"
@@ -119,6 +122,9 @@ class Workspace:
             finalists=search.finalists,
             failed_share=search.failed_share,
             racing=settings_of(search.racing),
+            fill=search.fill,
+            stop_gain=search.stop_gain,
+            warm_start=tuple(search.warm_start),
         )
 
     def pool_of(self, config: StudyFile, root: Path) -> Pool:
@@ -141,7 +147,8 @@ class Workspace:
     def register(self, plan: Plan, pool: Pool, on_bytes: OnBytes | None = None) -> Plan:
         """Write a plan and its pool into the ledger, or resume the same one.
 
-        A larger budget of evaluations extends the study; any other change is refused. A study in
+        A larger budget of evaluations extends the study, and it may stop sooner or later than it was
+        to (`stop_gain`); any other change is refused. A study in
         which nothing was scored yet is begun anew, so that a mistake in it can be mended.
         """
         named = Pool(_pool_name(plan.name), pool.checkpoints, pool.base)
@@ -151,11 +158,15 @@ class Workspace:
                 self.store.delete_study(plan.name)
             del known[plan.name]
         if plan.name not in known:
+            plan = replace(plan, warm=recipes(plan, [self._earlier(n) for n in plan.warm_start]))
             self.add_pool(named, on_bytes, replace=True)
             self.store.create_study(plan)
             return plan
-        changes = self.store.plan(plan.name).changes(plan)
-        before, after = changes.pop("evaluations", (0, 0))
+        old_plan = self.store.plan(plan.name)
+        plan = replace(plan, warm=old_plan.warm, stop_after=old_plan.stop_after)
+        changes = old_plan.changes(plan)
+        before, after = changes.pop("evaluations", (plan.evaluations, plan.evaluations))
+        patience = changes.pop("stop_gain", None)
         if changes or after < before:
             key, (old, new) = next(iter((changes or {"evaluations": (before, after)}).items()))
             raise Conflict(
@@ -163,10 +174,20 @@ class Workspace:
                 f"in the ledger, {_brief(new)} now.",
                 hint="give the study another name, or restore the setting to resume it.",
             )
-        if after > before:
-            self.store.extend(plan.name, after)
+        if after > before or patience:
+            if (
+                after > before and plan.stop_gain
+            ):  # who gives more wants more of the sampler's evaluations
+                made = [t for t in self.store.trials(plan.name) if t.kind == "search"]
+                plan = replace(plan, stop_after=sum(not t.copied for t in made) + AHEAD)
+            self.store.extend(plan.name, after, plan.stop_gain, plan.stop_after)
         self.add_pool(named, on_bytes, replace=True)
         return plan
+
+    def _earlier(self, study: str) -> Earlier:
+        """An earlier study, for a warm start."""
+        store = self.store
+        return store.plan(study), store.trials(study), store.status(study)["reference"]
 
     def study_pool(self, study: str) -> Pool:
         """The pool a study was submitted with, whose files must still be the same.

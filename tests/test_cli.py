@@ -121,6 +121,7 @@ def test_pick_prints_a_number_and_as_json_the_trial(world):
     best = min(front.trials, key=lambda t: t.means("select")["text"])
     chosen = json.loads(call("pick", "toy", "--prefer", "text=1", "--json", store=world.store))
     assert chosen["trial"] == best.number
+    assert int(call("pick", "toy", "--prefer", store=world.store)) == front.prefer().number
     floor = f"text={best.means('select')['text']}"
     assert int(call("pick", "toy", "--floor", floor, store=world.store)) == best.number
 

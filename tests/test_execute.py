@@ -192,3 +192,39 @@ def test_a_cluster_that_is_not_there_is_told(monkeypatch):
     )
     assert "told start one with `ray start --head`" in done.stdout, done.stderr[-500:]
     assert issubclass(NotFound, Exception)
+
+
+def test_properties_of_the_merge_are_exact_and_asked_of_no_evaluator(drawer, tmp_path) -> None:
+    properties = (Objective("few", "merge.nonzero"), Objective("near", "merge.distance"))
+    (tmp_path / "lonely.py").write_text(
+        "def score(model, tokenizer, split):\n    raise RuntimeError('nobody should ask')\n"
+    )
+    pool = Pool.open(drawer[1:], drawer[0])
+    made = MergeScorerFactory(
+        pool=pool,
+        objectives=Objectives(properties),
+        evaluator={"kind": "python", "function": "lonely:score", "root": str(tmp_path)},
+        items={},
+        dtype="float32",
+    )()
+    tensors = [AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in drawer[:3]]
+    for w in ((0.25, 0.75), (1.0, 0.0), (0.5, 0.5)):
+        recipe = Recipe(
+            "linear",
+            tuple(
+                Ingredient(c.fingerprint(), c.name, x)
+                for c, x in zip(pool.checkpoints, w, strict=False)
+            ),
+            "float32",
+        )
+        for split in ("dev", "test"):
+            found = made(Job(0, recipe, split, ("few", "near")))
+            moved = norm = 0.0
+            for name, base in tensors[0].items():
+                merge = w[0] * tensors[1][name].double() + w[1] * tensors[2][name].double()
+                moved += float((merge - base.double()).square().sum())
+                norm += float(base.double().square().sum())
+            few, near = found.scores["few"], found.scores["near"]
+            assert (few.mean, few.stderr, few.items) == (sum(x > 0 for x in w), 0.0, 0)
+            assert near.mean == pytest.approx((moved / norm) ** 0.5, rel=1e-6)
+            assert (near.stderr, near.items, found.outcomes) == (0.0, 0, {})

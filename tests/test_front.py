@@ -1,5 +1,6 @@
 """The front: who is on it, how surely, and which member a preference picks."""
 
+from dataclasses import replace
 from math import erf, sqrt
 
 import numpy as np
@@ -8,7 +9,15 @@ import pytest
 from recycler import pareto
 from recycler.errors import InvalidConfig, NotFound
 from recycler.evaluation import Evaluation, Outcomes, Score
-from recycler.front import Front, Member, front_rows, probabilities, volume
+from recycler.front import (
+    Front,
+    Member,
+    floor_gains,
+    front_rows,
+    meeting,
+    probabilities,
+    volume,
+)
 from recycler.objectives import Objective, Objectives
 from recycler.recipe import Ingredient, Recipe
 from recycler.trial import COMPLETE, Trial
@@ -256,3 +265,106 @@ def test_equal_candidates_are_both_on_the_front():
 def test_knee_of_the_front_is_the_knee_of_its_gains():
     made = front()
     assert made.knee() is made.trials[pareto.knee(made.gains("dev"))]
+
+
+# --- floors ---
+
+
+def baseline(number, kind, name, speed, loss, state=COMPLETE):
+    made = trial(number, speed, loss)
+    return replace(
+        made,
+        kind=kind,
+        name=name,
+        state=state,
+        evaluations=made.evaluations if state == COMPLETE else {},
+    )
+
+
+LEDGER = [
+    baseline(0, "single", "single:a", 4.0, 2.0),
+    baseline(1, "single", "single:b", 1.0, 1.0),
+    baseline(2, "single", "single:c", 1.0, 3.0),
+    baseline(3, "uniform", "uniform", 3.0, 1.5),
+    baseline(4, "merge-best", "merge-best", 2.0, 1.2),
+]
+
+
+def with_floors(speed=None, loss=None):
+    return Objectives(
+        (
+            Objective("speed", "value", "max", floor=speed),
+            Objective("loss", "value", "min", floor=loss),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("speed", "loss", "gains"),
+    [
+        (None, None, [-np.inf, -np.inf]),
+        (2.5, 1.5, [2.5, -1.5]),
+        ("best-single", "best-single", [4.0, -1.0]),
+        ("best-single * 0.5", "best-single + 0.5", [2.0, -1.5]),
+        ("uniform - 1", "merge-best", [2.0, -1.2]),
+        ("single:c + 1", "single:a * 1.5", [2.0, -3.0]),
+    ],
+)
+def test_floors_are_the_baselines_scores_turned_to_gains(speed, loss, gains):
+    found = floor_gains(LEDGER, with_floors(speed, loss), "dev")
+    assert found == pytest.approx(gains, abs=1e-12)
+
+
+def test_a_floor_awaits_its_baseline_and_is_lost_with_it():
+    wanted = with_floors("uniform")
+    running = [*LEDGER[:3], baseline(3, "uniform", "uniform", 0, 0, "running")]
+    assert floor_gains(LEDGER[:3], wanted, "dev")[0] == np.inf  # not proposed yet
+    assert floor_gains(running, wanted, "dev")[0] == np.inf
+    failed = [*LEDGER[:3], baseline(3, "uniform", "uniform", 0, 0, "failed")]
+    assert np.isnan(floor_gains(failed, wanted, "dev")[0])
+    assert floor_gains(LEDGER, wanted, "test")[0] == np.inf  # not scored on these items yet
+
+
+def test_a_failed_single_is_no_best_single():
+    lost = [baseline(0, "single", "single:a", 9, 9, "failed"), *LEDGER[1:]]
+    assert floor_gains(lost, with_floors("best-single"), "dev")[0] == 1.0
+    assert np.isnan(floor_gains(lost, with_floors("single:a"), "dev")[0])
+
+
+def test_references_that_are_one_merge_share_its_score():
+    # one single is best at both: merge-best is that single, and the ledger holds it once
+    best = [baseline(0, "single", "single:a", 4.0, 1.0), *LEDGER[1:4]]
+    assert floor_gains(best, with_floors("merge-best"), "dev")[0] == 4.0
+    # two singles, each best at one: merge-best is their uniform soup
+    two = [*LEDGER[:2], LEDGER[3]]
+    assert floor_gains(two, with_floors("merge-best"), "dev")[0] == 3.0
+    assert floor_gains(LEDGER[:1], with_floors("uniform"), "dev")[0] == 4.0  # one checkpoint
+
+
+def test_the_front_above_floors_is_the_front_of_those_who_meet_them():
+    trials = [trial(i, *point) for i, point in enumerate(DRAWER)]
+    floors = np.array([3.0, -1.4])  # speed at least 3, loss at most 1.4
+    assert [t.number for t in front_rows(trials, OBJECTIVES, "dev", floors)] == [1, 2]
+    beaten = [*trials, trial(9, 8.0, 1.4)]  # by trial 1
+    assert [t.number for t in front_rows(beaten, OBJECTIVES, "dev", floors)] == [1, 2]
+    assert meeting(trials, OBJECTIVES, "dev", floors).tolist() == [False, True, True, False]
+
+
+def test_where_nobody_meets_the_floors_the_front_is_of_all_and_says_so():
+    trials = [trial(i, *point) for i, point in enumerate(DRAWER)]
+    floors = np.array([9.5, -1.2])  # each is met by somebody
+    assert [t.number for t in front_rows(trials, OBJECTIVES, "dev", floors)] == [0, 1, 2, 3]
+    assert not replace(front(), floors=floors).feasible
+    assert replace(front(DRAWER[:1]), floors=np.array([9.5, -np.inf])).feasible
+    assert front().feasible
+
+
+def test_without_a_preference_the_objectives_weights_count():
+    for weights, number in (((1.0, 1.0), 1), ((1.0, 0.05), 0), ((0.05, 1.0), 3)):
+        objectives = Objectives(
+            (
+                Objective("speed", "value", "max", weight=weights[0]),
+                Objective("loss", "value", "min", weight=weights[1]),
+            )
+        )
+        assert replace(front(), objectives=objectives).prefer().number == number

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from contracts.sampler import bowls, study_plan
 
-from recycler.errors import StudyFailed
+from recycler import pareto
+from recycler.errors import InvalidConfig, StudyFailed
 from recycler.evaluate.results import evaluation_of, read_values
 from recycler.evaluation import Evaluation, Score
 from recycler.execute.inline import Inline
+from recycler.front import floor_gains, front_rows, outlook
 from recycler.loop import ATTEMPTS, Progress, elected, finalists, run
 from recycler.objectives import Objective, Objectives
 from recycler.plan import Plan
@@ -250,6 +253,167 @@ def test_the_elected_are_not_dominated_on_select_items() -> None:
     select = [(4.0, 1.0), (1.0, 1.0), (1.0, 4.0), (3.0, 2.0), (2.0, 1.5), None]
     trials = [scored(i, d, s) for i, (d, s) in enumerate(zip(RANKS, select, strict=True))]
     assert [t.number for t in elected(plan, trials)] == [0, 2, 3]
+
+
+# --- floors ---
+
+
+def floored(floor: Any, **changes: Any) -> Plan:
+    """Three checkpoints, f0 and f1 to be maximized, f1 with a floor."""
+    plan = study_plan("dirichlet", 3, 2, **changes)
+    first, second = plan.objectives.all
+    return replace(plan, objectives=Objectives((first, replace(second, floor=floor))))
+
+
+def linear(job: Job, w: np.ndarray) -> dict[str, float]:
+    """f0 is the weight of the first checkpoint, f1 that of the second, in every split."""
+    return {"f0": float(w[0]), "f1": float(w[1])}
+
+
+@pytest.mark.parametrize(
+    ("floor", "least"),
+    [(0.5, 0.5), ("uniform", 1 / 3), ("merge-best * 0.8", 0.4), ("single:w1 - 0.6", 0.4)],
+)
+def test_finalists_and_members_are_above_the_floor_and_so_is_the_reference(
+    floor: Any, least: float
+) -> None:
+    plan = floored(floor, evaluations=30, greedy=True)
+    store = finish(plan, linear)
+    trials, corner = store.trials("study"), np.array(store.status("study")["reference"])
+    assert corner[1] == pytest.approx(least)
+    assert corner[0] == pytest.approx(-0.1)  # a tenth below the singles, as without a floor
+    below = [t for t in trials if t.means("dev")["f1"] < least - 1e-12]
+    assert any(t.means("dev")["f0"] == 1.0 for t in below)  # w0 alone would else be a member
+    assert not {t.number for t in below} & {t.number for t in finalists(plan, trials, corner)}
+    assert elected(plan, trials)
+    assert all(t.means("select")["f1"] >= least - 1e-12 for t in elected(plan, trials))
+
+
+def test_where_no_merge_meets_the_floor_the_finalists_are_those_without_it() -> None:
+    plan = floored(1.5, evaluations=12)
+    trials = finish(plan, linear).trials("study")
+    free = replace(plan, objectives=study_plan("dirichlet", 3, 2).objectives)
+    assert finalists(plan, trials, np.zeros(2)) == finalists(free, trials, np.zeros(2))
+    assert elected(plan, trials) == elected(free, trials)
+
+
+def test_a_floor_is_that_of_the_items_in_question() -> None:
+    """On dev items the second single scores 1, on the others 0.2: the floor follows it."""
+    plan = floored("best-single * 0.9", evaluations=12, finalists=50)
+
+    def shifting(job: Job, w: np.ndarray) -> dict[str, float]:
+        return {"f0": float(w[0]), "f1": float(w[1]) * (1.0 if job.split == "dev" else 0.2)}
+
+    trials = finish(plan, shifting).trials("study")
+    assert floor_gains(trials, plan.objectives, "dev")[1] == pytest.approx(0.9)
+    assert floor_gains(trials, plan.objectives, "test")[1] == pytest.approx(0.18)
+    assert {t.name for t in elected(plan, trials)} == {"single:w1"}
+
+
+def test_a_floor_whose_baseline_failed_ends_the_study() -> None:
+    plan = floored("uniform", evaluations=5)
+
+    def no_soup(job: Job, w: np.ndarray) -> dict[str, float]:
+        if w.max() < 0.4:
+            raise ValueError("no soup")
+        return linear(job, w)
+
+    with pytest.raises(StudyFailed, match="the floor of 'f1' is 'uniform', which failed"):
+        finish(plan, no_soup)
+
+
+def test_a_floor_relative_to_a_checkpoint_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match="'single:w9' names no checkpoint") as refused:
+        floored("single:w9")
+    assert "w0, w1, w2" in refused.value.hint
+
+
+# --- gaps and the end of the search ---
+
+
+def test_the_last_evaluations_go_midway_into_the_largest_gaps() -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=10, fill=0.3)
+    store = finish(plan, quadratic(plan))
+    trials = store.trials("study")
+    names = [t.name for t in trials if t.kind == "search"]
+    assert names == [f"search {i}" for i in range(7)] + ["fill 7", "fill 8", "fill 9"]
+    for filled in [t for t in trials if t.name.startswith("fill")]:
+        before = [t for t in trials if t.number < filled.number]
+        front = sorted(
+            front_rows(before, plan.objectives, "dev"), key=lambda t: t.means("dev")["f0"]
+        )
+        gains = plan.objectives.gains([t.means("dev") for t in front])
+        tried = {t.recipe.id for t in before}
+        steps = [  # along the front, in steps of scale 1
+            (
+                -float(np.linalg.norm(b - a)),
+                (np.add(*(t.recipe.vector(plan.names) for t in two)) / 2),
+            )
+            for a, b, two in zip(gains, gains[1:], pairwise(front), strict=False)
+        ]
+        untried = [s for s in steps if plan.recipe(tuple(s[1])).id not in tried]
+        widest = min(untried, key=lambda step: step[0])
+        assert filled.recipe.vector(plan.names) == pytest.approx(tuple(widest[1]))
+
+
+def saturating(job: Job, w: np.ndarray) -> dict[str, float]:
+    """Whoever has some of both is as good as all others: the first merges find everything."""
+    return {"f0": float(min(w[0], 0.1)), "f1": float(min(w[1], 0.1))}
+
+
+def test_a_search_that_gains_no_more_ends_and_says_so_and_goes_on_when_asked() -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=60, stop_gain=0.001)
+    heard: list[Progress] = []
+    store = finish(plan, saturating, listen=heard.append)
+    spent = sum(t.kind == "search" for t in store.trials("study"))
+    assert 10 <= spent < 60
+    status = store.status("study")
+    assert status["status"] == "complete"
+    assert f"the search ended after {spent} of 60 evaluations" in status["message"]
+    assert "stop_gain 0.10%" in status["message"]
+    searching = [p.outlook for p in heard if p.phase == "search"]
+    known = [hope for hope in searching if hope is not None]
+    assert len(known) == spent - 9  # from the tenth evaluation on
+    assert known[-1] < 0.001
+    assert all(hope >= 0.001 for hope in known[:-1])
+    again = finish(plan, saturating, store=store).trials("study")
+    assert sum(t.kind == "search" for t in again) == spent  # the same end on replay
+    store.extend("study", 60, 0.0)
+    longer = finish(store.plan("study"), saturating, store=store)
+    assert sum(t.kind == "search" for t in longer.trials("study")) == 60
+    assert longer.status("study")["message"] == ""
+
+
+def test_a_stopped_search_with_a_larger_budget_makes_ten_more_before_the_rule_is_asked() -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=60, stop_gain=0.001)
+    store = finish(plan, saturating)
+    spent = sum(t.kind == "search" for t in store.trials("study"))
+    store.extend("study", 80, stop_after=spent + 10)
+    finish(store.plan("study"), saturating, store=store)
+    assert sum(t.kind == "search" for t in store.trials("study")) == spent + 10
+    assert "of 80 evaluations" in store.status("study")["message"]
+
+
+def test_the_outlook_is_read_off_the_volumes_before_and_after_the_window() -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=45, greedy=True)
+    store = finish(plan, quadratic(plan))
+    trials, corner = store.trials("study"), np.array(store.status("study")["reference"])
+    searched = [t.number for t in trials if t.kind == "search"]
+    k, window = len(searched), 14
+    assert k == 45  # the greedy path is among the references; 30 % of 45, rounded up, is 14
+    volumes = [
+        pareto.hypervolume(
+            plan.objectives.gains([t.means("dev") for t in trials if t.number <= last]), corner
+        )
+        for last in (searched[-window - 1], searched[-1])
+    ]
+    told = outlook(trials, plan.objectives, corner)
+    assert told == pytest.approx(
+        pareto.expected_gain(volumes[0], volumes[1], k, window, 10) / volumes[1]
+    )
+    few = [t for t in trials if t.number <= searched[8]]
+    assert outlook(few, plan.objectives, corner) is None  # nine are too few
+    assert outlook(trials, plan.objectives, None) is None
 
 
 # --- what listeners hear ---

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from recycler.errors import InvalidConfig, NotFound
 from recycler.evaluation import Evaluation, Score
 from recycler.front import front_rows
-from recycler.objectives import KNOWN_METRICS, Objective, Objectives
+from recycler.objectives import KNOWN_METRICS, Floor, Objective, Objectives
 from recycler.pareto import nondominated
 from recycler.recipe import Ingredient, Recipe
 from recycler.trial import COMPLETE, Trial
@@ -172,3 +172,75 @@ def test_two_objectives_of_one_name_and_nothing_to_search_are_refused():
     for nothing in ((), (Objective("a", held_out=True),)):
         with pytest.raises(InvalidConfig, match="no objective to search"):
             Objectives(nothing)
+
+
+# --- floors and weights ---
+
+
+@pytest.mark.parametrize(
+    ("text", "baseline", "at_half"),
+    [
+        (0.6, "", 0.6),
+        (0, "", 0.0),
+        ("0.6", "", 0.6),
+        ("-2e-1", "", -0.2),
+        ("best-single", "best-single", 0.5),
+        ("uniform - 0.02", "uniform", 0.48),
+        ("merge-best + 0.1", "merge-best", 0.6),
+        ("best-single * 0.98", "best-single", 0.49),
+        ("single:sft-a-2 - 1", "single:sft-a-2", -0.5),
+        ("  uniform   -0.5 ", "uniform", 0.0),
+    ],
+)
+def test_a_floor_is_a_number_or_a_baseline_shifted_or_scaled(text, baseline, at_half):
+    floor = Floor.parse(text, "a")
+    assert floor.baseline == baseline
+    assert floor.score(0.5) == pytest.approx(at_half, abs=1e-15)
+    assert Objective("a", floor=text).limit == floor
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "best", "best-single-0.5", "uniform / 2", "uniform - x", "single:", "single: a"),
+        *("0.5 - 0.1", "nan", "uniform - 0.1 - 0.1", True, float("inf")),
+    ],
+)
+def test_a_floor_that_cannot_be_read_is_refused_by_its_objective(text):
+    with pytest.raises(InvalidConfig, match=r"objective 'a': floor is") as refused:
+        Objective("a", floor=text)
+    assert "best-single, uniform, merge-best and single:NAME" in refused.value.hint
+
+
+def test_a_floor_on_what_the_search_cannot_see_is_refused():
+    with pytest.raises(InvalidConfig, match="held out and has a floor"):
+        Objective("a", held_out=True, floor=0.5)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_must_be_a_positive_number(weight):
+    with pytest.raises(InvalidConfig, match="weight is"):
+        Objective("a", weight=weight)
+
+
+def test_an_objective_of_weight_two_counts_twice_in_averages():
+    singles = np.array([[0.0, 0.0], [1.0, 4.0]])
+    gains = np.array([0.5, 1.0])
+    plain, doubled = (
+        Objectives((Objective("a"), Objective("b", scale=scale, weight=weight)))
+        for scale, weight in ((None, 1.0), (2.0, 2.0))
+    )
+    assert (gains / plain.scales(singles)).tolist() == [0.5, 0.25]
+    assert (gains / doubled.scales(singles)).tolist() == [0.5, 1.0]  # 2 x 1.0 / 2
+    assert doubled.weights.tolist() == [1.0, 2.0]
+
+
+def test_only_known_properties_of_a_merge_can_be_objectives():
+    assert Objective("few", "merge.nonzero").of_merge
+    assert (Objective("near", "merge.distance").direction, Objective("a").of_merge) == (
+        "min",
+        False,
+    )
+    with pytest.raises(InvalidConfig, match=r"'merge\.size'") as refused:
+        Objective("a", "merge.size", "min")
+    assert "merge.nonzero, merge.distance" in refused.value.hint

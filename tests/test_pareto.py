@@ -298,3 +298,50 @@ def test_share_nondominated_of_all_orders_of_three_scores_is_a_third_each():
     draws = np.array([np.array(order, float)[:, None] for order in product([0, 1, 2], repeat=3)])
     distinct = draws[[len(set(draw.ravel())) == 3 for draw in draws]]
     assert pareto.share_nondominated(distinct) == pytest.approx([1 / 3] * 3)
+
+
+# --- neighbours and what is still to come ---
+
+
+@property_test
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60)), min_size=1, max_size=7))
+def test_neighbours_on_a_front_of_two_objectives_follow_one_another(steps):
+    x = np.cumsum([step + 1 for step, _ in steps])
+    y = -np.cumsum([step for _, step in steps])
+    front = np.stack([x, y], axis=1).astype(float)
+    order = np.random.default_rng(len(steps)).permutation(len(front))
+    pairs = pareto.neighbours(front[order])
+    expected = {frozenset((k, k + 1)) for k in range(len(front) - 1)}
+    assert {frozenset((int(order[i]), int(order[j]))) for i, j, _ in pairs} == expected
+    gaps = [gap for *_, gap in pairs]
+    assert gaps == sorted(gaps, reverse=True)
+
+
+def test_neighbours_of_three_objectives_by_hand():
+    # three corners of a triangle with sides 5, 4, 3: the longest has the third row nearer to both
+    corners = np.array([[0.0, 0.0, 0.0], [4.0, 0.0, 0.0], [4.0, 3.0, 0.0]])
+    assert pareto.neighbours(corners) == [(0, 1, 4.0), (1, 2, 3.0)]
+    even = np.eye(3)  # equal sides: all are neighbours
+    assert [(i, j) for i, j, _ in pareto.neighbours(even)] == [(0, 1), (0, 2), (1, 2)]
+    assert pareto.neighbours(np.zeros((1, 3))) == []
+
+
+@pytest.mark.parametrize(("evaluations", "window"), [(10, 10), (50, 15), (400, 120)])
+def test_gains_that_fall_as_one_over_t_are_foretold_exactly(evaluations, window):
+    volume = lambda t: 2.0 + 0.3 * sum(1.0 / i for i in range(1, t + 1))  # noqa: E731
+    told = pareto.expected_gain(
+        volume(evaluations - window), volume(evaluations), evaluations, window, 10
+    )
+    assert told == pytest.approx(volume(evaluations + 10) - volume(evaluations), rel=1e-9)
+
+
+def test_a_steady_gain_is_foretold_with_less_than_its_mean_and_none_with_none():
+    told = pareto.expected_gain(1.0, 2.5, 50, 15, 10)  # 0.1 a step
+    assert 0.7 * 10 * 0.1 < told < 10 * 0.1
+    assert pareto.expected_gain(2.0, 2.0, 50, 15, 10) == 0.0
+
+
+def test_by_volume_puts_first_what_adds_most():
+    gains = np.array([[1.0, 5.0], [4.0, 4.0], [4.0, 4.0], [5.0, 1.0], [5.0, 3.0]])
+    assert pareto.by_volume(gains, np.zeros(2), 3) == [1, 4, 0]
+    assert sorted(pareto.by_volume(gains, np.zeros(2), 9)) == [0, 1, 2, 3, 4]

@@ -72,6 +72,11 @@ CHANGED = {
     "evaluator": {"kind": "python"},
     "finalists": 5,
     "failed_share": 0.5,
+    "fill": 0.1,
+    "stop_gain": 0.01,
+    "stop_after": 20,
+    "warm_start": ("earlier",),
+    "warm": ({"study": "earlier", "trial": 3, "weights": [0.5, 0.5, 0.0], "copy": True},),
 }
 
 
@@ -122,3 +127,10 @@ def test_a_trial_knows_its_means_on_each_split_and_whether_it_is_on_top_of_the_b
     assert [kind for kind in KINDS if trials[kind].is_baseline] == list(BASELINES)
     assert trials["search"].means("dev") == {"loss": 1.5}
     assert trials["search"].means("test") == {}
+
+
+def test_the_distance_to_the_base_needs_a_base():
+    near = Objectives((Objective("near", "merge.distance"),))
+    assert replace(PLAN, objectives=near).base == ("base", "sha256:0")
+    with pytest.raises(InvalidConfig, match=r"'near': merge\.distance .* the study has none"):
+        replace(PLAN, objectives=near, base=None)

@@ -1,16 +1,24 @@
 """What people look at says what the ledger says."""
 
+import html
+
 import moocore
 import numpy as np
 import pytest
 from studies import World, finished
 
+from recycler.loop import Progress as Step
+from recycler.objectives import Objective
+from recycler.pool import Pool
 from recycler.report import text
 from recycler.report.card import honest_split, model_card
 from recycler.report.figures import front_figure, front_png, groups, trace, weights_figure
 from recycler.report.page import html_page
+from recycler.report.progress import ProgressBar
 from recycler.report.tables import front_table
+from recycler.study import Study
 from recycler.trial import COMPLETE
+from recycler.workspace import Workspace
 
 
 @pytest.fixture
@@ -110,3 +118,76 @@ def test_the_terminal_shows_front_and_held_out_scores(study, capsys):
     assert "held out, never seen by the search" in said
     assert "Hypervolume on test items" in said
     assert "Optimistic" not in said
+
+
+def test_the_verdict_is_said_wherever_the_front_is_shown(study, capsys):
+    sentence = study.verdict().sentence
+    text.front(study)
+    said = " ".join(capsys.readouterr().out.split())
+    assert sentence in said
+    assert html.escape(sentence) in html_page(study)
+    trial = next(t for t in study.trials if t.kind == "uniform")
+    own = study.verdict(trial)
+    assert own.trial == trial.number
+    assert own.sentence in model_card(study, trial)
+
+
+def test_regrets_stand_in_the_table_and_on_the_page(study):
+    table, page = front_table(study).set_index("trial"), html_page(study)
+    for member, regret in zip(study.front.members, study.regret(study.front), strict=True):
+        row = table.loc[member.trial.number]
+        for name, value in regret.items():
+            assert row[f"{name}.regret"] == value >= 0
+            small = "best" if value == 0 else f"{value:.3f} behind"
+            assert f"<small>{small}</small>" in page
+    alone = table[~table["on_front"]]
+    assert alone["text.regret"].isna().all()
+
+
+def test_a_front_on_which_nobody_meets_the_floors_says_so_loudly(drawer, tmp_path, capsys):
+    workspace, pool = Workspace(), Pool.open(drawer[:3])
+    (tmp_path / "norms.py").write_text(
+        "def score(model, tokenizer, split):\n"
+        "    norms = [float(p.detach().norm()) for p in model.parameters()]\n"
+        "    return {'big': norms, 'small': norms}\n"
+    )
+    options = {
+        "evaluator": {"kind": "python", "function": "norms:score"},
+        "sampler": "dirichlet",
+        "evaluations": 2,
+        "root": tmp_path,
+        "workspace": workspace,
+    }
+
+    def made(name, floor):
+        objectives = [
+            Objective("big", "value", "max", floor=floor),
+            Objective("small", "value", "min"),
+        ]
+        return Study.create(name, pool, objectives, **options).run()
+
+    hopeless, easy = made("hopeless", "best-single * 9"), made("easy", "best-single * 0.1")
+    text.front(hopeless)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "NO MERGE MEETS THE FLOORS (big best-single * 9) on select items" in said
+    assert "(below floor)" in said
+    assert '<p class="bad">NO MERGE MEETS THE FLOORS' in html_page(hopeless)
+    table = hopeless.front_json()
+    assert not table["feasible"]
+    assert table["members"]
+    best = max(t.means("test")["big"] for t in hopeless.trials if t.kind == "single")
+    assert table["floors"]["test"] == {"big": pytest.approx(9 * best)}
+    assert not any(member["meets_floors"] for member in table["members"])
+    text.front(easy)
+    assert "NO MERGE" not in capsys.readouterr().out
+    page = html_page(easy)
+    assert "Dashed: the floors, big best-single * 0.1" in page
+    assert easy.front_json()["feasible"]
+
+
+def test_progress_tells_what_the_next_evaluations_are_expected_to_add(study, capsys):
+    with ProgressBar() as bar:
+        bar.step(Step("search", 3, 3, study.trials[0], 0.0042))
+    said = capsys.readouterr().err
+    assert "searching: 3/3" in said
+    assert "next 10 evaluations: +0.4% expected" in said

@@ -36,6 +36,13 @@ def test_the_front_has_the_documented_shape(study: Study, table: dict) -> None:
         "basis",
         "members",
         "baselines",
+        "verdict",
+        "feasible",
+        "floors",
+        "gaps",
+        "counts",
+        "item_share",
+        "outlook",
     ]
     assert (table["study"], table["status"], table["basis"]) == ("toy", "complete", "select")
     assert table["objectives"] == [
@@ -56,6 +63,61 @@ def test_the_front_has_the_documented_shape(study: Study, table: dict) -> None:
     for member in table["members"]:
         assert 0 <= member["p_nondominated"] <= 1
         assert set(member["select"]) == {"text", "choice"}
+
+
+def test_regret_is_the_distance_to_the_best_of_front_and_baselines(table: dict) -> None:
+    rows = [*table["members"], *table["baselines"]]
+    for name, best in (("text", min), ("choice", max), ("word", max)):
+        top = best(row["test"][name]["mean"] for row in rows)
+        for member in table["members"]:
+            expected = abs(top - member["test"][name]["mean"])
+            assert member["regret"][name] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_verdict_follows_from_the_json_alone(study: Study, table: dict) -> None:
+    told = table["verdict"]
+    assert (told["trial"], told["split"]) == (study.front.knee().number, "test")
+    rows = {row["trial"]: row for row in (*table["baselines"], *table["members"])}
+    singles = [row for row in table["baselines"] if row["kind"] == "single"]
+    text, choice = ([row["dev"][n]["mean"] for row in singles] for n in ("text", "choice"))
+
+    def average(row: dict, split: str) -> float:
+        scaled = (
+            -row[split]["text"]["mean"] / (max(text) - min(text)),
+            row[split]["choice"]["mean"] / (max(choice) - min(choice)),
+        )
+        return sum(scaled) / 2
+
+    best = max(singles, key=lambda row: average(row, "select"))
+    for rival, key in ((best["trial"], "single"), (None, "greedy")):
+        found = told[key]
+        if found is None:  # it is the knee itself
+            assert rival in (None, told["trial"])
+            continue
+        assert rival in (None, found["trial"])
+        lead = average(rows[told["trial"]], "test") - average(rows[found["trial"]], "test")
+        assert found["difference"] == pytest.approx(lead)
+        assert found["interval"][0] <= lead <= found["interval"][1]
+    assert told["sentence"].endswith("on 16 test items a task.")
+
+
+def test_gaps_are_the_steps_along_the_front(study: Study, table: dict) -> None:
+    """With two objectives, neighbours on test items' gains of nondominated members follow."""
+    gains = study.front.gains("test") / study.scales
+    numbers = [member["trial"] for member in table["members"]]
+    for gap in table["gaps"]:
+        a, b = (gains[numbers.index(number)] for number in gap["between"])
+        assert gap["gap"] == pytest.approx(float(np.hypot(*(a - b))))
+    assert [g["gap"] for g in table["gaps"]] == sorted(g["gap"] for g in table["gaps"])[::-1]
+    assert len(table["gaps"]) >= len(numbers) - 1  # it hangs together
+
+
+def test_without_racing_and_failures_all_items_were_evaluated(study: Study, table: dict) -> None:
+    assert table["counts"] == {"complete": len(study.trials), "stopped": 0, "failed": 0}
+    assert table["item_share"] == 1.0
+    assert (table["floors"], table["feasible"]) == ({"dev": {}, "select": {}, "test": {}}, True)
+    assert table["outlook"] is None  # 4 evaluations are too few to tell
+    assert all(member["meets_floors"] for member in table["members"])
 
 
 def test_the_baselines_are_the_references_and_the_greedy_soup(study: Study, table: dict) -> None:

@@ -13,6 +13,7 @@ from recycler.errors import Conflict, InvalidConfig, Mismatch, NotFound
 from recycler.evaluation import Evaluation, Failure, Score
 from recycler.execute.inline import Inline
 from recycler.plan import Plan
+from recycler.study import Study
 from recycler.trial import Proposal
 
 
@@ -211,3 +212,22 @@ def test_an_unknown_executor_lists_the_known_ones() -> None:
         workspace.executor(lambda: None, ExecutionSection(executor="rai"))
     assert "inline, ray" in c.value.hint
     assert isinstance(workspace.executor(lambda: None, ExecutionSection()), Inline)
+
+
+def test_a_larger_budget_defers_the_stop_rule_and_another_threshold_is_taken(
+    drawer, tmp_path
+) -> None:
+    file = toy.study_file(tmp_path, drawer[:2], evaluations=3, stop_gain=0.5)
+    workspace = Workspace()
+    Study(workspace.submit(file).name, workspace).run()
+    assert workspace.store.plan("toy").stop_after == 0
+    text = file.read_text()
+    file.write_text(text.replace("evaluations: 3", "evaluations: 5"))
+    workspace.submit(file)
+    longer = workspace.store.plan("toy")
+    searched = sum(t.kind == "search" for t in workspace.store.trials("toy"))
+    assert (longer.evaluations, longer.stop_after) == (5, searched + 10)
+    file.write_text(file.read_text().replace("stop_gain: 0.5", "stop_gain: 0.1"))
+    workspace.submit(file)
+    again = workspace.store.plan("toy")
+    assert (again.stop_gain, again.evaluations, again.stop_after) == (0.1, 5, searched + 10)

@@ -139,9 +139,14 @@ class LmEval:
         by_document: dict[int, list[Instance]] = {}
         for request in sorted(requests, key=lambda request: request.idx):
             by_document.setdefault(request.doc_id, []).append(request)
+        content = {request.doc_id: request.doc for request in self._frozen(name, split)}
+        in_order = [content[position[i]] for i in whole]  # labels mean the same in every part
         return {
             objective.name: _outcomes(
-                objective, task, [(i, by_document[position[i]]) for i in ids]
+                objective,
+                task,
+                [(i, by_document[position[i]]) for i in ids],
+                _cluster_labels(in_order, objective.cluster),
             )
             for objective in objectives
         }
@@ -237,7 +242,10 @@ def _require_metric(objective: Objective, task: Any) -> None:
 
 
 def _outcomes(
-    objective: Objective, task: Any, documents: Sequence[tuple[int, list[Instance]]]
+    objective: Objective,
+    task: Any,
+    documents: Sequence[tuple[int, list[Instance]]],
+    labels: Mapping[Any, int],
 ) -> Outcomes:
     metric, _, wanted = objective.metric.partition(",")
     filters = list(documents[0][1][0].filtered_resps)
@@ -251,14 +259,19 @@ def _outcomes(
         values.append(value)
         weights.append(weight)
         if objective.cluster:
-            clusters.append(document[objective.cluster])
-    labels = {label: index for index, label in enumerate(dict.fromkeys(clusters))}
+            clusters.append(labels[document[objective.cluster]])
     return Outcomes(
         tuple(ids),
         tuple(values),
         tuple(weights) if any(weight != 1.0 for weight in weights) else (),
-        tuple(labels[label] for label in clusters),
+        tuple(clusters),
     )
+
+
+def _cluster_labels(documents: Sequence[Mapping[str, Any]], field: str) -> dict[Any, int]:
+    """Value of the cluster field -> label, over a whole split; empty without a field."""
+    values = dict.fromkeys(document[field] for document in documents) if field else {}
+    return {value: label for label, value in enumerate(values)}
 
 
 def _value(metric: str, outcome: Any, objective: Objective) -> tuple[float, float]:

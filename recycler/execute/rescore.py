@@ -35,7 +35,8 @@ def rescore(study: "Study", folder: Path) -> list[dict[str, Any]]:
     model.eval()  # type: ignore[no-untyped-call]
     rows = []
     for split, evaluation in trial.evaluations.items():
-        objectives = [study.plan.objectives[name] for name in evaluation.scores]
+        scored = [study.plan.objectives[name] for name in evaluation.scores]
+        objectives = [objective for objective in scored if not objective.of_merge]
         for name, outcomes in evaluator.evaluate(model, objectives, split).items():
             again = getattr(outcomes, "score", lambda found=outcomes: found)().mean
             ledger = evaluation.scores[name].mean

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from recycler.evaluate.results import evaluation_of
-from recycler.evaluation import Evaluation
+from recycler.evaluation import Evaluation, Outcomes, Score
 from recycler.merge.live import Resident, quiet_transformers
-from recycler.objectives import Objectives
+from recycler.objectives import Objective, Objectives
 from recycler.pool import Pool
 from recycler.protocols import Evaluator
 from recycler.registry import resolve
@@ -48,9 +48,9 @@ class MergeScorerFactory:
     def __call__(self) -> "MergeScorer":
         torch.set_num_threads(1)
         quiet_transformers()
-        return MergeScorer(
-            Resident(self.pool, self.dtype, self.device), self.make_evaluator(), self.objectives
-        )
+        distance = any(objective.metric == "merge.distance" for objective in self.objectives)
+        resident = Resident(self.pool, self.dtype, self.device, distance)
+        return MergeScorer(resident, self.make_evaluator(), self.objectives)
 
     def make_evaluator(self) -> Evaluator:
         """The evaluator of the study, with its tasks loaded."""
@@ -59,7 +59,8 @@ class MergeScorerFactory:
         make = resolve("evaluator", kind, EVALUATORS)
         tokenizer = str(self.pool.checkpoints[0].path)
         if kind == "lm-eval":
-            made = make(tuple(self.objectives), tokenizer, self.items, **settings)
+            asked = tuple(o for o in self.objectives if not o.of_merge)
+            made = make(asked, tokenizer, self.items, **settings)
         else:
             made = make(tokenizer=tokenizer, **settings)
         return made  # type: ignore[no-any-return]
@@ -77,7 +78,23 @@ class MergeScorer:
         start = time.perf_counter()
         wanted = [self._objectives[name] for name in job.objectives]
         parted = {} if job.part == WHOLE else {"part": job.part}
-        results = self._evaluator.evaluate(self._resident.model, wanted, job.split, **parted)
+        asked = [objective for objective in wanted if not objective.of_merge]
+        results: dict[str, Outcomes | Score] = {
+            objective.name: self._property(objective, job)
+            for objective in wanted
+            if objective.of_merge
+        }
+        if asked:
+            model = self._resident.model
+            results |= self._evaluator.evaluate(model, asked, job.split, **parted)
         return evaluation_of(
             job, results, digest, {"merge": merge_seconds, "evaluate": time.perf_counter() - start}
         )
+
+    def _property(self, objective: Objective, job: Job) -> Score:
+        """A property of the merge that is resident; exact, the same on all items."""
+        values = {
+            "merge.nonzero": float(len(job.recipe.ingredients)),
+            "merge.distance": self._resident.distance,
+        }
+        return Score(values[objective.metric], 0.0, 0)

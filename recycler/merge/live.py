@@ -28,15 +28,20 @@ class Resident:
     merge goes through `from_pretrained(state_dict=...)`, the way the exported folder goes.
     """
 
-    def __init__(self, pool: Pool, dtype: str, device: str = "cpu") -> None:
+    def __init__(
+        self, pool: Pool, dtype: str, device: str = "cpu", distance: bool = False
+    ) -> None:
         """Load the pool's first checkpoint as the shell for all merges.
 
         Args:
             pool: the checkpoints, all of one architecture.
             dtype: torch name of the dtype that merges are made, evaluated and exported in.
             device: torch device.
+            distance: measure how far each merge is from the pool's base.
         """
         self.sources = Sources(pool)
+        self.distance = 0.0  # ‖merge - base‖₂ / ‖base‖₂ of the merge that is held, if measured
+        self._measures = distance
         self.device = device
         self._dtype = getattr(torch, dtype)
         self._config = AutoConfig.from_pretrained(pool.checkpoints[0].path)
@@ -63,8 +68,12 @@ class Resident:
     @torch.no_grad()
     def _copy(self, recipe: Recipe) -> str:
         digest, whole = Digest(), {}
+        moved = norm = 0.0
         for spec, tensor in merged(recipe, self.sources, self.device):
             digest.add(spec, tensor)
+            if self._measures and tensor.is_floating_point():
+                squares = self._squares(spec.name, tensor)
+                moved, norm = moved + squares[0], norm + squares[1]
             if self._slots is None:
                 whole[spec.name] = tensor.clone()
             else:
@@ -75,6 +84,7 @@ class Resident:
                     None, config=deepcopy(self._config), state_dict=whole, dtype=self._dtype
                 )
             )
+        self.distance = (moved / norm) ** 0.5 if norm else 0.0
         return digest.value
 
     def _slot(self, name: str, shape: torch.Size) -> Tensor:
@@ -87,6 +97,16 @@ class Resident:
                 "first in the pool.",
             )
         return slot
+
+    def _squares(self, name: str, tensor: Tensor) -> tuple[float, float]:
+        """‖tensor - base‖² and ‖base‖² of one merged tensor; zeros where the base lacks it."""
+        base = self.sources.pool.base
+        spec = self.sources.spec(base, name) if base else None
+        if base is None or spec is None:
+            return 0.0, 0.0
+        rows = tensor.shape[0] if spec.shape else None
+        anchor = self.sources.tensor(base, spec, rows).to(tensor.device, torch.float64)
+        return float((tensor.double() - anchor).square().sum()), float(anchor.square().sum())
 
     def _prepared(self, model: Any) -> Any:
         return model.to(self.device).eval().requires_grad_(False)

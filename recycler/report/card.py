@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def model_card(study: "Study", trial: Trial) -> str:
     """README.md of the folder: weights, scores with errors against the baselines, how to check."""
-    split = honest_split(trial)
+    split, found = honest_split(trial), study.verdict(trial)
     return "\n".join(
         [
             "---",
@@ -25,6 +25,7 @@ def model_card(study: "Study", trial: Trial) -> str:
             "recycler on the Pareto front of "
             f"{', '.join(o.name for o in study.plan.objectives.searched)}.",
             "",
+            *([found.sentence, ""] if found else []),
             "![front](front.png)",
             "",
             "## Weights",

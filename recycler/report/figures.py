@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from recycler import pareto
+from recycler.evaluation import Score
 from recycler.objectives import Objective
-from recycler.trial import COMPLETE, Trial
+from recycler.trial import COMPLETE, FAILED, STOPPED, Trial
 
 if TYPE_CHECKING:
     from recycler.study import Study
@@ -30,9 +31,18 @@ COLOURS = {
     "single": "#0072B2",
     "uniform": "#009E73",
     "merge-best": "#CC79A7",
+    "stopped": "#B5B5B5",
 }
-_SYMBOLS = {"single": "square", "uniform": "diamond", "merge-best": "x", "greedy": "triangle-up"}
-_MARKERS = {"single": "s", "uniform": "D", "merge-best": "X", "greedy": "^"}
+_SYMBOLS = {
+    "single": "square",
+    "uniform": "diamond",
+    "merge-best": "x",
+    "greedy": "triangle-up",
+    "stopped": "x-thin-open",
+}
+_MARKERS = {"single": "s", "uniform": "D", "merge-best": "X", "greedy": "^", "stopped": "x"}
+_FLOOR_LINE = {"dash": "dash", "color": "#777777", "width": 1}
+_LABELS = {"stopped": "stopped (some dev items)"}
 
 
 def pairs(study: "Study") -> list[tuple[Objective, Objective]]:
@@ -42,14 +52,26 @@ def pairs(study: "Study") -> list[tuple[Objective, Objective]]:
 
 
 def groups(study: "Study", split: str) -> dict[str, list[Trial]]:
-    """Trials scored on a split, by what they are; members of the front apart."""
+    """Trials scored on a split, by what they are; members of the front apart.
+
+    Those that racing stopped are among them with the dev items they were scored on.
+    """
     members = {trial.number for trial in study.front.trials}
-    found: dict[str, list[Trial]] = {"search": [], "greedy": [], "single": [], "uniform": []}
-    found |= {"merge-best": [], "front": []}
+    found: dict[str, list[Trial]] = {"stopped": [], "search": [], "greedy": [], "single": []}
+    found |= {"uniform": [], "merge-best": [], "front": []}
     for trial in study.trials:
-        if split in trial.evaluations:
+        if trial.state == STOPPED:
+            found["stopped"].append(trial)
+        elif split in trial.evaluations and trial.state == COMPLETE:
             found["front" if trial.number in members else trial.kind].append(trial)
     return {kind: trials for kind, trials in found.items() if trials}
+
+
+def floors(study: "Study", split: str, objective: Objective) -> list[float]:
+    """The worst score that an objective's floor allows on a split; none where there is no floor."""
+    limits = study.plan.objectives.raw(study.floors(split))
+    known = zip(study.plan.objectives.searched, limits, strict=True)
+    return [float(limit) for o, limit in known if o == objective and np.isfinite(limit)]
 
 
 def best_split(study: "Study") -> str:
@@ -60,10 +82,15 @@ def best_split(study: "Study") -> str:
 def front_figure(study: "Study") -> go.Figure:
     """Front, baselines and every other merge scored on the reported items, by pairs of objectives."""
     wanted, split = pairs(study), best_split(study)
+    grouped = groups(study, split)
     figure = make_subplots(cols=len(wanted), rows=1, horizontal_spacing=0.08)
     for column, (across, up) in enumerate(wanted, start=1):
-        for kind, trials in groups(study, split).items():
+        for kind, trials in grouped.items():
             figure.add_trace(_points(trials, kind, across, up, split, column == 1), 1, column)
+        for floor in floors(study, split, across):
+            figure.add_vline(x=floor, line=_FLOOR_LINE, row=1, col=column)
+        for floor in floors(study, split, up):
+            figure.add_hline(y=floor, line=_FLOOR_LINE, row=1, col=column)
         figure.update_xaxes(title_text=_axis(across), row=1, col=column)
         figure.update_yaxes(title_text=_axis(up), row=1, col=column)
     figure.update_layout(
@@ -78,27 +105,32 @@ def front_figure(study: "Study") -> go.Figure:
 def _points(
     trials: Sequence[Trial], kind: str, across: Objective, up: Objective, split: str, legend: bool
 ) -> go.Scatter:
-    x = [t.evaluations[split].scores[across.name] for t in trials]
-    y = [t.evaluations[split].scores[up.name] for t in trials]
-    bars = kind != "search"
+    x, y = (_scores(trials, objective, kind, split) for objective in (across, up))
+    bars = kind not in ("search", "stopped")
     return go.Scatter(
         x=[score.mean for score in x],
         y=[score.mean for score in y],
         error_x={"array": [s.stderr for s in x], "visible": bars, "thickness": 1, "width": 0},
         error_y={"array": [s.stderr for s in y], "visible": bars, "thickness": 1, "width": 0},
         mode="markers",
-        name=kind,
+        name=_LABELS.get(kind, kind),
         legendgroup=kind,
         showlegend=legend,
         marker={
             "color": COLOURS[kind],
             "symbol": _SYMBOLS.get(kind, "circle"),
-            "size": 10 if kind == "front" else 8,
-            "line": {"width": 1, "color": "white"},
+            "size": {"front": 10, "stopped": 5}.get(kind, 8),
+            "line": {"width": 1, "color": COLOURS[kind] if kind == "stopped" else "white"},
         },
         text=[_hover(t) for t in trials],
         hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
     )
+
+
+def _scores(trials: Sequence[Trial], objective: Objective, kind: str, split: str) -> list[Score]:
+    """What is drawn of each trial: its scores on the split, of stopped ones those on dev items."""
+    on = "dev" if kind == "stopped" else split
+    return [trial.evaluations[on].scores[objective.name] for trial in trials]
 
 
 def _hover(trial: Trial) -> str:
@@ -124,6 +156,18 @@ def trace(study: "Study") -> list[float]:
     return [pareto.hypervolume(gains[: k + 1], reference) for k in range(len(gains))]
 
 
+def lost(study: "Study") -> list[tuple[int, float, Trial]]:
+    """Each stopped or failed trial, after how many scored ones it ended and at which volume."""
+    volumes = [0.0, *trace(study)]
+    trials = sorted(study.trials, key=lambda trial: trial.finished or 0)
+    found, done = [], 0
+    for trial in trials if len(volumes) > 1 else []:
+        done += trial.state == COMPLETE
+        if trial.state in (STOPPED, FAILED):
+            found.append((done, volumes[done], trial))
+    return found
+
+
 def trace_figure(study: "Study") -> go.Figure:
     """Hypervolume against the number of evaluations."""
     values = trace(study)
@@ -131,13 +175,25 @@ def trace_figure(study: "Study") -> go.Figure:
     figure = go.Figure(
         go.Scatter(x=list(range(1, len(values) + 1)), y=values, mode="lines", line={"shape": "hv"})
     )
+    ends = lost(study)
+    figure.add_trace(
+        go.Scatter(
+            x=[at for at, _, _ in ends],
+            y=[volume for _, volume, _ in ends],
+            mode="markers",
+            marker={"symbol": "x-thin-open", "size": 5, "color": COLOURS["stopped"]},
+            text=[f"trial {t.number} ({t.name}) {t.state}" for *_, t in ends],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
     if 0 < references < len(values):
         figure.add_vline(x=references, line_dash="dot", annotation_text="baselines done")
     figure.update_layout(
         template="plotly_white",
         height=320,
         margin={"t": 30},
-        xaxis_title="merges evaluated",
+        showlegend=False,
+        xaxis_title="merges evaluated in full; crosses: stopped or failed",
         yaxis_title="hypervolume on dev items",
     )
     return figure
@@ -170,13 +226,18 @@ def front_png(study: "Study", highlight: int | None = None) -> bytes:
     figure = Figure(figsize=(4.6 * len(wanted), 4.4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(wanted), squeeze=False)[0]
+    grouped = groups(study, split)
     for axis, (across, up) in zip(axes, wanted, strict=True):
-        for kind, trials in groups(study, split).items():
+        for kind, trials in grouped.items():
             _draw(axis, kind, trials, across, up, split)
         for trial in study.trials:
             if trial.number == highlight and split in trial.evaluations:
                 x, y = trial.means(split)[across.name], trial.means(split)[up.name]
                 axis.scatter([x], [y], s=190, facecolors="none", edgecolors="black", zorder=5)
+        for floor in floors(study, split, across):
+            axis.axvline(floor, color="#777777", linestyle="--", linewidth=0.9)
+        for floor in floors(study, split, up):
+            axis.axhline(floor, color="#777777", linestyle="--", linewidth=0.9)
         axis.set_xlabel(_axis(across))
         axis.set_ylabel(_axis(up))
         axis.grid(alpha=0.25)
@@ -191,17 +252,17 @@ def front_png(study: "Study", highlight: int | None = None) -> bytes:
 def _draw(
     axis: Any, kind: str, trials: Sequence[Trial], across: Objective, up: Objective, split: str
 ) -> None:
-    x = [t.evaluations[split].scores[across.name] for t in trials]
-    y = [t.evaluations[split].scores[up.name] for t in trials]
+    x, y = (_scores(trials, objective, kind, split) for objective in (across, up))
+    bars = kind != "stopped"
     axis.errorbar(
         [s.mean for s in x],
         [s.mean for s in y],
-        xerr=[s.stderr for s in x],
-        yerr=[s.stderr for s in y],
+        xerr=[s.stderr for s in x] if bars else None,
+        yerr=[s.stderr for s in y] if bars else None,
         fmt=_MARKERS.get(kind, "o"),
         color=COLOURS[kind],
-        markersize=6,
+        markersize=6 if bars else 3,
         elinewidth=0.7,
-        label=kind,
+        label=_LABELS.get(kind, kind),
         zorder=4 if kind == "front" else 3,
     )

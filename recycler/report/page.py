@@ -1,15 +1,24 @@
 """The HTML report of a study: one self-contained file, no network needed.
 
-May import: the nouns, study, report.figures, plotly.
+May import: the nouns, study, report.figures, report.text, plotly.
 """
 
 import html
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from plotly.io import to_html
 
 from recycler.evaluation import Score
-from recycler.report.figures import best_split, front_figure, trace_figure, weights_figure
+from recycler.front import meeting
+from recycler.report.figures import (
+    best_split,
+    floors,
+    front_figure,
+    trace_figure,
+    weights_figure,
+)
+from recycler.report.text import costs, infeasible
 from recycler.trial import Trial
 
 if TYPE_CHECKING:
@@ -21,6 +30,9 @@ h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
 th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}
 th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
+td small{display:block;color:#8a8a8a;font-size:.75rem;line-height:1}
+.verdict{font-size:1.1rem;font-weight:600;border-left:4px solid #D55E00;padding:.4rem .8rem}
+.bad{background:#fde2e0;border-left:4px solid #c0392b;padding:.5rem .8rem;font-weight:600}
 tr.front{background:#fdf1e7}tr.knee{font-weight:600}.note{color:#666}
 .warn{background:#fff4d6;border-left:4px solid #e0a800;padding:.5rem .8rem}
 """
@@ -39,17 +51,29 @@ def html_page(study: "Study") -> str:
 <html lang="en"><head><meta charset="utf-8"><title>recycler: {title}</title>
 <style>{_STYLE}</style></head><body>
 <h1>{title}</h1>
+{_verdict(study)}
 <p class="note">{html.escape(_summary(study))}</p>
 {_warning(split)}
 <h2>Front and baselines on {split} items</h2>{first}
+{_floors(study, split)}
 <h2>Scores on {split} items</h2>{_table(study, split)}
 <p class="note">± is one standard error from the items; p(front) is the probability that the merge is
-non-dominated among all shown, by a paired bootstrap over {split} items. Columns marked * are held
+non-dominated among all shown, by a paired bootstrap over {split} items; the small figure under a
+member's score is its regret, the distance to the best of all shown. Columns marked * are held
 out: the search never saw them.</p>
 <h2>Hypervolume</h2>{second}
 <h2>Weights of the front</h2>{third}
 </body></html>
 """
+
+
+def _verdict(study: "Study") -> str:
+    """The answer in one sentence, and a loud word where no merge meets the floors."""
+    found, front = study.verdict(), study.front
+    parts = [f'<p class="verdict">{html.escape(found.sentence)}</p>'] if found else []
+    if not front.feasible:
+        parts.append(f'<p class="bad">{html.escape(infeasible(study, front.basis))}</p>')
+    return "".join(parts)
 
 
 def _summary(study: "Study") -> str:
@@ -65,7 +89,7 @@ def _summary(study: "Study") -> str:
             f" Hypervolume on test items: {volume:.4g}, singles and baselines {before:.4g} "
             f"({volume / before - 1:+.1%})."
         )
-    return text
+    return " ".join(part for part in (text, costs(table)) if part)
 
 
 def _warning(split: str) -> str:
@@ -77,27 +101,61 @@ def _warning(split: str) -> str:
     )
 
 
+def _floors(study: "Study", split: str) -> str:
+    """What the dashed lines are."""
+    known = [
+        f"{o.name} {o.floor} ({limit:.4g} on these items)"
+        for o in study.plan.objectives.searched
+        for limit in floors(study, split, o)
+    ]
+    text = html.escape("; ".join(known))
+    return f'<p class="note">Dashed: the floors, {text}.</p>' if known else ""
+
+
 def _table(study: "Study", split: str) -> str:
     front = study.front
     knee = front.knee().number if front.members else None
-    rows = [(m.trial, f"{m.p_nondominated:.2f}") for m in front.members]
-    shown = {trial.number for trial, _ in rows}
-    rows += [(t, "") for t in study.baselines if t.number not in shown and split in t.evaluations]
+    met = meeting(front.trials, study.plan.objectives, split, study.floors(split))
+    below = {t.number for t, meets in zip(front.trials, met, strict=True) if not meets}
+    rows: list[tuple[Trial, str, Mapping[str, float]]] = [
+        (m.trial, f"{m.p_nondominated:.2f}", regret)
+        for m, regret in zip(front.members, study.regret(front), strict=True)
+    ]
+    shown = {trial.number for trial, *_ in rows}
+    rows += [
+        (t, "", {}) for t in study.baselines if t.number not in shown and split in t.evaluations
+    ]
     objectives = [*study.plan.objectives]
     head = "".join(
         f"<th>{html.escape(o.name)}{'*' if o.held_out else ''} "
         f"{'↑' if o.direction == 'max' else '↓'}</th>"
         for o in objectives
     )
-    body = "".join(_line(t, p, objectives, split, knee) for t, p in rows)
+    body = "".join(
+        _line(t, p, regret, objectives, split, _marks(t, knee, below)) for t, p, regret in rows
+    )
     return f"<table><tr><th>trial</th><th>merge</th>{head}<th>p(front)</th></tr>{body}</table>"
 
 
-def _line(trial: Trial, p: str, objectives: list[Any], split: str, knee: int | None) -> str:
+def _marks(trial: Trial, knee: int | None, below: set[int]) -> str:
+    marks = (" (knee)", trial.number == knee), (" (below floor)", trial.number in below)
+    return "".join(mark for mark, applies in marks if applies)
+
+
+def _line(
+    trial: Trial,
+    p: str,
+    regret: Mapping[str, float],
+    objectives: list[Any],
+    split: str,
+    marks: str,
+) -> str:
     scores = trial.evaluations[split].scores
-    cells = "".join(f"<td>{_cell(scores.get(o.name))}</td>" for o in objectives)
-    classes = ("front " if p else "") + ("knee" if trial.number == knee else "")
-    name = html.escape(trial.name) + (" (knee)" if trial.number == knee else "")
+    cells = "".join(
+        f"<td>{_cell(scores.get(o.name))}{_regret(regret.get(o.name))}</td>" for o in objectives
+    )
+    classes = ("front " if p else "") + ("knee" if "(knee)" in marks else "")
+    name = html.escape(trial.name) + marks
     return (
         f'<tr class="{classes.strip()}"><td>{trial.number}</td><td>{name}</td>{cells}'
         f"<td>{p}</td></tr>"
@@ -106,3 +164,9 @@ def _line(trial: Trial, p: str, objectives: list[Any], split: str, knee: int | N
 
 def _cell(score: Score | None) -> str:
     return "" if score is None else f"{score.mean:.3f} ± {score.stderr:.3f}"
+
+
+def _regret(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "<small>best</small>" if value == 0 else f"<small>{value:.3f} behind</small>"

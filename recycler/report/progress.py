@@ -1,6 +1,6 @@
 """Progress of long work on standard error: a bar with ETA on a terminal, a line now and then else.
 
-May import: loop, rich.
+May import: front, loop, rich.
 """
 
 import sys
@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from recycler.front import AHEAD
 from recycler.loop import Progress as Step
 
 _NAMES = {
@@ -71,6 +72,8 @@ class ProgressBar:
         if progress.trial is not None:
             failure = progress.trial.failure
             note = f"{progress.trial.name}" + (f" failed: {failure.kind}" if failure else "")
+        if progress.outlook is not None:
+            note += f"; next {AHEAD} evaluations: {progress.outlook:+.1%} expected"
         self._show(_NAMES[progress.phase], progress.done, progress.total, note)
 
     def bytes_read(self, name: str, count: int, total: int) -> None:

@@ -1,5 +1,6 @@
 """A study's front and baselines as one table. May import: the nouns, study, pandas."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -14,16 +15,25 @@ def front_table(study: "Study") -> pd.DataFrame:
     """One row a front member or baseline: scores with errors on every split, weights.
 
     Columns: trial, name, kind, on_front, p_nondominated, `<objective>.<split>`,
-    `<objective>.<split>.stderr`, `weight.<checkpoint>`.
+    `<objective>.<split>.stderr`, `<objective>.regret` (of members, on the reported items),
+    `weight.<checkpoint>`.
     """
     front = study.front
-    rows = [_row(study, m.trial, p=m.p_nondominated) for m in front.members]
+    rows = [
+        _row(study, m.trial, m.p_nondominated, regret)
+        for m, regret in zip(front.members, study.regret(front), strict=True)
+    ]
     on_front = {m.trial.number for m in front.members}
     rows += [_row(study, t) for t in study.baselines if t.number not in on_front]
     return pd.DataFrame(rows)
 
 
-def _row(study: "Study", trial: Trial, p: float | None = None) -> dict[str, Any]:
+def _row(
+    study: "Study",
+    trial: Trial,
+    p: float | None = None,
+    regret: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     row: dict[str, Any] = {
         "trial": trial.number,
         "name": trial.name,
@@ -37,6 +47,7 @@ def _row(study: "Study", trial: Trial, p: float | None = None) -> dict[str, Any]
             score = evaluation.scores.get(objective.name) if evaluation else None
             row[f"{objective.name}.{split}"] = score.mean if score else None
             row[f"{objective.name}.{split}.stderr"] = score.stderr if score else None
+        row[f"{objective.name}.regret"] = (regret or {}).get(objective.name)
     for name, weight in zip(study.plan.names, trial.recipe.vector(study.plan.names), strict=True):
         row[f"weight.{name}"] = weight
     return row

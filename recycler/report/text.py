@@ -11,6 +11,7 @@ from rich.text import Text
 
 from recycler.compare import Finding, printable
 from recycler.evaluation import Score
+from recycler.front import meeting
 from recycler.objectives import Objective
 from recycler.pool import ASSUMED_RATE, Pool
 from recycler.trial import Trial
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 3  # findings of one kind that are printed in full
 _GROUPED = ("tensor-missing", "tensor-extra", "shape", "dtype", "not-finite", "integers")
-_WIDTH = 100  # where the output is not a terminal
+_WIDTH = 120  # where the output is not a terminal
 
 
 def console() -> Console:
@@ -43,11 +44,14 @@ def front(study: "Study") -> None:
         out.print(
             _front_table(study, split, held_out, "held out, never seen by the search", False)
         )
+    _verdict(out, table, study)
     volume, before = table["hypervolume"].get(split), table["baseline_hypervolume"].get(split)
     out.print(
         f"{table['evaluations']} merges evaluated, {len(table['members'])} on the front; study is "
-        f"{table['status']}."
+        f"{table['status']}." + (f" {study.status['message']}." if study.status["message"] else "")
     )
+    if left := costs(table):
+        out.print(left)
     if volume is not None and before:
         out.print(
             f"Hypervolume on {split} items: {volume:.4g}; singles and baselines {before:.4g} "
@@ -60,12 +64,43 @@ def front(study: "Study") -> None:
         )
 
 
+def _verdict(out: Console, table: Mapping[str, Any], study: "Study") -> None:
+    """The answer in one sentence, and whether the floors were met."""
+    if table["verdict"]:
+        out.print(table["verdict"]["sentence"], style="bold", markup=False)
+    if not table["feasible"]:
+        out.print(infeasible(study, table["basis"]), style="bold red", markup=False)
+
+
+def infeasible(study: "Study", basis: str) -> str:
+    """What is said where no merge meets the floors."""
+    floors = [f"{o.name} {o.floor}" for o in study.plan.objectives.searched if o.floor is not None]
+    return (
+        f"NO MERGE MEETS THE FLOORS ({', '.join(floors)}) on {basis} items: the front is that of all "
+        "merges, as if there were none."
+    )
+
+
+def costs(table: Mapping[str, Any]) -> str:
+    """How many trials were stopped by racing or failed, and what it saved; empty if none."""
+    counts, share = table["counts"], table["item_share"]
+    text = []
+    if counts["stopped"]:
+        saved = f": {share:.0%} of the item evaluations of full ones" if share is not None else ""
+        text.append(f"{counts['stopped']} candidates were stopped early by racing{saved}.")
+    if counts["failed"]:
+        text.append(f"{counts['failed']} failed.")
+    return " ".join(text)
+
+
 def _front_table(
     study: "Study", split: str, objectives: Sequence[Objective], what: str, chances: bool
 ) -> Table:
     """Members of the front, then baselines; means with standard errors, and p(front) if asked."""
-    members = study.front.members
-    knee = study.front.knee().number
+    front = study.front
+    members, knee = front.members, front.knee().number
+    met = meeting(front.trials, study.plan.objectives, split, study.floors(split))
+    regret = study.regret(front)
     table = Table(
         title=f"{study.name}, {what}: front, then baselines, on {split} items",
         title_justify="left",
@@ -78,10 +113,13 @@ def _front_table(
         table.add_column(f"{objective.name} {arrow}", justify="right", no_wrap=True)
     if chances:
         table.add_column("p(front)", justify="right", no_wrap=True)
-    for member in members:
+    table.add_column("regret", justify="right", no_wrap=True)
+    for member, lost, meets in zip(members, regret, met, strict=True):
         name = member.trial.name + (" (knee)" if member.trial.number == knee else "")
+        name += "" if meets else " (below floor)"
         chance = [f"{member.p_nondominated:.2f}"] if chances else []
-        table.add_row(*_cells(member.trial, name, objectives, split), *chance)
+        steps = " ".join(f"{lost[o.name]:.3f}" for o in objectives if o.name in lost)
+        table.add_row(*_cells(member.trial, name, objectives, split), *chance, steps)
     table.add_section()
     shown = {member.trial.number for member in members}
     for trial in study.baselines:
@@ -126,12 +164,14 @@ def trial(table: Mapping[str, Any]) -> None:
 
 def studies(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line a study."""
-    table = Table("study", "status", "scored", "failed", "running", "created", "message")
+    names = ("study", "status", "scored", "stopped", "failed", "running", "created", "message")
+    table = Table(*names)
     for row in rows:
         table.add_row(
             row["name"],
             row["status"],
             str(row["complete"]),
+            str(row["stopped"]),
             str(row["failed"]),
             str(row["running"]),
             row["created"][:19],

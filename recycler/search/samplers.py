@@ -10,12 +10,14 @@ from optuna.samplers import BaseSampler
 
 from recycler import pareto
 from recycler.errors import StudyFailed
+from recycler.front import floor_gains, front_rows
+from recycler.loop import exhausted
 from recycler.objectives import Array
 from recycler.plan import Plan
 from recycler.protocols import Problem, SamplerFactory
 from recycler.recipe import Recipe
 from recycler.registry import resolve
-from recycler.search import baselines
+from recycler.search import baselines, warm
 from recycler.search.optuna_box import ask, problem_of
 from recycler.trial import COMPLETE, Proposal, Trial
 
@@ -67,15 +69,25 @@ class Proposer:
         for proposal in baselines.references(self.plan, trials):
             if proposal.recipe.id not in known:
                 return proposal
-        if reference is None or self.spent(trials) >= self.plan.evaluations or self.plan.n < 2:
+        if reference is None or self.plan.n < 2:
+            return None
+        left = self.plan.evaluations - self.spent(trials)
+        for proposal in warm.proposals(self.plan):
+            if proposal.recipe.id not in known and (left > 0 or "copy" in proposal.notes):
+                return proposal
+        if left <= 0:
             return None
         if self.plan.greedy and (step := baselines.greedy_step(self.plan, trials)):
             return step
-        return self._sampled(trials, reference, known)
+        if exhausted(self.plan, trials, reference) is not None:
+            return None
+        filling = left <= round(self.plan.fill * self.plan.evaluations)
+        filled = self._filled(trials, known) if filling else None
+        return filled or self._sampled(trials, reference, known)
 
     def spent(self, trials: Sequence[Trial]) -> int:
         """Evaluations of the budget that are used: all but the references."""
-        return sum(not trial.is_baseline for trial in trials)
+        return sum(not trial.is_baseline and not trial.copied for trial in trials)
 
     def references(self, trials: Sequence[Trial]) -> list[Trial]:
         """Scored trials that the front is held against: the baselines and the greedy soup."""
@@ -84,10 +96,11 @@ class Proposer:
         return [*scored, *([soup] if soup else [])]
 
     def reference(self, trials: Sequence[Trial]) -> Array | None:
-        """(m,) the fixed corner, once every single is finished.
+        """(m,) the fixed corner, once every single is finished, and what floors are relative to.
 
         It lies a tenth of the range below the worst of the non-dominated singles: a single that is
-        bad at everything must not stretch the volume until nothing else shows in it.
+        bad at everything must not stretch the volume until nothing else shows in it. Where an
+        objective has a floor, the corner is raised to it: what lies below adds no volume.
         """
         if not baselines.singles_done(self.plan, trials):
             return None
@@ -99,7 +112,15 @@ class Proposer:
             )
         gains = np.array(list(known.values()))
         best = gains[pareto.nondominated(gains)]
-        return pareto.worst_corner(best if len(best) > 1 else gains)
+        corner = pareto.worst_corner(best if len(best) > 1 else gains)
+        floors = floor_gains(trials, self.plan.objectives, "dev")
+        if np.isnan(floors).any():
+            lost = self.plan.objectives.searched[int(np.isnan(floors).argmax())]
+            raise StudyFailed(
+                f"the floor of {lost.name!r} is {lost.floor!r}, which failed.",
+                hint="give the floor as a number, in a study of another name.",
+            )
+        return None if np.isposinf(floors).any() else np.maximum(corner, floors)
 
     def _sampled(
         self, trials: Sequence[Trial], reference: Sequence[float], known: set[str]
@@ -113,6 +134,21 @@ class Proposer:
             if recipe.id not in known:
                 return Proposal(kind="search", name=name, recipe=recipe, notes=notes)
         return Proposal(kind="search", name=name, recipe=self._random(problem, len(trials)))
+
+    def _filled(self, trials: Sequence[Trial], known: set[str]) -> Proposal | None:
+        """The midpoint of the two neighbours on the dev front with the largest gap not tried yet."""
+        objectives = self.plan.objectives
+        scored = [t for t in trials if t.state == COMPLETE]
+        front = front_rows(scored, objectives, "dev", floor_gains(trials, objectives, "dev"))
+        singles = np.array(list(baselines.single_gains(self.plan, trials).values()))
+        gains = objectives.gains([t.means("dev") for t in front]) / objectives.scales(singles)
+        weights = np.array([t.recipe.vector(self.plan.names) for t in front])
+        for one, other, _ in pareto.neighbours(gains):
+            recipe = self.plan.recipe(tuple((weights[one] + weights[other]) / 2))
+            if recipe.id not in known:
+                name = f"fill {self.spent(trials)}"
+                return Proposal(kind="search", name=name, recipe=recipe)
+        return None
 
     def _random(self, problem: Problem, number: int) -> Recipe:
         rng = np.random.default_rng(derived_seed(self.plan.seed, number, _DRAWS))

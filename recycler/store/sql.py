@@ -71,9 +71,17 @@ class SqlStore:
     def plan(self, study: str) -> Plan:
         return Plan.from_json(json.loads(self._study_row(study)["plan"]))
 
-    def extend(self, study: str, evaluations: int) -> None:
-        """Set a study's budget of evaluations; nothing else of a plan may change."""
+    def extend(
+        self,
+        study: str,
+        evaluations: int,
+        stop_gain: float | None = None,
+        stop_after: int | None = None,
+    ) -> None:
+        """Set a study's budget, and when it stops; nothing else of a plan may change."""
         data = {**self.plan(study).to_json(), "evaluations": evaluations}
+        rule = {"stop_gain": stop_gain, "stop_after": stop_after}
+        data |= {key: value for key, value in rule.items() if value is not None}
         with self._engine.begin() as db:
             db.execute(_named(t.studies.update(), study).values(plan=canonical(data)))
 

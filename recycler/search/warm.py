@@ -1,0 +1,107 @@
+"""Recipes of earlier studies over some of the same checkpoints, as the first proposals of a new one.
+
+Checkpoints are recognised by their fingerprints. Letters: n checkpoints of the new study.
+May import: the nouns, front, search.baselines.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+import numpy as np
+
+from recycler import pareto
+from recycler.front import front_rows
+from recycler.plan import Plan
+from recycler.recipe import Recipe
+from recycler.search import baselines
+from recycler.trial import COMPLETE, Proposal, Trial
+
+MISSING = 0.2  # largest share of a recipe's weight that may lie on checkpoints not in the pool
+
+# An earlier study: its plan, its trials and its reference corner, if it has one.
+Earlier = tuple[Plan, Sequence[Trial], Sequence[float] | None]
+
+
+def recipes(plan: Plan, studies: Sequence[Earlier]) -> tuple[dict[str, Any], ...]:
+    """What a new study proposes first: the best of each earlier one in turn.
+
+    Left out are references, and where the new study walks the greedy path, plain averages, for that
+    path finds them by itself. At most a third of the budget is spent so.
+
+    Args:
+        plan: the new study.
+        studies: earlier ones, in the order in which they are listed.
+
+    Returns:
+        `{"study", "trial", "weights": [n], "copy"}` each; `copy` says that the scores are those of
+        the earlier study, which evaluated the very same merge in the same way.
+    """
+    known = {proposal.recipe.id for proposal in baselines.references(plan, ())}
+    found: list[dict[str, Any]] = []
+    in_turn = zip_longest(*(_of_study(plan, earlier) for earlier in studies))
+    for entry in chain.from_iterable(in_turn):
+        if entry is None:
+            continue
+        recipe = plan.recipe(entry["weights"])
+        if recipe.id not in known and len(found) < plan.evaluations // 3:
+            known.add(recipe.id)
+            found.append(entry)
+    return tuple(found)
+
+
+def proposals(plan: Plan) -> Iterator[Proposal]:
+    """The plan's warm recipes, best first."""
+    for number, entry in enumerate(plan.warm, start=1):
+        source = [entry["study"], entry["trial"]]
+        yield Proposal(
+            kind="search",
+            name=f"warm {number} ({source[0]} trial {source[1]})",
+            recipe=plan.recipe(entry["weights"]),
+            notes={"copy": source} if entry["copy"] else {},
+        )
+
+
+def _of_study(plan: Plan, earlier: Earlier) -> Iterator[dict[str, Any]]:
+    """Entries of one earlier study, rank by rank; within a rank, most hypervolume first."""
+    old, trials, reference = earlier
+    left = [trial for trial in trials if trial.state == COMPLETE]
+    alike = plan.scores_alike(old)
+    while left:
+        rank = front_rows(left, old.objectives, "dev")
+        if not rank:
+            return
+        gains = old.objectives.gains([trial.means("dev") for trial in rank])
+        corner = gains.min(axis=0) if reference is None else np.array(reference)
+        for row in pareto.by_volume(gains, corner, len(rank)):
+            weights = _weights(plan, rank[row].recipe)
+            if weights is None or (plan.greedy and len({w for w in weights if w}) == 1):
+                continue
+            yield {
+                "study": old.name,
+                "trial": rank[row].number,
+                "weights": weights,
+                "copy": alike and plan.recipe(weights).id == rank[row].recipe.id,
+            }
+        left = [trial for trial in left if trial not in rank]
+
+
+def _weights(plan: Plan, recipe: Recipe) -> list[float] | None:
+    """(n,) the recipe's weights on the new pool with their sum kept; None if too much is missing."""
+    place: Mapping[str, int] = {
+        fingerprint: i for i, (_, fingerprint) in reversed(list(enumerate(plan.ingredients)))
+    }
+    weights = [0.0] * plan.n
+    lost = whole = total = 0.0
+    for item in recipe.ingredients:
+        whole, total = whole + abs(item.weight), total + item.weight
+        if item.fingerprint in place:
+            weights[place[item.fingerprint]] += item.weight
+        else:
+            lost += abs(item.weight)
+    if not lost:
+        return weights
+    kept = sum(weights)
+    if lost > MISSING * whole or kept * total <= 0:
+        return None
+    return [weight * total / kept for weight in weights]

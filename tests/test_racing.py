@@ -1,0 +1,436 @@
+"""Racing: what a candidate may still become, and studies whose candidates are scored block by block."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import erf, sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+import studies
+import toy
+from contracts.sampler import study_plan
+
+from recycler.errors import InvalidConfig
+from recycler.evaluate.harness import LmEval
+from recycler.evaluate.items import part_of
+from recycler.evaluate.python import PythonEvaluator
+from recycler.evaluate.results import evaluation_of
+from recycler.evaluation import Evaluation, Outcomes, Score
+from recycler.execute.inline import Inline
+from recycler.execute.rescore import rescore
+from recycler.front import probabilities
+from recycler.loop import Progress, run
+from recycler.objectives import Objective, Objectives
+from recycler.plan import Plan
+from recycler.racing import DEFAULTS, promise, settings_of
+from recycler.report.figures import front_figure, groups, lost, trace_figure
+from recycler.report.page import html_page
+from recycler.search.samplers import Proposer
+from recycler.store.sql import SqlStore
+from recycler.study import Study
+from recycler.trial import COMPLETE, STOPPED, Job
+from recycler.workspace import Workspace
+
+ONE = Objectives((Objective("up", "value", "max"),))
+TWO = Objectives((Objective("up", "value", "max"), Objective("down", "value", "min")))
+
+
+def items(values: Any) -> Outcomes:
+    return Outcomes(tuple(range(len(values))), tuple(np.asarray(values, dtype=float).tolist()))
+
+
+def normal_share(z: float) -> float:
+    return (1 + erf(z / sqrt(2))) / 2
+
+
+# --- what a candidate may still become ---
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_with_all_items_seen_the_chance_is_whether_nobody_dominates(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rivals = [{"up": items(rng.random(8)), "down": items(rng.random(8))} for _ in range(3)]
+    found = {"up": items(rng.random(8)), "down": items(rng.random(8))}
+
+    def gains(row: dict[str, Outcomes]) -> tuple[float, float]:
+        return np.mean(row["up"].values), -np.mean(row["down"].values)
+
+    mine = gains(found)
+    beaten = any(a >= mine[0] and b >= mine[1] for a, b in map(gains, rivals))
+    hope = promise(found, rivals, TWO, np.array([-1.0, -2.0]))
+    assert hope.chance == (0.0 if beaten else 1.0)
+    assert (hope.gain == 0.0) == beaten
+
+
+def test_with_all_items_seen_the_gain_is_the_volume_it_adds() -> None:
+    rivals = [{"up": items([0.4, 0.6]), "down": items([0.2, 0.2])}]
+    found = {"up": items([0.7, 0.7]), "down": items([0.3, 0.5])}
+    hope = promise(found, rivals, TWO, np.array([0.0, -1.0]))
+    # the rival's box is 0.5 x 0.8; the candidate's 0.7 x 0.6 sticks out by 0.2 x 0.6
+    assert hope.gain == pytest.approx(0.2 * 0.6 / (0.5 * 0.8))
+
+
+@pytest.mark.parametrize("whole", [64, 100, 400])
+def test_doubt_shrinks_with_the_share_of_items_that_is_seen(whole: int) -> None:
+    """The lead over a rival is known up to the items not seen: its error is cut by sqrt(1 - s)."""
+    rng = np.random.default_rng(whole)
+    rival, jitter = rng.normal(size=whole), rng.normal(size=50)
+    jitter += 0.06 - jitter.mean()
+    candidate = items(rival[:50] + jitter)
+    told = [
+        promise({"up": candidate}, [{"up": items(rival)}], ONE, np.array([-9.0]), seed).chance
+        for seed in range(24)
+    ]
+    error = jitter.std() / sqrt(50) * sqrt(1 - 50 / whole)
+    expected = normal_share(0.06 / error)
+    assert 0.55 < expected < 0.99
+    assert np.mean(told) == pytest.approx(expected, abs=0.03)  # 24 x 256 draws: 5 errors
+
+
+def test_pairing_sees_a_small_steady_lead_in_few_items() -> None:
+    hard = np.random.default_rng(0).normal(size=80)
+    for lead, chance in ((0.01, 1.0), (-0.01, 0.0)):
+        hope = promise(
+            {"up": items(hard[:10] + lead)}, [{"up": items(hard)}], ONE, np.array([-9.0])
+        )
+        assert hope.chance == chance
+
+
+def test_an_objective_without_items_is_known_exactly() -> None:
+    hard = np.random.default_rng(0).normal(size=80)
+    rivals = [{"up": items(hard), "down": Score(3.0, 0.0, 0)}]
+    doubtful = {"up": items(hard[:10] - 0.01)}  # surely behind in this one
+    for down, chance in ((2.0, 1.0), (3.0, 0.0), (4.0, 0.0)):
+        hope = promise(
+            {**doubtful, "down": Score(down, 0.0, 0)}, rivals, TWO, np.array([-9.0, -9.0])
+        )
+        assert hope.chance == chance
+
+
+def test_what_is_below_a_floor_will_not_be_on_the_front() -> None:
+    rival, better = items([0.5, 0.5, 0.5, 0.5]), items([0.6, 0.6])
+    for floor, chance in ((0.55, 1.0), (0.65, 0.0), (-np.inf, 1.0)):
+        hope = promise(
+            {"up": better}, [{"up": rival}], ONE, np.array([0.0]), floors=np.array([floor])
+        )
+        assert (hope.chance, hope.gain > 0) == (chance, chance > 0)
+
+
+def test_candidates_scored_on_different_items_are_not_compared() -> None:
+    other = Outcomes((7, 8), (0.1, 0.2))
+    with pytest.raises(InvalidConfig, match="scored on different items"):
+        promise({"up": other}, [{"up": items([0.1, 0.2, 0.3])}], ONE, np.array([0.0]))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"block": [1]}, {"blocks": [0.5]}, {"blocks": [0.5, 0.5, 1]}, {"blocks": [0, 1]}]
+)
+def test_settings_that_make_no_race_are_refused(wrong: dict) -> None:
+    with pytest.raises(InvalidConfig, match="racing: found"):
+        settings_of(wrong)
+    assert settings_of(False) == {}
+    assert settings_of(True) == DEFAULTS
+    assert settings_of({"chance": 0.2})["chance"] == 0.2
+
+
+# --- a raced study whose items are known ---
+
+ITEMS = 48
+BLOCKS = [0.125, 0.25, 0.5, 1.0]
+_COMMON = np.random.default_rng(11).normal(size=(2, ITEMS))
+
+
+def values_of(w: np.ndarray) -> dict[str, np.ndarray]:
+    """Outcomes of a merge by objective, (ITEMS,) each: its quality, the items' and its own luck."""
+    luck = np.random.default_rng([int(1e6 * x) for x in w]).normal(size=(2, ITEMS))
+    best = np.array([[0.8, 0.2, 0.0], [0.1, 0.9, 0.0]])
+    quality = -((w - best) ** 2).sum(axis=1)
+    return {f"f{j}": quality[j] + 0.5 * _COMMON[j] + 0.1 * luck[j] for j in range(2)}
+
+
+class Known:
+    """Scores from `values_of`, counts what was evaluated, and may die before its k-th job."""
+
+    def __init__(self, plan: Plan, dies_before: int = -1) -> None:
+        self.plan, self.dies_before = plan, dies_before
+        self.jobs: list[Job] = []
+        self.seen: list[tuple[int, str, int]] = []  # (trial, split, item)
+
+    def __call__(self, job: Job) -> Evaluation:
+        if len(self.jobs) == self.dies_before:
+            raise KeyboardInterrupt
+        self.jobs.append(job)
+        everything = values_of(np.array(job.recipe.vector(self.plan.names)))
+        ids = part_of(range(ITEMS), job.part)
+        self.seen += [(job.trial, job.split, i) for i in ids]
+        found = {
+            name: Outcomes(tuple(ids), tuple(everything[name][list(ids)].tolist()))
+            for name in job.objectives
+        }
+        return evaluation_of(job, found, f"digest of {job.recipe.id}", {})
+
+
+def raced(**changes: Any) -> Plan:
+    racing = {"blocks": BLOCKS, "chance": 0.2, "gain": 0.0}
+    return study_plan("dirichlet", 3, 2, evaluations=25, racing=racing, **changes)
+
+
+def finish(plan: Plan, store: SqlStore, **options: Any) -> Known:
+    scorer = Known(plan, **options)
+    run(plan, store, Proposer(plan), Inline(lambda: scorer))
+    return scorer
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> tuple[Plan, SqlStore, Known]:
+    plan, store = raced(), SqlStore("sqlite://")
+    store.create_study(plan)
+    return plan, store, finish(plan, store)
+
+
+def test_blocks_follow_one_another_and_add_up_to_the_whole(undisturbed: Any) -> None:
+    plan, store, scorer = undisturbed
+    trials = store.trials("study")
+    assert {t.state for t in trials if t.kind == "search"} == {COMPLETE, STOPPED}
+    for trial in trials:
+        parts = [
+            job.part for job in scorer.jobs if (job.trial, job.split) == (trial.number, "dev")
+        ]
+        if trial.kind != "search":
+            assert parts == [(0.0, 1.0)]
+            continue
+        steps = list(zip([0.0, *BLOCKS], BLOCKS, strict=False))
+        assert parts == steps[: len(parts)]
+        assert (len(parts) == len(BLOCKS)) == (trial.state == COMPLETE)
+        scored = [
+            i for number, split, i in scorer.seen if (number, split) == (trial.number, "dev")
+        ]
+        assert scored == list(range(round(parts[-1][1] * ITEMS)))
+        exact = values_of(np.array(trial.recipe.vector(plan.names)))
+        outcomes = store.outcomes("study", trial.number, "dev")
+        for name, values in exact.items():
+            assert outcomes[name].values == tuple(values[: len(scored)].tolist())
+            assert trial.evaluations["dev"].scores[name] == outcomes[name].score()
+
+
+def test_a_stopped_trial_keeps_what_it_was_scored_on_with_its_wider_error(
+    undisturbed: Any,
+) -> None:
+    plan, store, _ = undisturbed
+    stopped = [t for t in store.trials("study") if t.state == STOPPED]
+    assert stopped
+    for trial in stopped:
+        for name, values in values_of(np.array(trial.recipe.vector(plan.names))).items():
+            score = trial.evaluations["dev"].scores[name]
+            assert score.items in {6, 12, 24}
+            seen = values[: score.items]
+            assert score.mean == pytest.approx(seen.mean())
+            assert score.stderr == pytest.approx(seen.std(ddof=1) / sqrt(score.items))
+            assert score.stderr > 1.1 * values.std(ddof=1) / sqrt(ITEMS)
+        assert set(trial.evaluations) == {"dev"}
+        assert trial.finished
+
+
+def test_racing_stops_no_member_of_the_true_dev_front_here(undisturbed: Any) -> None:
+    plan, store, scorer = undisturbed
+    trials = store.trials("study")
+    means = np.array(
+        [
+            [v.mean() for v in values_of(np.array(t.recipe.vector(plan.names))).values()]
+            for t in trials
+        ]
+    )
+    front = {
+        t.number
+        for t, mine in zip(trials, means, strict=True)
+        if not ((means >= mine).all(1) & (means > mine).any(1)).any()
+    }
+    lost_members = front & {t.number for t in trials if t.state == STOPPED}
+    assert len(lost_members) <= 0.25 * len(front)  # a chance of 0.2 is given up on purpose
+    evaluated = sum(split == "dev" for _, split, _ in scorer.seen)
+    assert evaluated < 0.8 * ITEMS * len(trials)
+
+
+@pytest.mark.parametrize("jobs", [1, 4, 6, 7, 8, 9, 17, 30, 44])
+def test_a_killed_run_resumes_at_the_next_block(undisturbed: Any, jobs: int) -> None:
+    plan, whole, scorer = undisturbed
+    store = SqlStore("sqlite://")
+    store.create_study(plan)
+    with pytest.raises(KeyboardInterrupt):
+        finish(plan, store, dies_before=jobs)
+    before = {(t.number, t.state) for t in store.trials("study")}
+    assert any(state == "running" for _, state in before) or jobs >= 40
+    rest = finish(plan, store)
+    assert rest.jobs == scorer.jobs[jobs:]  # the very jobs that were left, blocks and all
+    assert len(rest.seen) + sum(
+        len(part_of(range(ITEMS), job.part)) for job in scorer.jobs[:jobs]
+    ) == len(set(scorer.seen))
+    again = [replace(t, attempts=1) for t in store.trials("study")]
+    assert again == list(whole.trials("study"))
+
+
+def test_properties_of_the_merge_race_along() -> None:
+    few = Objective("few", "merge.nonzero")
+    first = raced().objectives.all
+    plan = raced(objectives=Objectives((few, *first)))
+    store = SqlStore("sqlite://")
+    store.create_study(plan)
+    known = Known(plan)
+
+    def score(job: Job) -> Evaluation:
+        names = tuple(name for name in job.objectives if name != "few")
+        found = known(replace(job, objectives=names))
+        exact = Score(float(len(job.recipe.ingredients)), 0.0, 0)
+        return replace(found, scores={"few": exact, **found.scores})
+
+    run(plan, store, Proposer(plan), Inline(lambda: score))
+    searched = [t for t in store.trials("study") if t.kind == "search"]
+    assert {t.state for t in searched} == {COMPLETE, STOPPED}
+    assert all(t.evaluations["dev"].scores["few"] == Score(3.0, 0.0, 0) for t in searched)
+
+
+def test_plain_means_cannot_race() -> None:
+    plan, store = raced(), SqlStore("sqlite://")
+    store.create_study(plan)
+
+    def score(job: Job) -> Evaluation:
+        return evaluation_of(job, {n: Score(0.5, 0.0, 0) for n in job.objectives}, "", {})
+
+    with pytest.raises(InvalidConfig, match="no item values, which racing needs"):
+        run(plan, store, Proposer(plan), Inline(lambda: score))
+
+
+# --- evaluators ---
+
+
+def in_parts(evaluate: Callable[..., Any]) -> dict[str, Outcomes]:
+    parts = [evaluate(part=part) for part in zip([0.0, *BLOCKS], BLOCKS, strict=False)]
+    found = dict(parts[0])
+    for more in parts[1:]:
+        found = {name: outcomes.joined(more[name]) for name, outcomes in found.items()}
+    return found
+
+
+def test_lm_evals_parts_add_up_to_the_whole(tmp_path) -> None:
+    objectives = (
+        Objective("text", "bits_per_byte"),
+        Objective("choice", "acc", cluster="group"),
+        Objective("word", "exact_match"),
+    )
+    tokenizer = str(toy.checkpoint(tmp_path / "one"))
+    evaluator = LmEval(
+        objectives,
+        tokenizer,
+        {"dev": 30, "select": 4, "test": 4},
+        tasks=str(toy.tasks(tmp_path / "tasks")),
+        batch_size=4,
+        max_length=128,
+    )
+    model = toy.model(seed=3)
+    whole = evaluator.evaluate(model, objectives, "dev")
+    found = in_parts(lambda part: evaluator.evaluate(model, objectives, "dev", part=part))
+    for name, outcomes in whole.items():
+        assert found[name].ids == outcomes.ids
+        assert found[name].clusters == outcomes.clusters
+        assert found[name].weights == outcomes.weights
+        assert found[name].values == pytest.approx(outcomes.values, rel=1e-5)
+        assert found[name].score().stderr == pytest.approx(outcomes.score().stderr, rel=1e-5)
+    assert len(set(whole["choice"].clusters)) < 30  # some items do share a group
+
+
+def test_a_functions_parts_add_up_to_the_whole(tmp_path) -> None:
+    (tmp_path / "in_parts.py").write_text(
+        "def score(model, tokenizer, split, part=(0.0, 1.0)):\n"
+        "    rows = model.get_output_embeddings().weight.norm(dim=1).tolist()\n"
+        "    first, last = (round(share * len(rows)) for share in part)\n"
+        "    return {'norm': rows[first:last]}\n"
+    )
+    tokenizer = str(toy.checkpoint(tmp_path / "one"))
+    evaluator = PythonEvaluator("in_parts:score", tokenizer, str(tmp_path))
+    model, objectives = toy.model(seed=3), (Objective("norm", "value", "max"),)
+    whole = evaluator.evaluate(model, objectives, "dev")
+    found = in_parts(lambda part: evaluator.evaluate(model, objectives, "dev", part=part))
+    assert found == whole
+
+
+def test_blocks_are_joined_only_where_exact_scores_agree() -> None:
+    def block(few: float, *ids: int) -> Evaluation:
+        own = Outcomes(ids, tuple(float(i) for i in ids))
+        return Evaluation(
+            split="dev",
+            scores={"few": Score(few, 0.0, 0), "up": own.score()},
+            outcomes={"up": own},
+        )
+
+    joined = block(2.0, 4, 5).joined(block(2.0, 6))
+    assert joined.scores == {"few": Score(2.0, 0.0, 0), "up": Score(5.0, sqrt(1 / 3), 3)}
+    with pytest.raises(InvalidConfig, match="'few' came without item values"):
+        block(2.0, 4, 5).joined(block(3.0, 6))
+
+
+# --- from the study file to the page ---
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    racing = {"blocks": [0.25, 0.5, 1.0], "chance": 0.4, "gain": 0.0}
+    return studies.build(tmp_path_factory.mktemp("raced"), evaluations=9, racing=racing)
+
+
+def test_the_page_counts_the_stopped_and_draws_them_as_crosses(world) -> None:
+    study = world.open()
+    table, stopped = study.front_json(), [t for t in study.trials if t.state == STOPPED]
+    assert stopped
+    assert table["counts"] == {
+        "complete": len(study.trials) - len(stopped),
+        "stopped": len(stopped),
+        "failed": 0,
+    }
+    raced_trials = [t for t in study.trials if not t.is_baseline]
+    evaluated = sum(s.items for t in raced_trials for s in t.evaluations["dev"].scores.values())
+    assert table["item_share"] == pytest.approx(evaluated / (2 * 12 * len(raced_trials)))
+    assert table["evaluations"] == len(raced_trials) == 9
+    page = html_page(study)
+    assert f"{len(stopped)} candidates were stopped early by racing" in page
+    assert f"{table['item_share']:.0%} of the item evaluations" in page
+    assert [t.number for t in groups(study, "test")["stopped"]] == [t.number for t in stopped]
+    (crosses,) = [part for part in front_figure(study).data if part.name.startswith("stopped")]
+    assert list(crosses.x) == [t.means("dev")["text"] for t in stopped]
+    assert [t.number for *_, t in lost(study)] == [t.number for t in stopped]
+    assert len(trace_figure(study).data[1].x) == len(stopped)
+
+
+def test_trials_stopped_on_other_items_leave_the_bootstrap_paired(drawer, tmp_path) -> None:
+    """While only dev items are known, those who have all of them are compared item by item."""
+    racing = {"blocks": [0.25, 0.5, 1.0], "chance": 0.4, "gain": 0.0}
+    workspace = Workspace()
+    file = toy.study_file(tmp_path, drawer[:3], evaluations=9, racing=racing)
+    study = Study(workspace.submit(file).name, workspace)
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "select":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.run(listen=stop)
+    front, complete = study.front, [t for t in study.trials if t.state == COMPLETE]
+    assert (front.basis, front.certainty) == ("dev", "dev")
+    assert len(complete) < len(study.trials)
+    chances = probabilities(
+        [workspace.store.outcomes("toy", t.number, "dev") for t in complete],
+        [t.evaluations["dev"].scores for t in complete],
+        study.plan.objectives,
+    )
+    expected = {t.number: p for t, p in zip(complete, chances, strict=True)}
+    assert [m.p_nondominated for m in front.members] == [
+        expected[m.trial.number] for m in front.members
+    ]
+
+
+def test_a_raced_merge_scores_the_same_again_from_its_folder(world, tmp_path) -> None:
+    study = world.open()
+    trial = next(t for t in study.trials if t.kind == "search" and t.state == COMPLETE)
+    study.export(trial, tmp_path / "out")
+    rows = rescore(study, tmp_path / "out")
+    assert {row["split"] for row in rows} == set(trial.evaluations)

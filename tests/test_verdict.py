@@ -1,0 +1,189 @@
+"""The verdict: differences by their closed form, and a sentence that says no more than is known."""
+
+from math import erf, sqrt
+
+import numpy as np
+import pytest
+
+from recycler.evaluation import Evaluation, Outcomes, Score
+from recycler.objectives import Objective, Objectives
+from recycler.recipe import Ingredient, Recipe
+from recycler.trial import COMPLETE, Trial
+from recycler.verdict import Comparison, Verdict, verdict
+
+ITEMS = 400
+TWO = Objectives((Objective("up", "value", "max"), Objective("down", "value", "min")))
+
+
+def items_around(mean, noise):
+    """Outcomes of exactly this mean; equal noise is the same items' difficulty."""
+    values = noise - noise.mean() + mean
+    return Outcomes(tuple(range(len(values))), tuple(values.tolist()))
+
+
+def scored(number, name, kind="search", **splits):
+    """A trial and its outcomes: split -> objective -> outcomes or a plain score."""
+    evaluations = {
+        split: Evaluation(
+            split=split,
+            scores={n: o.score() if isinstance(o, Outcomes) else o for n, o in found.items()},
+            outcomes={n: o for n, o in found.items() if isinstance(o, Outcomes)},
+        )
+        for split, found in splits.items()
+    }
+    recipe = Recipe("linear", (Ingredient(f"f{number}", name, 1.0),), "float32")
+    return Trial(
+        number=number, kind=kind, name=name, recipe=recipe, state=COMPLETE, evaluations=evaluations
+    )
+
+
+def outcomes(trial, split):
+    return trial.evaluations[split].outcomes
+
+
+def held(pick, singles, greedy=None, objectives=TWO, scales=(1.0, 1.0)):
+    return verdict(pick, "knee", singles, greedy, objectives, np.array(scales), outcomes)
+
+
+def test_the_difference_of_averages_follows_its_normal_law():
+    rng = np.random.default_rng(3)
+    easy, jitter = rng.normal(size=ITEMS), rng.normal(size=ITEMS)
+    flat = items_around(0.0, easy)
+    pick = scored(5, "search 1", test={"up": items_around(0.3, easy + jitter), "down": flat})
+    single = scored(0, "single:a", "single", test={"up": items_around(0.2, easy), "down": flat})
+    found = held(pick, [single], scales=(2.0, 1.0))
+    # the mean over two objectives of a lead of 0.1 in steps of 2; its error is the jitter's
+    error = jitter.std() / sqrt(ITEMS) / 2 / 2
+    assert found.single.difference == pytest.approx(0.1 / 2 / 2)
+    assert found.single.interval == pytest.approx(
+        (0.025 - 1.96 * error, 0.025 + 1.96 * error), abs=0.15 * error
+    )
+    expected = (1 + erf(0.025 / error / sqrt(2))) / 2
+    assert found.single.p_better == pytest.approx(expected, abs=0.02)
+    assert (found.split, found.items, found.best_single) == ("test", (ITEMS, ITEMS), "a")
+
+
+def test_smaller_is_better_where_the_objective_says_so():
+    noise = np.random.default_rng(0).normal(size=50)
+    both = {"up": items_around(0.0, noise)}
+    pick = scored(5, "search 1", test={**both, "down": items_around(1.0, noise)})
+    single = scored(0, "single:a", "single", test={**both, "down": items_around(1.2, noise)})
+    found = held(pick, [single])
+    assert found.single.difference == pytest.approx(0.1)
+    assert found.single.p_better == 1.0  # the same noise on every item: no doubt
+
+
+def test_weights_of_the_objectives_come_in_with_the_scales():
+    weighted = Objectives(
+        (Objective("up", "value", "max", weight=3.0), Objective("down", "value", "min"))
+    )
+    scores = [Score(0.0, 0.1, 9), Score(1.0, 0.1, 9)]
+    pick = scored(5, "search 1", test={"up": scores[1], "down": scores[1]})
+    single = scored(0, "single:a", "single", test={"up": scores[0], "down": scores[0]})
+    scales = weighted.scales(np.array([[0.0, 0.0], [1.0, 1.0]]))
+    found = held(pick, [single], objectives=weighted, scales=scales)
+    assert found.single.difference == pytest.approx((3 * 1.0 - 1.0) / 2)
+    assert found.weighted
+    assert "in the scaled, weighted average" in found.sentence
+
+
+def test_the_best_single_is_picked_on_other_items_than_those_reported():
+    lucky = {"up": Score(0.9, 0.1, 9), "down": Score(0.0, 0.1, 9)}
+    plain = {"up": Score(0.5, 0.1, 9), "down": Score(0.0, 0.1, 9)}
+    single_a = scored(0, "single:a", "single", select=lucky, test=plain)
+    single_b = scored(1, "single:b", "single", select=plain, test=lucky)
+    pick = scored(5, "search 1", select=plain, test=lucky)
+    found = held(pick, [single_a, single_b])
+    assert found.best_single == "a"
+    assert found.single.difference == pytest.approx(0.2)
+
+
+def test_the_report_is_on_the_most_honest_items_that_all_were_scored_on():
+    one = {"up": Score(0.5, 0.1, 9), "down": Score(0.0, 0.1, 9)}
+    single = scored(0, "single:a", "single", dev=one, test=one)
+    assert held(scored(5, "s", dev=one, test=one), [single]).split == "test"
+    early = held(scored(5, "s", dev=one), [single])
+    assert early.split == "dev"
+    assert early.sentence.endswith("9 dev items a task. Optimistic: the search saw these items.")
+    assert held(scored(5, "s", select=one), [single]) is None
+    assert held(scored(5, "s", dev=one), []) is None
+
+
+def test_a_rival_that_is_the_merge_itself_is_no_rival():
+    one = {"up": Score(0.5, 0.1, 9), "down": Score(0.0, 0.1, 9)}
+    single, soup = scored(0, "single:a", "single", test=one), scored(7, "greedy 1", test=one)
+    found = held(single, [single], soup)
+    assert found.single is None
+    assert found.greedy.trial == 7
+    assert found.sentence.startswith(
+        "Trial 0 (knee) is your best single checkpoint itself (a), and is ahead of the greedy soup"
+    )
+    assert held(soup, [single], soup).greedy is None
+
+
+def test_a_rival_below_a_floor_is_called_so() -> None:
+    one = {"up": Score(0.5, 0.1, 9), "down": Score(0.0, 0.1, 9)}
+    more = {"up": Score(0.9, 0.1, 9), "down": Score(0.2, 0.1, 9)}
+    pick, single = scored(5, "search 1", test=one), scored(0, "single:a", "single", test=more)
+    for worst, below in ((-0.1, True), (-0.2, False), (np.inf, False)):  # inf: not known yet
+        found = verdict(
+            pick,
+            "knee",
+            [single],
+            None,
+            TWO,
+            np.ones(2),
+            outcomes,
+            lambda split, worst=worst: np.array([-np.inf, worst]),
+        )
+        assert found.single.below is below
+        assert ("(a), which is below a floor, by" in found.sentence) is below
+
+
+def comparison(difference, low, high, p):
+    return Comparison(0, "math-2", difference, (low, high), p)
+
+
+SAID = Verdict(
+    trial=41,
+    role="knee",
+    split="test",
+    single=comparison(0.034, 0.021, 0.047, 0.9995),
+    best_single="math-2",
+    greedy=comparison(0.012, -0.001, 0.025, 0.96),
+    items=(1000, 1000),
+    weighted=False,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {},
+            "Trial 41 (knee) beats your best single checkpoint (math-2) by 0.034 [0.021, 0.047] in "
+            "the scaled average with probability > 0.99, and the greedy soup by 0.012 "
+            "[-0.001, 0.025] (0.96), on 1000 test items a task.",
+        ),
+        (
+            {"greedy": comparison(-0.012, -0.025, 0.001, 0.04), "items": (9, 12)},
+            "Trial 41 (knee) beats your best single checkpoint (math-2) by 0.034 [0.021, 0.047] in "
+            "the scaled average with probability > 0.99, and is worse than the greedy soup by 0.012 "
+            "[-0.001, 0.025] (0.96), on 9 to 12 test items a task.",
+        ),
+        (
+            {"single": comparison(0.01, -0.02, 0.04, 0.71), "greedy": None, "items": (0, 0)},
+            "Trial 41 (knee) is ahead of your best single checkpoint (math-2) by 0.010 "
+            "[-0.020, 0.040] in the scaled average with probability 0.71.",
+        ),
+        (
+            {"single": comparison(-0.01, -0.04, 0.02, 0.29), "greedy": None, "split": "dev"},
+            "Trial 41 (knee) is behind your best single checkpoint (math-2) by 0.010 "
+            "[-0.020, 0.040] in the scaled average with probability 0.71, on 1000 dev items a task. "
+            "Optimistic: the search saw these items.",
+        ),
+    ],
+)
+def test_the_sentence_claims_what_the_probability_allows(changes, sentence):
+    made = {name: getattr(SAID, name) for name in SAID.__dataclass_fields__} | changes
+    assert Verdict(**made).sentence == sentence
