@@ -8,7 +8,7 @@ May import: the nouns, protocols, front, racing.
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from recycler.front import AHEAD, feasible, floor_gains, front_rows, meeting, ou
 from recycler.objectives import Array
 from recycler.plan import Plan
 from recycler.protocols import Executor, Store
-from recycler.racing import promise
+from recycler.racing import estimate, promise
 from recycler.trial import COMPLETE, FAILED, RUNNING, STOPPED, WHOLE, Job, Proposal, Trial
 
 # Times a trial is begun before it counts as what kills the process. Large, because a process is
@@ -231,10 +231,10 @@ class _Run:
             else:  # told when the others are done
                 self._refused.append((trial, result))
             return
-        state = COMPLETE
+        state, notes = COMPLETE, None
         if job.split == "dev" and job.part != WHOLE:
-            result, state = self._race.judge(job, result, self.ledger, self.reference)
-        self.store.record(self.plan.name, trial.number, result, state)
+            result, state, notes = self._race.judge(job, result, self.ledger, self.reference)
+        self.store.record(self.plan.name, trial.number, result, state, notes)
         self._refresh()
         if state == RUNNING:
             self._onward.append(self.trials[trial.number])
@@ -322,12 +322,15 @@ class _Race:
         block: Evaluation,
         ledger: Sequence[Trial],
         reference: Sequence[float] | None,
-    ) -> tuple[Evaluation, str]:
-        """All that a candidate has been scored on with its newest block, and the state it gets."""
+    ) -> tuple[Evaluation, str, dict[str, Any] | None]:
+        """All that a candidate has been scored on with its newest block, its state and a note.
+
+        The note of a stopped one, `estimate`, is what it tells the sampler.
+        """
         before = self._seen.pop(job.trial, None)
         found = before.joined(block) if before else block
         if job.part[1] >= 1.0:
-            return found, COMPLETE
+            return found, COMPLETE, None
         objectives = self._plan.objectives
         measured = {o.name for o in objectives.searched if not o.of_merge}
         if set(found.outcomes) != measured or reference is None:
@@ -341,18 +344,20 @@ class _Race:
             if trial.number not in self._whole:
                 known = self._store.outcomes(self._plan.name, trial.number, "dev")
                 self._whole[trial.number] = {**trial.evaluations["dev"].scores, **known}
+        seen: dict[str, Outcomes | Score] = {**found.scores, **found.outcomes}
+        others = [self._whole[trial.number] for trial in rivals]
         hope = promise(
-            {**found.scores, **found.outcomes},
-            [self._whole[trial.number] for trial in rivals],
+            seen,
+            others,
             objectives,
             np.array(reference),
             seed=job.trial,
             floors=floors if meeting(rivals, objectives, "dev", floors).any() else None,
         )
         if not hope.holds(self._plan.racing):
-            return found, STOPPED
+            return found, STOPPED, {"estimate": estimate(seen, others, objectives)}
         self._seen[job.trial] = found
-        return found, RUNNING
+        return found, RUNNING, None
 
 
 def exhausted(

@@ -151,7 +151,12 @@ class Store(Protocol):
     def retry(self, study: str, number: int) -> None: ...
 
     def record(
-        self, study: str, number: int, evaluation: Evaluation, state: str = COMPLETE
+        self,
+        study: str,
+        number: int,
+        evaluation: Evaluation,
+        state: str = COMPLETE,
+        notes: Mapping[str, Any] | None = None,
     ) -> None: ...
 
     def fail(self, study: str, number: int, failure: Failure) -> None: ...

@@ -99,6 +99,40 @@ def promise(
     return _promise(draws, means, reference, floors)
 
 
+def estimate(
+    candidate: Mapping[str, Outcomes | Score],
+    rivals: Sequence[Mapping[str, Outcomes | Score]],
+    objectives: Objectives,
+) -> dict[str, tuple[float, float]]:
+    """Objective -> (mean, standard error) of a candidate on all dev items, from the first of them.
+
+    The plain mean of a block is off by what the block is easier or harder than the rest, alike for
+    all candidates; the rivals' average on all items plus the paired difference is not.
+
+    Args:
+        candidate: as in `promise`.
+        rivals: as in `promise`.
+        objectives: only the searched ones are estimated.
+    """
+    made = {}
+    for objective in objectives.searched:
+        seen = candidate[objective.name]
+        if isinstance(seen, Score):
+            made[objective.name] = (seen.mean, seen.stderr)
+            continue
+        others = [rival[objective.name] for rival in rivals]
+        items = [other for other in others if isinstance(other, Outcomes)]
+        size, whole = len(seen.ids), len(items[0].ids)
+        values, weights, _ = seen.arrays()
+        control = np.mean([other.arrays()[0][:size] for other in items], axis=0)
+        paired = Outcomes(seen.ids, tuple(values - control), tuple(weights), seen.clusters).score()
+        share = size / whole
+        spread = share * seen.score().stderr ** 2 + (1 - share) * paired.stderr**2
+        mean = float(np.mean([other.score().mean for other in items])) + paired.mean
+        made[objective.name] = (mean, float(np.sqrt(spread)))
+    return made
+
+
 def _paired(
     objective: Objective,
     seen: Outcomes,

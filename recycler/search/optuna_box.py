@@ -127,9 +127,11 @@ def frozen(problem: Problem, trial: Trial, whole: dict[str, BaseDistribution]) -
     user: dict[str, Any] = {"kind": trial.kind, "name": trial.name, "finished": trial.finished}
     values = None
     if state is TrialState.COMPLETE:
-        values = [float(g) for g in problem.objectives.gains([trial.means("dev")])[0]]
-        scores = trial.evaluations["dev"].scores
-        user["stderr"] = [scores[o.name].stderr for o in problem.objectives.searched]
+        scores = {n: (s.mean, s.stderr) for n, s in trial.evaluations["dev"].scores.items()}
+        scores |= trial.notes.get("estimate", {})
+        means = {name: mean for name, (mean, _) in scores.items()}
+        values = [float(g) for g in problem.objectives.gains([means])[0]]
+        user["stderr"] = [scores[o.name][1] for o in problem.objectives.searched]
     start = datetime.fromtimestamp(0, UTC)
     return FrozenTrial(
         number=-1,  # given by the study
