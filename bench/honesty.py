@@ -1,0 +1,193 @@
+"""Are the reported numbers true? Studies of landscapes of true merges, judged on fresh items.
+
+Each run is a whole study: search on dev items, election on select items, report on test items. What
+it reports is then compared with items that no part of it has seen. Prints the bias of the reported
+average of the pick, how often its 95 % interval covers the fresh mean, how many members of the reported
+front are dominated on fresh items (p < 0.05), and whether P(non-dominated) is calibrated.
+
+    python bench/honesty.py [--quick] [--plot calibration.png]
+"""
+
+import argparse
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from landscapes import TEST_COPIES, Landscape, PoolSpec
+from machine import machine
+from racing import plan_of
+
+from recycler import pareto
+from recycler.evaluate.results import evaluation_of
+from recycler.evaluation import Outcomes
+from recycler.execute.inline import Inline
+from recycler.front import probabilities
+from recycler.loop import elected, run
+from recycler.search.samplers import Proposer
+from recycler.store.sql import SqlStore
+
+POOLS = [
+    PoolSpec("mlp-far-3", "mlp", 16, 3, 400, 250, 6.0),
+    PoolSpec("mlp-close-3", "mlp", 16, 3, 400, 800, 0.7, seed=1),
+    PoolSpec("mlp-far-5", "mlp", 16, 5, 400, 300, 6.0, seed=2),
+    PoolSpec("bytes-close-3", "bytes", 16, 3, 400, 3000, 1.0, "bits", seed=8),
+    PoolSpec("bytes-far-3", "bytes", 16, 3, 400, 1500, 6.0, "bits", seed=9),
+]
+SHARES = {"select": (0.0, 0.2), "test": (0.2, 0.5), "fresh": (0.5, 1.0)}  # of the unseen clusters
+DRAWS = 1000
+
+
+class Scorer:
+    """A landscape's items in four disjoint splits; copies of one image share a cluster.
+
+    Which of the unseen clusters are select, test and fresh is drawn anew for each seed.
+    """
+
+    def __init__(self, landscape: Landscape, names: tuple[str, ...], seed: int) -> None:
+        self._landscape, self._names, self._seed = landscape, names, seed
+
+    def outcomes(self, weights: np.ndarray, split: str) -> list[Outcomes]:
+        rows = self._landscape.outcomes(weights, "dev" if split == "dev" else "test")
+        items = np.arange(rows.shape[1])
+        if split == "dev":
+            clusters = items
+        else:
+            images = self._landscape.spec.net != "bytes"
+            of = items % (len(items) // TEST_COPIES) if images else items
+            of = np.random.default_rng(self._seed).permutation(of.max() + 1)[of]
+            low, high = (round(share * (of.max() + 1)) for share in SHARES[split])
+            items = items[(of >= low) & (of < high)]
+            clusters = of[items]
+        ids, labels = tuple(items.tolist()), tuple(clusters.tolist())
+        return [Outcomes(ids, tuple(row[items].tolist()), (), labels) for row in rows]
+
+    def __call__(self, job):
+        weights = np.array(job.recipe.vector(self._names))
+        found = self.outcomes(weights, job.split)
+        return evaluation_of(job, {f"t{j}": o for j, o in enumerate(found)}, "", {})
+
+
+def draws_of(found: list[list[Outcomes]], sign: float, seed: int) -> np.ndarray:
+    """(draws, k, m) paired, clustered bootstrap of the gains of k merges."""
+    rng, columns = np.random.default_rng(seed), []
+    for j in range(len(found[0])):
+        arrays = [row[j].arrays() for row in found]
+        clusters = arrays[0][2]
+        counts = pareto.draw_counts(int(clusters.max()) + 1, DRAWS, rng)
+        values, weights = (np.stack([a[i] for a in arrays]) for i in (0, 1))
+        columns.append(sign * pareto.bootstrap_means(values, weights, clusters, counts))
+    return np.stack(columns, axis=2)
+
+
+def study(landscape: Landscape, seed: int, evaluations: int) -> dict:
+    """One whole study, and what fresh items say about it."""
+    plan = plan_of(landscape.spec, "auto", evaluations, seed)
+    store, scorer = SqlStore("sqlite://"), Scorer(landscape, plan.names, seed)
+    store.create_study(plan)
+    run(plan, store, Proposer(plan), Inline(lambda: scorer))
+    trials = store.trials(plan.name)
+    members = elected(plan, trials)
+    averages = plan.objectives.gains([t.means("select") for t in members]).mean(1)
+    pick = int(averages.argmax())
+    sign = plan.objectives.searched[0].sign
+    fresh = [scorer.outcomes(np.array(t.recipe.vector(plan.names)), "fresh") for t in members]
+    scores = [o.score() for o in fresh[pick]]
+    test = members[pick].evaluations["test"].scores.values()
+    truth, told = (np.mean([s.mean for s in some]) for some in (scores, test))
+    error, doubt = (
+        np.sqrt(sum(s.stderr**2 for s in some)) / len(scores) for some in (scores, test)
+    )
+    draws = draws_of(fresh, sign, seed)
+    beaten = [
+        max((draws[:, j] >= draws[:, i]).all(1).mean() for j in range(len(members)) if j != i)
+        if len(members) > 1
+        else 0.0
+        for i in range(len(members))
+    ]
+    rivals = [t for t in trials if "test" in t.evaluations]
+    chances = probabilities(
+        [store.outcomes(plan.name, t.number, "test") for t in rivals],
+        [t.evaluations["test"].scores for t in rivals],
+        plan.objectives,
+        seed,
+    )
+    others = [scorer.outcomes(np.array(t.recipe.vector(plan.names)), "fresh") for t in rivals]
+    gains = sign * np.array([[o.score().mean for o in row] for row in others])
+    return {
+        "bias": 100 * sign * (told - truth),  # points, or hundredths of a bit
+        "covers": abs(told - truth) <= 1.96 * doubt,
+        "covers_both": abs(told - truth) <= 1.96 * np.hypot(doubt, error),
+        "members": len(members),
+        "false": sum(share > 0.95 for share in beaten),
+        "chances": chances,
+        "true": pareto.nondominated(gains),
+        "fresh": len(fresh[0][0].ids),
+    }
+
+
+def calibration(runs: list[dict], plot: Path | None) -> None:
+    """P(non-dominated) by bins against how often fresh items agree."""
+    p = np.concatenate([r["chances"] for r in runs])
+    true = np.concatenate([r["true"] for r in runs])
+    edges = np.array([0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0001])
+    rows = [
+        (p[b].mean(), true[b].mean(), int(b.sum()))
+        for low, high in pairwise(edges)
+        if (b := (p >= low) & (p < high)).any()
+    ]
+    print("P(non-dominated) told | share non-dominated on fresh items | merges")
+    for told, found, count in rows:
+        print(f"{told:22.2f} | {found:34.2f} | {count}")
+    print(f"expected calibration error {sum(c * abs(t - f) for t, f, c in rows) / len(p):.3f}")
+    if plot:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        _, axes = plt.subplots(figsize=(5, 5))
+        axes.plot([0, 1], [0, 1], color="#999", lw=1)
+        axes.plot([r[0] for r in rows], [r[1] for r in rows], "o-", color="#c25a1b")
+        axes.set(xlabel="P(non-dominated) reported", ylabel="share non-dominated on fresh items")
+        plt.tight_layout()
+        plt.savefig(plot, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one seed a pool")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--evaluations", type=int, default=50)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recycler-bench")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    started, runs = time.perf_counter(), []
+    for spec in POOLS:
+        landscape = Landscape(spec, given.cache)
+        for seed in range(1 if given.quick else given.seeds):
+            runs.append(study(landscape, seed, given.evaluations))
+            r = runs[-1]
+            print(
+                f"{spec.name:14} seed {seed}: reported - fresh {r['bias']:+.2f}, "
+                f"{r['false']} of {r['members']} members false",
+                flush=True,
+            )
+    bias = np.array([r["bias"] for r in runs])
+    members = sum(r["members"] for r in runs)
+    print(
+        f"\n{len(runs)} runs: reported - truth on {runs[0]['fresh']} fresh items "
+        f"{bias.mean():+.2f} ± {1.96 * bias.std(ddof=1) / len(bias) ** 0.5:.2f} points (or 0.01 bits); "
+        f"the 95 % interval covers the fresh mean in {np.mean([r['covers'] for r in runs]):.0%}, "
+        f"with the fresh mean's own error in {np.mean([r['covers_both'] for r in runs]):.0%}; "
+        f"false members {sum(r['false'] for r in runs)} of {members} "
+        f"({sum(r['false'] for r in runs) / members:.1%})"
+    )
+    calibration(runs, given.plot)
+    print(f"{time.perf_counter() - started:.0f} s. {machine()}")
+
+
+if __name__ == "__main__":
+    main()
