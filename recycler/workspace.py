@@ -13,7 +13,7 @@ from typing import Any
 
 from recycler.checkpoint import Checkpoint
 from recycler.config import ExecutionSection, StudyFile, read_study
-from recycler.errors import Conflict, Mismatch, NotFound
+from recycler.errors import Conflict, InvalidConfig, Mismatch, NotFound
 from recycler.front import AHEAD
 from recycler.plan import Plan
 from recycler.pool import Pool
@@ -101,7 +101,7 @@ class Workspace:
     ) -> Plan:
         """The plan that a study file means for a pool."""
         pool.require_mergeable()
-        import_module("recycler.merge.tensors").find_method(config.merge.method)
+        settings = _merge_settings(pool, config)
         resolve("sampler", config.search.sampler, SAMPLERS)
         search = config.search
         return Plan(
@@ -114,7 +114,7 @@ class Workspace:
             greedy=search.greedy,
             seed=search.seed,
             method=config.merge.method,
-            merge_settings=config.merge.settings,
+            merge_settings=settings,
             dtype=config.merge.dtype or pool.checkpoints[0].dtype,
             base=(pool.base.name, self.fingerprint(pool.base, on_bytes)) if pool.base else None,
             items=config.items.model_dump(),
@@ -229,6 +229,21 @@ class Workspace:
             "fingerprint": self.fingerprint(checkpoint, on_bytes),
             "about": dict(checkpoint.about),
         }
+
+
+def _merge_settings(pool: Pool, config: StudyFile) -> dict[str, Any]:
+    """The settings of the study's merge method, refused here rather than in every candidate."""
+    method = import_module("recycler.merge.tensors").find_method(config.merge.method)
+    if method.needs_base and pool.base is None:
+        raise InvalidConfig(
+            f"study {config.study!r}: merge method {config.merge.method} needs a base checkpoint.",
+            hint="name the common ancestor: `base: runs/base`, or in the pool's file.",
+        )
+    files = import_module("recycler.merge.files")
+    made: dict[str, Any] = files.checked_settings(
+        config.merge.settings, method, Path(f"study {config.study}: merge.settings")
+    )
+    return made
 
 
 def _entry(spec: Mapping[str, Any]) -> dict[str, Any]:

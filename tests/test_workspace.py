@@ -7,7 +7,7 @@ import pytest
 import toy
 import yaml
 
-from recycler import Pool, Workspace
+from recycler import Objective, Pool, Workspace
 from recycler.config import ExecutionSection
 from recycler.errors import Conflict, InvalidConfig, Mismatch, NotFound
 from recycler.evaluation import Evaluation, Failure, Score
@@ -231,3 +231,26 @@ def test_a_larger_budget_defers_the_stop_rule_and_another_threshold_is_taken(
     workspace.submit(file)
     again = workspace.store.plan("toy")
     assert (again.stop_gain, again.evaluations, again.stop_after) == (0.1, 5, searched + 10)
+
+
+@pytest.mark.parametrize(
+    ("merge", "message"),
+    [
+        ({"method": "ties"}, "ties needs a base checkpoint"),
+        ({"method": "linear", "settings": {"densty": 0.5}}, "key 'densty' is not supported"),
+        ({"method": "linear", "settings": {"normalize": "half"}}, "normalize is 'half'"),
+    ],
+)
+def test_a_studys_merge_settings_are_refused_before_any_candidate(
+    drawer, tmp_path, merge, message
+):
+    workspace = Workspace(f"sqlite:///{tmp_path / 'ledger.db'}")
+    with pytest.raises(InvalidConfig, match=message):
+        Study.create(
+            "wrong",
+            Pool.open(drawer),
+            [Objective("a", "acc")],
+            workspace=workspace,
+            merge=merge,
+        )
+    assert workspace.store.studies() == []

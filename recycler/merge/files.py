@@ -15,6 +15,7 @@ from recycler.merge.methods import require_setting
 from recycler.merge.sources import HEADS
 from recycler.merge.tensors import find_method
 from recycler.pool import Pool
+from recycler.protocols import MergeMethod
 from recycler.recipe import Ingredient, Recipe
 from recycler.schedule import checked, layer_range, places, scalars, varies
 from recycler.yamlfile import read_yaml
@@ -83,7 +84,7 @@ def read_recipe(file: Path, identify: Callable[[Checkpoint, bool], str]) -> Merg
         )
     plain = [{key: value for key, value in e.items() if key not in _EACH} for e in entries]
     pool = Pool.from_entries(file.stem, plain, own.get("base"), file.absolute().parent)
-    settings = _settings(own.get("settings") or {}, getattr(method, "defaults", {}), file)
+    settings = checked_settings(own.get("settings") or {}, method, file)
     wanted = method.needs_base or settings.get("missing") == "base"
     if wanted and pool.base is None:
         raise InvalidConfig(
@@ -144,8 +145,13 @@ def _numbers(setting: Any, where: str) -> Any:
     return plain
 
 
-def _settings(given: Mapping[str, Any], defaults: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The recipe's settings in plain form; what says nothing new is left out."""
+def checked_settings(given: Mapping[str, Any], method: MergeMethod, file: Path) -> dict[str, Any]:
+    """A recipe's or a study's settings in plain form; what says nothing new is left out.
+
+    Raises:
+        InvalidConfig: a key that the method does not know, or a value it does not understand.
+    """
+    defaults: Mapping[str, Any] = getattr(method, "defaults", {})
     if not isinstance(given, Mapping):
         raise InvalidConfig(f"{file}: settings is {given!r}.", hint="write `settings: {...}`.")
     _refuse_unknown(given, {*defaults, *_COMMON}, file)
