@@ -9,6 +9,7 @@ give the same draws, because its replay costs seconds.
     --quick            two pools, one seed, without the slow samplers
     --cache FOLDER     trained pools are kept there
     --seeds N  --pools TEXT,TEXT (only pools whose name holds one of them)
+    --reseed N         adds N to each pool's seed: pools to tune on, so that those reported stay unseen
     --times            only the table of proposal times
 """
 
@@ -333,11 +334,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pools", default="")
     parser.add_argument("--methods", default="", help="only these, such as auto:50,paper:200")
+    parser.add_argument("--reseed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--times", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    pools = [p for p in POOLS if any(text in p.name for text in options.pools.split(","))]
+    pools = [replace(p, seed=p.seed + options.reseed) for p in POOLS]
+    pools = [p for p in pools if any(text in p.name for text in options.pools.split(","))]
     wanted = [word.split(":") for word in options.methods.split(",") if word]
     methods = [(name, int(evaluations)) for name, evaluations in wanted] or list(METHODS)
     if options.quick:
