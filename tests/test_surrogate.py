@@ -7,12 +7,12 @@ import pytest
 from contracts.sampler import bowls, ended, opening, proceed, study_plan, vectors
 
 from recycler.search.samplers import Proposer
+from recycler.search.simplex import compressed
 from recycler.search.surrogate import (
     CONSTANT,
     Posterior,
     Scales,
     _prior_draw,
-    compressed,
     kernel,
 )
 from recycler.trial import Trial

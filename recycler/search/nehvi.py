@@ -43,6 +43,7 @@ from recycler.search.simplex import (
     normalised,
     points,
     running,
+    squeezed,
 )
 
 # Do not compile BoTorch's C++ kernel on first use: it needs a compiler and gains little here.
@@ -74,6 +75,11 @@ class Nehvi(SimplexSampler):
             return normalised(self.rng.dirichlet(np.ones(self.problem.n)))
         x, y = points(self.problem, finished), gains(finished)
         errors = np.array([t.user_attrs["stderr"] for t in finished])
+        for j, corner in enumerate(
+            self.problem.reference
+        ):  # broken merges must not set the scales
+            y[:, j], factor = squeezed(y[:, j], float(corner))
+            errors[:, j] *= factor
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), one_thread():
             warnings.simplefilter("ignore", BotorchWarning)
             warnings.simplefilter("ignore", RuntimeWarning)

@@ -92,6 +92,36 @@ def utilities(problem: Problem, values: Array) -> Array:
     return means
 
 
+def compressed(values: Array, floor: float, unit: float) -> tuple[Array, Array]:
+    """Values whose part far below the floor is squeezed logarithmically, and the local factor.
+
+    A merge that falls out of the basin must not decide the scales of those that do not.
+
+    Args:
+        values: (k,) gains.
+        floor: from here downwards; above it nothing changes.
+        unit: size of a step that counts.
+
+    Returns:
+        (k,) values, and (k,) by how much their errors shrink.
+    """
+    below = np.maximum(floor - values, 0.0) / unit
+    squeezed = np.where(below > 0, floor - unit * np.log1p(below), values)
+    return squeezed, 1 / (1 + below)
+
+
+def _floor(values: Array, corner: float) -> float:
+    """The fixed corner, or three spreads of the upper half below the median where that is higher."""
+    middle, best = float(np.median(values)), float(values.max())
+    return max(corner, middle - 3 * (best - middle)) if best > middle else corner
+
+
+def squeezed(values: Array, corner: float) -> tuple[Array, Array]:
+    """`compressed` from where a model of the values should stop to care, at or above the corner."""
+    floor = _floor(values, corner)
+    return compressed(values, floor, max(float(values.max()) - floor, 1e-12))
+
+
 class SimplexSampler(BaseSampler, ABC):
     """Frame of a sampler that proposes all n weights at once (abstract)."""
 

@@ -29,6 +29,7 @@ from recycler.search.simplex import (
     normalised,
     points,
     running,
+    squeezed,
 )
 
 FITTED = 160  # at most so many trials decide the kernel's scales; all of them condition the result
@@ -193,30 +194,6 @@ def _prior_draw(s: Scales, n: int, rng: np.random.Generator) -> Callable[[Array]
     return function
 
 
-def compressed(values: Array, floor: float, unit: float) -> tuple[Array, Array]:
-    """Values whose part far below the floor is squeezed logarithmically, and the local factor.
-
-    A merge that falls out of the basin must not decide the scales of those that do not.
-
-    Args:
-        values: (k,) gains.
-        floor: from here downwards; above it nothing changes.
-        unit: size of a step that counts.
-
-    Returns:
-        (k,) values, and (k,) by how much their errors shrink.
-    """
-    below = np.maximum(floor - values, 0.0) / unit
-    squeezed = np.where(below > 0, floor - unit * np.log1p(below), values)
-    return squeezed, 1 / (1 + below)
-
-
-def _floor(values: Array, corner: float) -> float:
-    """The fixed corner, or three spreads of the upper half below the median where that is higher."""
-    middle, best = float(np.median(values)), float(values.max())
-    return max(corner, middle - 3 * (best - middle)) if best > middle else corner
-
-
 class Surrogate(SimplexSampler):
     """Thompson sampling on one Bayesian surrogate an objective."""
 
@@ -246,9 +223,7 @@ class Surrogate(SimplexSampler):
     def _models(self, x: Array, y: Array, errors: Array) -> list[Posterior]:
         models = []
         for j in range(y.shape[1]):
-            floor = _floor(y[:, j], float(self.problem.reference[j]))
-            unit = max(float(y[:, j].max()) - floor, 1e-12)
-            values, factor = compressed(y[:, j], floor, unit)
+            values, factor = squeezed(y[:, j], float(self.problem.reference[j]))
             known = bool((errors[:, j] > 0).any())
             variance = (errors[:, j] * factor) ** 2 if known else None
             models.append(Posterior(x, values, variance))
