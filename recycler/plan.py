@@ -105,20 +105,24 @@ class Plan:
         return tuple(name for name, _ in self.ingredients)
 
     def recipe(self, weights: Sequence[float]) -> Recipe:
-        """The recipe of a weight vector.
+        """The recipe of a weight vector; that of one weight of 1 is the checkpoint itself.
+
+        A single checkpoint is a reference for every method, so none may trim or drop parts of it.
 
         Args:
             weights: (n,) in the order of `ingredients`, unitless.
         """
+        one_hot = max(weights) == 1.0 and sum(weight != 0 for weight in weights) == 1
+        alone = one_hot and self.method != "linear"
         return Recipe(
-            method=self.method,
+            method="linear" if alone else self.method,
             ingredients=tuple(
                 Ingredient(fingerprint, name, float(weight))
                 for (name, fingerprint), weight in zip(self.ingredients, weights, strict=True)
             ),
             dtype=self.dtype,
             base=Ingredient(self.base[1], self.base[0], 1.0) if self.base else None,
-            settings=self.merge_settings,
+            settings={} if alone else self.merge_settings,
         )
 
     def to_json(self) -> dict[str, Any]:

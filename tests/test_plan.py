@@ -134,3 +134,10 @@ def test_the_distance_to_the_base_needs_a_base():
     assert replace(PLAN, objectives=near).base == ("base", "sha256:0")
     with pytest.raises(InvalidConfig, match=r"'near': merge\.distance .* the study has none"):
         replace(PLAN, objectives=near, base=None)
+
+
+def test_a_single_checkpoint_is_itself_whatever_the_method():
+    ties = replace(PLAN, method="ties", merge_settings={"density": 0.5}, base=("b0", "sha256:0"))
+    single, mixed = ties.recipe([0.0, 1.0, 0.0][: ties.n]), ties.recipe([1 / ties.n] * ties.n)
+    assert (single.method, dict(single.settings)) == ("linear", {})
+    assert (mixed.method, dict(mixed.settings)) == ("ties", {"density": 0.5})
