@@ -21,7 +21,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	for script in bench/candidate.py bench/demo_figures.py bench/kill_resume.py; do $(BIN)/python $$script || exit 1; done
+	for script in candidate demo_figures kill_resume resume honesty racing search_bench merge_vs_mergekit; do $(BIN)/python bench/$$script.py || exit 1; done
 
 serve: $(VENV)/.installed
 	@echo "The HTTP service is not part of this version; 'recycler front STUDY --html FILE' writes the report." >&2
