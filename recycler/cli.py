@@ -414,7 +414,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo(
-            "Stopped. What was finished is in the ledger; run the same command to go on.", err=True
+            "Stopped; nothing half-written is left. What a study has scored is in the ledger: run "
+            "the same command to go on.",
+            err=True,
         )
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -72,12 +72,6 @@ class Outcomes:
     def _unnamed(self) -> bool:
         return self.ids == tuple(range(len(self.ids)))
 
-    def first(self, count: int) -> "Outcomes":
-        """The first items alone."""
-        return Outcomes(
-            self.ids[:count], self.values[:count], self.weights[:count], self.clusters[:count]
-        )
-
     def arrays(self) -> tuple[Array, Array, NDArray[np.int64]]:
         """(items,) values, weights and cluster indices 0..c-1."""
         values = np.asarray(self.values, dtype=np.float64)
@@ -140,7 +134,8 @@ class Evaluation:
             if name not in self.outcomes or name not in other.outcomes:
                 raise InvalidConfig(
                     f"objective {name!r} came without item values, which racing needs.",
-                    hint="let the evaluator return a list of item values, or set `racing: false`.",
+                    hint="let the evaluator return a list of item values, or take `racing: false` in "
+                    "a study of another name.",
                 )
         outcomes = {name: self.outcomes[name].joined(other.outcomes[name]) for name in measured}
         return Evaluation(

@@ -5,6 +5,7 @@ proposals without scores are evaluated again under their number, nothing scored 
 May import: the nouns, protocols, front, racing.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -307,11 +308,14 @@ class _Race:
         if trial.number not in self._seen and "dev" in trial.evaluations:  # of a killed run
             known = self._store.outcomes(self._plan.name, trial.number, "dev")
             self._seen[trial.number] = replace(trial.evaluations["dev"], outcomes=known)
-        blocks = [0.0, *self._plan.racing["blocks"]]
-        if trial.number not in self._seen:
-            return blocks[0], blocks[1]
         name = self._measured
         scored = next(t for t in ledger if t.state == COMPLETE).evaluations["dev"].scores
+        counts = [scored[o.name].items for o in self._plan.objectives.searched if not o.of_merge]
+        fewest = min((items for items in counts if items), default=sys.maxsize)
+        # of few items a small share is none
+        blocks = [0.0, *(b for b in self._plan.racing["blocks"] if round(b * fewest) > 0)]
+        if trial.number not in self._seen:
+            return blocks[0], blocks[1]
         done = self._seen[trial.number].scores[name].items / scored[name].items
         next_block = min(range(1, len(blocks) - 1), key=lambda i: abs(blocks[i] - done))
         return blocks[next_block], blocks[next_block + 1]
@@ -336,7 +340,8 @@ class _Race:
         if set(found.outcomes) != measured or reference is None:
             raise InvalidConfig(
                 "the evaluator returned no item values, which racing needs.",
-                hint="return a list of values an objective, or set `racing: false`.",
+                hint="return a list of values an objective, or take `racing: false` in a study of "
+                "another name.",
             )
         floors = floor_gains(ledger, objectives, "dev")
         rivals = front_rows([t for t in ledger if t.state == COMPLETE], objectives, "dev", floors)

@@ -9,7 +9,7 @@ Reference: Maron & Moore 1994 (races); Cochran 1977, § 2.6 (finite populations)
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -120,15 +120,11 @@ def estimate(
         if isinstance(seen, Score):
             made[objective.name] = (seen.mean, seen.stderr)
             continue
-        others = [rival[objective.name] for rival in rivals]
-        items = [other for other in others if isinstance(other, Outcomes)]
-        size, whole = len(seen.ids), len(items[0].ids)
-        values, weights, _ = seen.arrays()
-        control = np.mean([other.arrays()[0][:size] for other in items], axis=0)
-        paired = Outcomes(seen.ids, tuple(values - control), tuple(weights), seen.clusters).score()
-        share = size / whole
+        others = _comparable(objective, seen, [rival[objective.name] for rival in rivals])
+        paired = _difference(seen, others).score()
+        share = len(seen.ids) / len(others[0].ids)
         spread = share * seen.score().stderr ** 2 + (1 - share) * paired.stderr**2
-        mean = float(np.mean([other.score().mean for other in items])) + paired.mean
+        mean = float(np.mean([other.score().mean for other in others])) + paired.mean
         made[objective.name] = (mean, float(np.sqrt(spread)))
     return made
 
@@ -141,25 +137,38 @@ def _paired(
     rng: np.random.Generator,
 ) -> tuple[Array, Array]:
     """(k,) gains of the rivals on all items, (draws,) gains that the candidate may have there."""
+    others = _comparable(objective, seen, rivals)
+    means = np.array([other.score().mean for other in others])
+    values, weights, clusters = _difference(seen, others).arrays()
+    key = (objective.task, int(clusters.max()) + 1)
+    if key not in counts:  # metrics of one task share their items' draws
+        counts[key] = pareto.draw_counts(key[1], DRAWS, rng)
+    boot = pareto.bootstrap_means(values[None], weights[None], clusters, counts[key])[:, 0]
+    mean = float((values * weights).sum() / weights.sum())
+    rest = np.sqrt(1.0 - len(seen.ids) / len(others[0].ids))
+    whole = means.mean() + mean + rest * (boot - mean)
+    return objective.sign * means, objective.sign * whole
+
+
+def _comparable(
+    objective: Objective, seen: Outcomes, rivals: Sequence[Outcomes | Score]
+) -> list[Outcomes]:
+    """The rivals' outcomes, whose first items must be those that the candidate has seen."""
     others = [other for other in rivals if isinstance(other, Outcomes)]
     size = len(seen.ids)
     if len(others) < len(rivals) or any(other.ids[:size] != seen.ids for other in others):
         raise InvalidConfig(
             f"objective {objective.name!r}: the candidates were scored on different items.",
-            hint="an evaluator must keep the items' order; set `racing: false`.",
+            hint="an evaluator must keep the items' order; mend that, or race no more, in a study of "
+            "another name with `racing: false`.",
         )
-    values, weights, clusters = seen.arrays()
-    control = np.mean([other.arrays()[0][:size] for other in others], axis=0)
-    means = np.array([other.score().mean for other in others])
-    key = (objective.task, int(clusters.max()) + 1)
-    if key not in counts:  # metrics of one task share their items' draws
-        counts[key] = pareto.draw_counts(key[1], DRAWS, rng)
-    paired = (values - control)[None], weights[None], clusters
-    boot = pareto.bootstrap_means(*paired, counts[key])[:, 0]
-    mean = float(((values - control) * weights).sum() / weights.sum())
-    rest = np.sqrt(1.0 - size / len(others[0].ids))
-    whole = means.mean() + mean + rest * (boot - mean)
-    return objective.sign * means, objective.sign * whole
+    return others
+
+
+def _difference(seen: Outcomes, rivals: Sequence[Outcomes]) -> Outcomes:
+    """Item by item, the candidate less the rivals' average, on the items it has seen."""
+    control = np.mean([rival.arrays()[0][: len(seen.ids)] for rival in rivals], axis=0)
+    return replace(seen, values=tuple(np.asarray(seen.values) - control))
 
 
 def _promise(draws: Array, front: Array, reference: Array, floors: Array | None) -> Promise:

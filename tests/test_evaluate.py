@@ -95,8 +95,9 @@ class TestPythonContract(EvaluatorContract):
     def models(cls):
         return [toy.model(seed=seed) for seed in (0, 1)]
 
+    @pytest.mark.skip(reason="which items a split has is the function's own affair")
     def test_splits_share_no_item(self):
-        """Which items a split has is the function's own affair."""
+        pass
 
 
 # --- against lm-eval itself ---

@@ -749,3 +749,11 @@ def test_digest_does_not_depend_on_the_order_of_tensors(drawer):
     for spec, tensor in reversed(made):
         backward.add(spec, tensor)
     assert forward.value == backward.value == pool.checkpoints[0].fingerprint()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_that_is_0_in_float32_gives_zeros_and_not_what_memory_held(tmp_path, dtype):
+    folders = [folder_of(tmp_path / f"c{i}", {"x": torch.ones(5000).to(dtype)}) for i in range(2)]
+    pool = Pool.open(folders)
+    found = merged_tensors(pool, recipe_of(pool, [1e-60, -1e-60]))["x"]
+    assert not found.any()

@@ -34,3 +34,12 @@ def test_a_race_goes_on_at_the_block_where_it_was_stopped(tmp_path):
     found, _ = stopping.stopped_after_every_event(made, tmp_path / "stopped.db")
     assert found == expected
     assert any(trial["state"] == "stopped" for trial in found)
+
+
+@pytest.mark.parametrize("items", [1, 3, 4])
+def test_a_race_on_very_few_items_has_no_block_without_one(items, tmp_path, monkeypatch):
+    monkeypatch.setattr(stopping, "ITEMS", items)
+    made = stopping.plan("dirichlet", 8, greedy=False, racing=settings_of(True))
+    found = stopping.undisturbed(made, tmp_path / "whole.db")
+    assert {trial["state"] for trial in found} <= {"complete", "stopped"}
+    assert all(t["scores"]["dev"]["a"].items >= 1 for t in found)

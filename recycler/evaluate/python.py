@@ -51,7 +51,8 @@ class PythonEvaluator:
             raise InvalidConfig(
                 "the evaluator's function takes no `part`, which racing needs.",
                 hint="write `def score(model, tokenizer, split, part=(0, 1))` and return the items "
-                "from the first share to the second, or set `racing: false`.",
+                "from the first share to the second, or take `racing: false` in a study of another "
+                "name.",
             )
         parted = {} if part == WHOLE else {"part": part}
         returned = self._function(model, self._tokenizer, split, **parted)

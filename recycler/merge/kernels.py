@@ -81,6 +81,8 @@ def _linear_bf16(rows: NDArray[np.uint16], weights: Floats, out: Floats) -> None
             else:
                 for j in range(size):
                     part[j] = part[j] + w * _as_float(np.uint32(row[j]) << np.uint32(16))
+        if first:
+            part[:] = 0
 
 
 @_jit
@@ -100,6 +102,8 @@ def _linear_f32(rows: Floats, weights: Floats, out: Floats) -> None:
             else:
                 for j in range(size):
                     part[j] = part[j] + w * row[j]
+        if first:
+            part[:] = 0
 
 
 def linear(rows: NDArray[Any], weights: Floats, out: Floats) -> None:
@@ -107,8 +111,8 @@ def linear(rows: NDArray[Any], weights: Floats, out: Floats) -> None:
 
     Args:
         rows: (n, c) float32, or uint16 that are bfloat16 bits.
-        weights: (n,) unitless, not all 0; a zero leaves its row out, also where it holds inf.
-        out: (c,) is filled.
+        weights: (n,) unitless; a zero leaves its row out, also where it holds inf.
+        out: (c,) is filled, with 0 where all weights are 0 (as 1e-60 is in float32).
     """
     (_linear_bf16 if rows.dtype == np.uint16 else _linear_f32)(rows, weights, out)
 

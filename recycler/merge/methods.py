@@ -26,6 +26,7 @@ arithmetic); Yadav et al. 2023, arXiv 2306.01708 (TIES); Yu et al. 2023, arXiv 2
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -119,15 +120,15 @@ class Change:
     gain: float
 
 
-class Method:
+class Method(ABC):
     """Frame of our own methods: decides numbers, and can run them on whole tensors (abstract)."""
 
     needs_base = False
     defaults: Mapping[str, Any] = {}
 
+    @abstractmethod
     def arithmetic(self, terms: Terms, facts: Facts) -> Sum | Change:
         """What to compute at one tensor."""
-        raise NotImplementedError
 
     def __call__(
         self,

@@ -6,7 +6,6 @@ May import: the nouns, loop, store, execute.inline, search.*.
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from recycler.errors import InvalidConfig
 from recycler.evaluate.results import evaluation_of, read_values
-from recycler.evaluation import Evaluation, Outcomes, Score
+from recycler.evaluation import Evaluation
 from recycler.execute.inline import Inline
 from recycler.front import Front, Member, front_rows, probabilities
 from recycler.loop import Listener, run
@@ -94,7 +93,7 @@ def search(
             plan,
             ledger,
             Proposer(plan),
-            Inline(lambda: _scorer(function, plan, ledger)),
+            Inline(lambda: _scorer(function, plan)),
             listen,
             phases=(),
         )
@@ -115,7 +114,7 @@ def _register(ledger: SqlStore, plan: Plan) -> None:
     ledger.extend(plan.name, plan.evaluations)
 
 
-def _scorer(function: Callable[..., Sequence[Any]], plan: Plan, ledger: SqlStore) -> Scorer:
+def _scorer(function: Callable[..., Sequence[Any]], plan: Plan) -> Scorer:
     def score(job: Job) -> Evaluation:
         parted = {} if job.part == WHOLE else {"part": job.part}
         returned = function(np.array(job.recipe.vector(plan.names)), **parted)
@@ -125,23 +124,9 @@ def _scorer(function: Callable[..., Sequence[Any]], plan: Plan, ledger: SqlStore
                 hint="return one entry an objective.",
             )
         values = {o.name: read_values(v) for o, v in zip(plan.objectives, returned, strict=True)}
-        if parted:
-            scored = next(t for t in ledger.trials(plan.name) if t.state == COMPLETE)
-            values = {
-                name: _moved(v, job.part[0], scored.evaluations["dev"].scores[name].items)
-                for name, v in values.items()
-            }
         return evaluation_of(job, values, "", {})
 
     return score
-
-
-def _moved(values: Outcomes | Score, start: float, items: int) -> Outcomes | Score:
-    """Values of a part, their ids counted from where the part begins."""
-    if isinstance(values, Score):
-        return values
-    first = round(start * items)
-    return replace(values, ids=tuple(range(first, first + len(values.ids))))
 
 
 def _front(ledger: SqlStore, plan: Plan) -> Front:
