@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from recycler.merge.files import MergeFile, read_recipe
 from recycler.merge.sources import Sources
-from recycler.merge.tensors import merged_together
+from recycler.merge.tensors import merges
 from recycler.recipe import Recipe
 
 DENSITY = 0.5
@@ -144,7 +144,7 @@ def turned(recipe: Recipe, steps: int) -> Recipe:
 def seconds(recipes: list[Recipe], sources: Sources, threads: int) -> float:
     """Time to make every tensor of some merges in one pass [s]."""
     start = time.perf_counter()
-    for _ in merged_together(recipes, sources, threads=threads):
+    for _ in merges(recipes, sources, threads=threads):
         pass
     return time.perf_counter() - start
 

@@ -15,8 +15,17 @@ from recycler import environment, errors
 
 PACKAGE = Path(recycler.__file__).parent
 HEAVY = {  # package -> modules (or packages, with all below them) that may import it
-    "torch": ("merge", "evaluate", "execute", "search.nehvi", "demo"),
-    "transformers": ("merge", "evaluate", "execute", "demo"),
+    # not merge.tensors or merge.disk: importing torch takes longer than many a merge
+    "torch": (
+        "merge.plain",
+        "merge.live",
+        "merge.survey",
+        "evaluate",
+        "execute",
+        "search.nehvi",
+        "demo",
+    ),
+    "transformers": ("merge.live", "evaluate", "execute", "demo"),
     "safetensors": ("merge",),
     "lm_eval": ("evaluate.harness",),
     "ray": ("execute.ray_workers",),

@@ -21,9 +21,10 @@ import recycler.merge.sources as sources_module
 from recycler.checkpoint import Checkpoint
 from recycler.errors import BrokenCheckpoint, Incompatible, InvalidConfig
 from recycler.merge.live import Resident
-from recycler.merge.methods import METHODS, mask_key, random24
+from recycler.merge.methods import METHODS, mask_key
+from recycler.merge.plain import as_tensor, random24
 from recycler.merge.sources import Sources, blocks
-from recycler.merge.tensors import Digest, merged, merged_together
+from recycler.merge.tensors import Digest, merged, merges
 from recycler.pool import Pool
 from recycler.recipe import Ingredient, Recipe
 
@@ -410,9 +411,9 @@ def test_recipes_merged_together_give_the_bytes_of_each_alone(tmp_path, threads)
     alone = [{n: settled(t) for n, t in merged_tensors(pool, r).items()} for r in recipes]
     with Sources(pool) as sources:
         together: list[dict[str, bytes]] = [{} for _ in recipes]
-        for made in merged_together(recipes, sources, threads=threads):
-            for (spec, tensor), found in zip(made, together, strict=True):
-                found[spec.name] = settled(tensor)
+        for made in merges(recipes, sources, threads=threads):
+            for (spec, held), found in zip(made, together, strict=True):
+                found[spec.name] = settled(as_tensor(held, spec, "cpu"))
     assert together == alone
 
 
@@ -425,7 +426,7 @@ def test_recipes_of_tensors_of_other_shapes_are_not_merged_together(tmp_path):
         for weights in ([0.5, 0.5, 0.0], [0.0, 0.5, 0.5])
     )
     with Sources(pool) as sources, pytest.raises(InvalidConfig, match="names or shapes"):
-        list(merged_together([few, many], sources))
+        list(merges([few, many], sources))
 
 
 def test_thresholds_of_another_base_are_not_taken(tmp_path):

@@ -20,13 +20,11 @@ from recycler.errors import InvalidConfig
 from recycler.merge.methods import (
     METHODS,
     Linear,
-    TensorFacts,
     Trim,
     kept_of,
     mask_key,
-    random24,
-    sparse,
 )
+from recycler.merge.plain import TensorFacts, random24, sparse
 from recycler.merge.tensors import find_method
 
 FAMILY = ("task_arithmetic", "ties", "dare_linear", "dare_ties")

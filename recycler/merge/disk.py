@@ -1,6 +1,6 @@
 """Write a merge as safetensors shards with index, tensor by tensor, in bounded memory.
 
-May import: checkpoint, recipe, merge.sources, merge.tensors, torch (through tensors).
+May import: checkpoint, recipe, merge.sources, merge.tensors.
 Reference: the safetensors format, https://huggingface.co/docs/safetensors.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from recycler.checkpoint import TensorSpec
 from recycler.merge.sources import Sources
-from recycler.merge.tensors import Digest, Loss, merged, output_specs, raw_bytes
+from recycler.merge.tensors import Digest, Loss, merges, output_specs, raw_bytes
 from recycler.recipe import Recipe
 
 SHARD_BYTES = 5_000_000_000  # as transformers shards
@@ -45,14 +45,14 @@ def write_weights(
     """
     shards = _plan(output_specs(recipe, sources), shard_bytes)
     digest = Digest()
-    tensors = merged(recipe, sources, device, threads, loss)
+    tensors = merges([recipe], sources, device, threads, loss)
     for name, specs in shards.items():
         with (folder / name).open("wb") as file:
             file.write(_header(specs))
             for _ in specs:
-                spec, tensor = next(tensors)
-                digest.add(spec, tensor)
-                on_bytes(file.write(raw_bytes(tensor)))
+                ((spec, held),) = next(tensors)
+                digest.add(spec, held)
+                on_bytes(file.write(raw_bytes(held)))
             file.flush()
             os.fsync(file.fileno())
     for _ in tensors:  # its last word: whether a file changed meanwhile

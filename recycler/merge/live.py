@@ -1,6 +1,6 @@
 """Merge into a resident model's parameters, in place: no file is written, no model is rebuilt.
 
-May import: errors, pool, recipe, merge.tensors, torch, transformers.
+May import: errors, pool, recipe, merge.tensors, merge.plain, torch, transformers.
 """
 
 import logging
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from recycler.errors import Incompatible
+from recycler.merge.plain import read
 from recycler.merge.sources import Sources
 from recycler.merge.tensors import Digest, merged
 from recycler.pool import Pool
@@ -104,8 +105,7 @@ class Resident:
         spec = self.sources.spec(base, name) if base else None
         if base is None or spec is None:
             return 0.0, 0.0
-        rows = tensor.shape[0] if spec.shape else None
-        anchor = self.sources.tensor(base, spec, rows).to(tensor.device, torch.float64)
+        anchor = read((base, spec), tensor.shape).to(tensor.device, torch.float64)
         return float((tensor.double() - anchor).square().sum()), float(anchor.square().sum())
 
     def _prepared(self, model: Any) -> Any:

@@ -2,9 +2,9 @@
 
 Letters: n checkpoints x, w (n,) weights, b their base, δ = x - b, d density, λ a factor.
 Each method first decides numbers (`arithmetic`: a `Sum` or a `Change`), then one of two executors
-does the sums: plain torch here (the definition, on any device) or `merge.kernels` on the CPU,
-with the same bytes. Every product and sum is rounded by itself in float32 (float64 where an input
-is); the caller rounds once to the output dtype.
+does the sums: plain torch in `merge.plain` (the definition, on any device) or `merge.kernels` on
+the CPU, with the same bytes. Every product and sum is rounded by itself in float32 (float64 where
+an input is); the caller rounds once to the output dtype.
 
 Where implementations disagree, both conventions have a name:
 
@@ -19,7 +19,7 @@ Where implementations disagree, both conventions have a name:
 * `scope` of TIES' trimming: the `tensor` (mergekit, default: no tensor is trimmed away whole) or the
   whole `model` (MergeBench, FusionBench).
 
-May import: errors, protocols, torch, numpy.
+May import: errors, protocols, numpy; merge.plain, for whole tensors, through `lazy`.
 Reference: arXiv 2412.04144 § 3.2 (linear); Ilharco et al. 2022, arXiv 2212.04089 (task
 arithmetic); Yadav et al. 2023, arXiv 2306.01708 (TIES); Yu et al. 2023, arXiv 2311.03099 (DARE).
 """
@@ -29,14 +29,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from importlib import import_module as lazy  # torch: a merge on the CPU does without it
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from recycler.errors import InvalidConfig
 from recycler.protocols import MergeMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEEP_ALL = 1 << 24  # random threshold that drops nothing
 NO_CUT = 1 << 62
@@ -132,11 +134,11 @@ class Method(ABC):
 
     def __call__(
         self,
-        inputs: Sequence[Tensor],
+        inputs: "Sequence[Tensor]",
         weights: Sequence[float],
-        base: Tensor | None,
+        base: "Tensor | None",
         settings: Mapping[str, Any],
-    ) -> Tensor:
+    ) -> "Tensor":
         """Merge whole tensors (see `protocols.MergeMethod`); `settings` may leave defaults out.
 
         `settings["keys"]`, (n,), are the keys of random masks; without them the seed and the place
@@ -151,8 +153,10 @@ class Method(ABC):
             tuple(filled.get("keys") or (mask_key(seed, str(i), "") for i in range(n))),
             filled,
         )
-        step = self.arithmetic(terms, TensorFacts(inputs, base))
-        return run(step, inputs, base)
+        plain = lazy("recycler.merge.plain")
+        step = self.arithmetic(terms, plain.TensorFacts(inputs, base))
+        merged: Tensor = plain.run(step, inputs, base)
+        return merged
 
 
 class Linear(Method):
@@ -302,131 +306,6 @@ def _word(name: str, value: Any) -> str:
     if isinstance(value, bool | float | int):
         return {"normalize": "weights", "rescale": "l1"}.get(name, "") if value else "none"
     return str(value)
-
-
-# --- executors on whole tensors ---
-
-
-def run(step: Sum | Change, inputs: Sequence[Tensor], base: Tensor | None) -> Tensor:
-    """Do the sums of a step on whole tensors of one shape, on their device.
-
-    Returns:
-        float32 (float64 where an input is), or the input itself for `Sum((1.0,))`.
-    """
-    if isinstance(step, Sum) and step.weights == (1.0,):
-        return inputs[0]
-    wide = _wide(inputs, base)
-    rows = [x.to(wide) for x in inputs]
-    if isinstance(step, Sum):
-        total = rows[0] * step.weights[0]
-        for row, weight in zip(rows[1:], step.weights[1:], strict=True):
-            total = total + row * weight
-        return total
-    assert base is not None, "a change needs a base"
-    anchor = base.to(wide)
-    return anchor + _change(step, [row - anchor for row in rows]) * step.gain
-
-
-def _wide(inputs: Sequence[Tensor], base: Tensor | None) -> torch.dtype:
-    """What sums run in: float64 where an input or the base is, else float32."""
-    every = (*inputs, *([base] if base is not None else []))
-    return torch.float64 if any(x.dtype == torch.float64 for x in every) else torch.float32
-
-
-def _change(step: Change, deltas: Sequence[Tensor]) -> Tensor:
-    terms = [
-        (sparse(delta, step.trims[i], step.keys[i], step.limits[i]) * step.scales[i])
-        * step.weights[i]
-        for i, delta in enumerate(deltas)
-    ]
-    if step.sign == "none":
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
-    up = _vote(step, terms) >= 0
-    total, share = torch.zeros_like(terms[0]), torch.zeros_like(terms[0])
-    for term, weight in zip(terms, step.weights, strict=True):
-        turned = step.sign == "plain" and weight < 0  # it is the unweighted one that must agree
-        agrees = torch.where(up != turned, term > 0, term < 0)
-        total = total + torch.where(agrees, term, 0.0)
-        share = share + agrees.to(total.dtype) * (weight if step.divide == "weights" else 1.0)
-    return total if step.divide == "none" else total / torch.where(share != 0, share, 1.0)
-
-
-def _vote(step: Change, terms: Sequence[Tensor]) -> Tensor:
-    vote = torch.zeros_like(terms[0])
-    for term, weight in zip(terms, step.weights, strict=True):
-        if step.sign == "plain":
-            term = term * (1 / weight)  # not divided: CUDA would multiply by the inverse
-        vote = vote + (torch.sign(term) if step.sign == "count" else term)
-    return vote
-
-
-def sparse(delta: Tensor, trim: Trim, key: int, limit: int) -> Tensor:
-    """A task vector with what is trimmed or dropped set to 0."""
-    places = torch.arange(delta.numel(), device=delta.device)
-    bits = _magnitude_bits(delta)
-    kept = (bits > trim.tau) | ((bits == trim.tau) & (places <= trim.cut))
-    if limit < KEEP_ALL:
-        kept &= random24(key, places) < limit
-    return torch.where(kept.reshape(delta.shape), delta, 0.0)
-
-
-def _magnitude_bits(delta: Tensor) -> Tensor:
-    """(numel,) the bits of |δ| in float32 as whole numbers: they sort like the magnitudes."""
-    return delta.to(torch.float32).reshape(-1).view(torch.int32).to(torch.int64) & 0x7FFFFFFF
-
-
-def random24(key: int, places: Tensor) -> Tensor:
-    """24 random bits for each place: the top of SplitMix64's output (Steele et al. 2014).
-
-    A counter-based generator: place j of key k is the same number on every device and in every order.
-    """
-
-    def signed(word: int) -> int:  # torch's 64-bit integers are signed and wrap
-        return word - (1 << 64) if word >= 1 << 63 else word
-
-    def shifted(z: Tensor, by: int) -> Tensor:
-        return (z >> by) & ((1 << (64 - by)) - 1)
-
-    z = (places + 1) * signed(0x9E3779B97F4A7C15) + signed(key)
-    z = (z ^ shifted(z, 30)) * signed(0xBF58476D1CE4E5B9)
-    z = (z ^ shifted(z, 27)) * signed(0x94D049BB133111EB)
-    return shifted(z ^ shifted(z, 31), 40)
-
-
-class TensorFacts:
-    """Facts about whole tensors in memory; `merge.sources` answers the same from files."""
-
-    def __init__(self, inputs: Sequence[Tensor], base: Tensor | None) -> None:
-        self._inputs, self._base = inputs, base
-
-    def trim(self, i: int, density: float, scope: str) -> Trim:
-        """By sorting; with `scope: model` the tensor counts as the whole model."""
-        bits = _magnitude_bits(self._delta(i))
-        keep = kept_of(density, bits.numel())
-        if not bits.numel():
-            return Trim()
-        tau = int(bits.sort(descending=True).values[keep - 1])
-        ties = (bits == tau).nonzero().reshape(-1)
-        return Trim(tau, int(ties[keep - int((bits > tau).sum()) - 1]))
-
-    def l1_ratio(self, i: int, trim: Trim, key: int, limit: int) -> float:
-        delta = self._delta(i)
-        return ratio(
-            float(delta.double().abs().sum()),
-            float(sparse(delta, trim, key, limit).double().abs().sum()),
-        )
-
-    def cosine(self) -> float:
-        a, b = (x.double().reshape(-1) for x in self._inputs[:2])
-        return cosine_of(float(a @ a), float(b @ b), float(a @ b))
-
-    def _delta(self, i: int) -> Tensor:
-        assert self._base is not None, "a task vector needs a base"
-        wide = _wide(self._inputs, self._base)  # as `run`, or other numbers would be kept
-        return self._inputs[i].to(wide) - self._base.to(wide)
 
 
 def kept_of(density: float, numel: int) -> int:

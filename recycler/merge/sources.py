@@ -2,19 +2,20 @@
 
 Files are read with `pread` into buffers, not mapped: a file that is cut short while mapped kills the
 process, and mapped pages count as its memory. The page cache serves all workers of a host alike.
-May import: errors, checkpoint, pool, merge.kernels, merge.methods, numpy, torch.
+May import: errors, checkpoint, pool, merge.kernels, merge.methods, numpy;
+merge.plain, for numbers that numpy does not know, through `lazy`.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module as lazy  # torch
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from recycler.checkpoint import DTYPES, Checkpoint, TensorSpec
 from recycler.errors import BrokenCheckpoint
@@ -24,6 +25,7 @@ from recycler.pool import Pool
 
 Floats = NDArray[np.float32]
 BLOCK_BYTES = 1 << 21  # of all rows together; measured: 1 and 4 MB are a tenth slower
+_NUMPY = {"F16": np.float16, "F64": np.float64}
 _SAMPLE = 64  # bytes read at three places of each tensor to tell checkpoints apart
 # Ends of the names of output and input embeddings.
 HEADS = ("lm_head.weight", "embed_out.weight")
@@ -70,17 +72,6 @@ class Sources:
             return None
         alike = [s for n, s in checkpoint.tensors.items() if n.endswith(_EMBEDDINGS)]
         return alike[0] if len(alike) == 1 else None
-
-    def tensor(self, checkpoint: Checkpoint, spec: TensorSpec, rows: int | None = None) -> Tensor:
-        """A whole tensor in memory of its own; with `rows`, only its first rows."""
-        shape = spec.shape if rows is None else (rows, *spec.shape[1:])
-        kind = getattr(torch, DTYPES[spec.dtype][0])
-        raw = np.empty(int(np.prod(shape)) * DTYPES[spec.dtype][1] // 8, np.uint8)
-        with opened([(checkpoint, spec)]) as files:
-            files.read(0, 0, raw)
-        if not len(raw):
-            return torch.empty(shape, dtype=kind)
-        return torch.from_numpy(raw).view(kind).reshape(shape)
 
     def require_unchanged(self) -> None:
         """Raise BrokenCheckpoint if a file was touched since the pool was opened."""
@@ -136,16 +127,24 @@ class Files:
         self.read(i, first, raw)
         if kind == "BF16":
             kernels.widen_bf16(raw.view(np.uint16), out)
+        elif kind in _NUMPY:
+            out[:] = raw.view(_NUMPY[kind])
         else:
-            torch.from_numpy(out).copy_(
-                torch.from_numpy(raw).view(getattr(torch, DTYPES[kind][0]))
-            )
+            lazy("recycler.merge.plain").widen(raw, kind, out)
         return None
 
     def close(self) -> None:
         for handle in self._handles:
             os.close(handle)
         self._handles = []
+
+
+def read_raw(located: "Located", shape: Sequence[int]) -> NDArray[np.uint8]:
+    """The bytes of a tensor, or of its first rows, in memory of their own."""
+    raw = np.empty(math.prod(shape) * DTYPES[located[1].dtype][1] // 8, np.uint8)
+    with opened([located]) as files:
+        files.read(0, 0, raw)
+    return raw
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """From recipes and a pool to merged tensors, one after the other: the only way to the bytes.
 
-Both targets (live and disk) consume `merged`: what is evaluated is what is exported. On the CPU the
-sums run block by block through `merge.kernels`; elsewhere, for float64 inputs and for methods of
-other packages, on whole tensors. May import: errors, checkpoint, pool, recipe, protocols,
-registry, schedule, merge.methods, merge.sources, merge.kernels, numpy, torch.
+Both targets (live and disk) consume `merges`: what is evaluated is what is exported. On the CPU the
+sums run block by block through `merge.kernels`, without torch, whose import would take longer than
+many a merge; elsewhere, for float64 inputs and for methods of other packages, on whole tensors. May
+import: errors, checkpoint, pool, recipe, protocols, registry, schedule, merge.methods,
+merge.sources, merge.kernels, numpy; merge.plain through `lazy`.
 
 Letters: n inputs of a tensor, r recipes merged in one pass.
 """
@@ -15,13 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import import_module as lazy  # torch
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from recycler.checkpoint import DTYPES, Checkpoint, TensorSpec, tree_digest
 from recycler.errors import Incompatible, InvalidConfig
@@ -33,21 +33,26 @@ from recycler.merge.methods import (
     Change,
     Method,
     Sum,
-    TensorFacts,
     Terms,
     mask_key,
-    run,
 )
-from recycler.merge.sources import FileFacts, Files, Located, Sources, blocks, opened
+from recycler.merge.sources import FileFacts, Files, Located, Sources, blocks, opened, read_raw
 from recycler.pool import Pool
 from recycler.protocols import MergeMethod
 from recycler.recipe import Recipe
 from recycler.registry import resolve
 from recycler.schedule import Place, places, value_at
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Held = NDArray[np.uint8] | Tensor  # a merged tensor: its bytes in C order, or a torch tensor
+
 SAFETENSORS = {torch_name: name for name, (torch_name, _) in DTYPES.items()}
 _AHEAD = 64  # tensors whose thresholds and scales are looked for ahead of their sums
-Merged = tuple[TensorSpec, Tensor]
+# How numpy holds what the kernels give; bfloat16 as its bits.
+_KINDS = {"F32": np.float32, "BF16": np.uint16, "F16": np.float16, "F64": np.float64}
+Rank = Callable[[str], tuple[str, str]]  # checkpoint -> what to sort it by
 _Specs = tuple[TensorSpec, ...]  # of the r merges of one tensor
 
 
@@ -57,8 +62,8 @@ class Digest:
     def __init__(self) -> None:
         self._hashes: list[tuple[TensorSpec, str]] = []
 
-    def add(self, spec: TensorSpec, tensor: Tensor) -> None:
-        sha = hashlib.sha256(raw_bytes(tensor)).hexdigest()
+    def add(self, spec: TensorSpec, held: "Held") -> None:
+        sha = hashlib.sha256(raw_bytes(held)).hexdigest()
         self._hashes.append((spec, sha))
 
     @property
@@ -96,10 +101,12 @@ class Loss:
         return {"lost": swallowed / changed, "relative_error": math.sqrt(error / update)}
 
 
-def raw_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor in C order, without a copy where it is contiguous on the CPU."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+def raw_bytes(held: "Held") -> memoryview:
+    """The bytes of a merged tensor in C order, without a copy where they lie so on the CPU."""
+    if isinstance(held, np.ndarray):
+        return held.data
+    found: memoryview = lazy("recycler.merge.plain").bytes_of(held).data
+    return found
 
 
 def find_method(name: str) -> MergeMethod:
@@ -177,18 +184,28 @@ class _Part:
 
 
 def merged(
-    recipe: Recipe,
+    recipe: Recipe, sources: Sources, device: str = "cpu", threads: int = 1
+) -> "Iterator[tuple[TensorSpec, Tensor]]":
+    """Each merged tensor as torch's, in order of their names; see `merges`."""
+    for ((spec, held),) in merges([recipe], sources, device, threads):
+        yield spec, lazy("recycler.merge.plain").as_tensor(held, spec, device)
+
+
+def merges(
+    recipes: Sequence[Recipe],
     sources: Sources,
     device: str = "cpu",
     threads: int = 1,
     loss: Loss | None = None,
-) -> Iterator[Merged]:
-    """Each merged tensor in the recipe's dtype, in order of their names.
+) -> "Iterator[list[tuple[TensorSpec, Held]]]":
+    """For each tensor, in order of their names, its r merges in the recipes' dtype.
 
-    Tensors that are not floats (position ids and the like) must be equal in all ingredients.
+    One pass over the pool; the bytes are those of each recipe alone. Tensors that are not floats
+    (position ids and the like) must be equal in all ingredients.
 
     Args:
-        recipe: what to merge; its checkpoints are looked up in the pool by name.
+        recipes: r recipes that give tensors of the same names and shapes; their checkpoints are
+            looked up in the pool by name.
         sources: the opened pool.
         device: torch device to merge on.
         threads: that read and sum at the same time, on the CPU.
@@ -197,28 +214,6 @@ def merged(
     Raises:
         Incompatible: a checkpoint lacks a tensor, or integer tensors differ.
         BrokenCheckpoint: a file changed meanwhile.
-    """
-    for (tensor,) in merged_together([recipe], sources, device, threads, loss):
-        yield tensor
-
-
-def merged_together(
-    recipes: Sequence[Recipe],
-    sources: Sources,
-    device: str = "cpu",
-    threads: int = 1,
-    loss: Loss | None = None,
-) -> Iterator[list[Merged]]:
-    """Several recipes in one pass over the pool: for each tensor, its r merges.
-
-    The bytes are those of `merged` for each recipe alone.
-
-    Args:
-        recipes: r recipes that give tensors of the same names and shapes.
-        sources: the opened pool.
-        device: torch device to merge on.
-        threads: as in `merged`.
-        loss: as in `merged`.
     """
     specs = [output_specs(recipe, sources) for recipe in recipes]
     if len({tuple((s.name, s.shape) for s in each) for each in specs}) > 1:
@@ -235,9 +230,9 @@ def merged_together(
                 for recipe, spec in zip(recipes, together, strict=True)
             ]
 
-        waiting: Callable[[], list[Merged]] | None = None
+        waiting: Callable[[], list[tuple[TensorSpec, Held]]] | None = None
         for parts in _in_order(parts_of, list(zip(*specs, strict=True)), pool):
-            started = _start(parts, sources, device, pool, threads, loss)
+            started = _start(parts, sources.rank, device, pool, threads, loss)
             if pool is None:
                 yield started()
                 continue
@@ -388,19 +383,19 @@ def _settings(recipe: Recipe, method: MergeMethod, place: Place) -> dict[str, An
 
 def _start(
     parts: Sequence[_Part],
-    sources: Sources,
+    rank: Rank,
     device: str,
     pool: ThreadPoolExecutor | None,
     threads: int,
     loss: Loss | None,
-) -> Callable[[], list[Merged]]:
+) -> "Callable[[], list[tuple[TensorSpec, Held]]]":
     """Begin a tensor's merges; what is returned waits for them and gives them."""
-    blockwise = [part for part in parts if not part.is_copy and _is_blockwise(part, device)]
-    outs = {id(part): _empty(part.spec) for part in blockwise}
+    blockwise = [part for part in parts if _is_blockwise(part, device)]
+    outs = {id(part): np.empty(part.spec.nbytes, np.uint8) for part in blockwise}
     futures: list[Future[None]] = []
     if blockwise and blockwise[0].numel:
-        views = [_view(outs[id(part)]) for part in blockwise]
-        work = _Blocks(blockwise, views, sources.rank, loss)
+        views = [outs[id(part)].view(_KINDS[part.spec.dtype]) for part in blockwise]
+        work = _Blocks(blockwise, views, rank, loss)
         ranges = blocks(blockwise[0].numel, len(work.inputs))
         if pool is None or len(ranges) == 1:
             work.run(ranges)
@@ -410,43 +405,47 @@ def _start(
                 for first in range(min(threads, len(ranges)))
             ]
 
-    def finish() -> list[Merged]:
+    def finish() -> "list[tuple[TensorSpec, Held]]":
         for future in futures:
             future.result()
-        return [
-            (p.spec, outs[id(p)] if id(p) in outs else _whole(p, sources, device)) for p in parts
-        ]
+        return [(p.spec, outs[id(p)] if id(p) in outs else _whole(p, device)) for p in parts]
 
     return finish
 
 
 def _is_blockwise(part: _Part, device: str) -> bool:
-    return part.step is not None and torch.device(device).type == "cpu" and _is_float(part.spec)
+    summed = part.step is not None and part.spec.dtype in _KINDS and not part.is_copy
+    return summed and device.partition(":")[0] == "cpu"
 
 
-def _whole(part: _Part, sources: Sources, device: str) -> Tensor:
-    """Merge a tensor that is held as a whole."""
-    shape, kind = part.spec.shape, getattr(torch, DTYPES[part.spec.dtype][0])
-
-    def read(located: Located) -> Tensor:
-        rows = shape[0] if located[1].shape != shape else None
-        return sources.tensor(*located, rows).reshape(shape).to(device)
-
-    inputs = [read(located) for located in part.inputs]
-    base = read(part.base) if part.base else None
-    if not _is_float(part.spec):
-        return _same([*inputs, *([base] if base is not None else [])], part.spec.name)
-    if part.step is not None:
-        return run(part.step, inputs, base).to(kind)
-    if isinstance(part.method, Method):  # float64 inputs
+def _whole(part: _Part, device: str) -> "Held":
+    """A tensor that is held as a whole: bytes that are taken over, or torch's sums."""
+    if part.is_copy or not _is_float(part.spec):
+        alike = (*part.inputs, *([part.base] if part.base and not part.is_copy else []))
+        found = [read_raw(located, part.spec.shape) for located in alike]
+        if any(not np.array_equal(found[0], other) for other in found[1:]):
+            raise Incompatible(
+                f"tensor {part.spec.name!r} holds whole numbers that differ between checkpoints.",
+                hint="only tensors of floats can be merged.",
+            )
+        return found[0]
+    plain = lazy("recycler.merge.plain")
+    inputs = [plain.read(located, part.spec.shape, device) for located in part.inputs]
+    base = plain.read(part.base, part.spec.shape, device) if part.base else None
+    step = part.step
+    if step is None and isinstance(part.method, Method):  # float64 inputs
         if part.terms.settings.get("scope") == "model":
             raise InvalidConfig(
                 f"tensor {part.spec.name!r} is float64, and `scope: model` compares in float32.",
                 hint="save the checkpoints as float32, or trim with `scope: tensor`.",
             )
-        step = part.method.arithmetic(part.terms, TensorFacts(inputs, base))
-        return run(step, inputs, base).to(kind)
-    return part.method(inputs, part.terms.weights, base, part.terms.settings).to(kind)
+        step = part.method.arithmetic(part.terms, plain.TensorFacts(inputs, base))
+    if step is not None:
+        made = plain.run(step, inputs, base)
+    else:
+        made = part.method(inputs, part.terms.weights, base, part.terms.settings)
+    rounded: Tensor = plain.rounded(made, part.spec.dtype)
+    return rounded
 
 
 class _Blocks:
@@ -456,7 +455,7 @@ class _Blocks:
         self,
         parts: Sequence[_Part],
         outs: Sequence[NDArray[Any]],
-        rank: Callable[[str], tuple[str, str]],
+        rank: Rank,
         loss: Loss | None,
     ) -> None:
         self._parts, self._outs, self._loss = parts, outs, loss
@@ -542,42 +541,13 @@ def _combine(step: Change, rows: Any, base: Any, first: int, out: Any) -> None:
     )
 
 
-def _empty(spec: TensorSpec) -> Tensor:
-    """Memory for a merged tensor; numpy asks for large pages, whose first touch costs far less."""
-    kind = getattr(torch, DTYPES[spec.dtype][0])
-    if not spec.nbytes:
-        return torch.empty(spec.shape, dtype=kind)
-    return torch.from_numpy(np.empty(spec.nbytes, np.uint8)).view(kind).reshape(spec.shape)
-
-
-def _view(tensor: Tensor) -> NDArray[Any]:
-    """The tensor's memory as a flat array that `_round` fills; bfloat16 as uint16."""
-    flat = tensor.reshape(-1)
-    array: NDArray[Any] = (
-        flat.view(torch.int16).numpy().view(np.uint16)
-        if flat.dtype == torch.bfloat16
-        else flat.numpy()
-    )
-    return array
-
-
 def _round(wide: NDArray[np.float32], out: NDArray[Any]) -> None:
     """The one rounding: (c,) float32 to the output's dtype."""
     if out.dtype == np.uint16:
         kernels.round_bf16(wide, out)
-    elif out.dtype == np.float16:
-        torch.from_numpy(out).copy_(torch.from_numpy(wide))
     else:
-        out[:] = wide
-
-
-def _same(inputs: list[Tensor], name: str) -> Tensor:
-    if any(not torch.equal(inputs[0], other) for other in inputs[1:]):
-        raise Incompatible(
-            f"tensor {name!r} holds whole numbers that differ between checkpoints.",
-            hint="only tensors of floats can be merged.",
-        )
-    return inputs[0]
+        with np.errstate(over="ignore"):  # float16 has no number as large: inf
+            out[:] = wide
 
 
 def _has_doubles(inputs: Sequence[Located], base: Located | None) -> bool:
