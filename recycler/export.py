@@ -143,7 +143,7 @@ def write_folder(
     contents = {**{k: v.encode() for k, v in (texts or {}).items()}, **(blobs or {})}
     with _beside(out) as work:
         with Sources(pool) as sources:
-            written = write_weights(
+            written, hashes = write_weights(
                 recipe, sources, work, shard_bytes, on_bytes=on_bytes, **options
             )
             config = _config(donor, recipe.dtype, output_specs(recipe, sources))
@@ -162,7 +162,7 @@ def write_folder(
                 hint="a checkpoint changed or the disk is faulty; run `recycler pool check`.",
             )
         _publish(work, out)
-    return {"path": str(out), "digest": found, "files": _inventory(out), "verified": True}
+    return {"path": str(out), "digest": found, "files": _inventory(out, hashes), "verified": True}
 
 
 def _require_free(out: Path, pool: Pool, force: bool) -> None:
@@ -373,13 +373,16 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _inventory(folder: Path) -> list[dict[str, Any]]:
-    files = []
-    for file in sorted(folder.iterdir()):
-        with file.open("rb") as stream:
-            sha = hashlib.file_digest(stream, "sha256").hexdigest()
-        files.append({"name": file.name, "bytes": file.stat().st_size, "sha256": sha})
-    return files
+def _inventory(folder: Path, hashes: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of each file; `hashes` are those that are known already."""
+    return [
+        {
+            "name": file.name,
+            "bytes": file.stat().st_size,
+            "sha256": hashes.get(file.name) or hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in sorted(folder.iterdir())
+    ]
 
 
 def _umask() -> int:

@@ -56,7 +56,7 @@ def recipe_of(
 def merge_to(folder: Path, pool: Pool, recipe: Recipe, **options: Any) -> str:
     folder.mkdir()
     with Sources(pool) as sources:
-        return write_weights(recipe, sources, folder, **options)
+        return write_weights(recipe, sources, folder, **options)[0]
 
 
 def merged_tensors(pool: Pool, recipe: Recipe, **options: Any) -> Tensors:

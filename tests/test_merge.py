@@ -537,7 +537,7 @@ for method in sorted(METHODS):
     items = tuple(Ingredient(*entry) for entry in entries)
     recipe = Recipe(method, items, "bfloat16", base, settings)
     with Sources(pool) as sources:
-        print(method, recipe.id, write_weights(recipe, sources, Path(sys.argv[1]), threads=2))
+        print(method, recipe.id, write_weights(recipe, sources, Path(sys.argv[1]), threads=2)[0])
 assert "transformers" not in sys.modules
 """
 

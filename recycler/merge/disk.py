@@ -4,10 +4,12 @@ May import: checkpoint, recipe, merge.sources, merge.tensors.
 Reference: the safetensors format, https://huggingface.co/docs/safetensors.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from recycler.checkpoint import TensorSpec
 from recycler.merge.sources import Sources
@@ -27,7 +29,7 @@ def write_weights(
     threads: int = 1,
     loss: Loss | None = None,
     on_bytes: Callable[[int], object] = lambda count: None,
-) -> str:
+) -> tuple[str, dict[str, str]]:
     """Stream the merge into `folder` in the layout that transformers reads.
 
     Args:
@@ -41,25 +43,33 @@ def write_weights(
         on_bytes: called with the bytes just written, for progress bars.
 
     Returns:
-        The digest of the merged bytes.
+        The digest of the merged bytes, and of each file made its SHA-256 (of what was handed to the
+        disk; to read it back is the caller's affair).
     """
     shards = _plan(output_specs(recipe, sources), shard_bytes)
-    digest = Digest()
+    digest, hashes = Digest(), {}
     tensors = merges([recipe], sources, device, threads, loss)
     for name, specs in shards.items():
+        sha = hashlib.sha256()
         with (folder / name).open("wb") as file:
-            file.write(_header(specs))
+            _put(file, sha, _header(specs))
             for _ in specs:
                 ((spec, held),) = next(tensors)
                 digest.add(spec, held)
-                on_bytes(file.write(raw_bytes(held)))
+                on_bytes(_put(file, sha, raw_bytes(held)))
             file.flush()
             os.fsync(file.fileno())
+        hashes[name] = sha.hexdigest()
     for _ in tensors:  # its last word: whether a file changed meanwhile
         raise AssertionError("more tensors than planned")
     if len(shards) > 1:
         _write_index(folder, shards)
-    return digest.value
+    return digest.value, hashes
+
+
+def _put(file: BinaryIO, sha: "hashlib._Hash", content: bytes | memoryview) -> int:
+    sha.update(content)
+    return file.write(content)
 
 
 def _plan(specs: list[TensorSpec], shard_bytes: int) -> dict[str, list[TensorSpec]]:
