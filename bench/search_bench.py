@@ -33,7 +33,7 @@ from recycler.objectives import Objective, Objectives
 from recycler.plan import Plan
 from recycler.search import baselines
 from recycler.search.samplers import Proposer
-from recycler.search.simplex import normalised
+from recycler.space import normalised
 from recycler.trial import COMPLETE, Proposal, Trial
 
 POOLS = (

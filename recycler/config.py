@@ -82,6 +82,7 @@ class SearchSection(_Section):
     failed_share: float = Field(0.5, ge=0, le=1)
     racing: bool | dict[str, Any] = False
     fill: float = Field(0.0, ge=0, le=1)
+    space: dict[str, Any] = Field(default_factory=dict)
     stop_gain: float = Field(0.0, ge=0)
     warm_start: list[str] = Field(default_factory=list)
     settings: dict[str, Any] = Field(default_factory=dict)

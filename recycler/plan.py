@@ -1,16 +1,18 @@
 """A plan: what a study is, decided before it starts and compared whenever it is resumed.
 
-Letters: n checkpoints, m objectives. May import: errors, objectives, recipe, trial.
+Letters: n checkpoints, m objectives, d coordinates of a point (see `space`).
+May import: errors, objectives, recipe, space, trial.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from recycler.errors import InvalidConfig
 from recycler.objectives import Objective, Objectives
 from recycler.recipe import Ingredient, Recipe, canonical
+from recycler.space import Array, Space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,7 @@ class Plan:
             `gain` (see `racing.Promise`); empty scores every candidate on all dev items.
         failed_share: the study stops as failed when more than this share of trials failed.
         fill: share of the evaluations, the last ones, that go into the largest gaps of the front.
+        space: what is searched besides one weight a checkpoint, as `space.settings_of` makes it.
         stop_gain: the search ends when `front.outlook` falls below this share; 0 never.
         stop_after: so many evaluations by the sampler are made before that rule is asked: who gives
             a stopped study a larger budget wants more of them.
@@ -61,6 +64,7 @@ class Plan:
     racing: Mapping[str, Any] = field(default_factory=dict)
     failed_share: float = 0.5
     fill: float = 0.0
+    space: Mapping[str, Any] = field(default_factory=dict)
     stop_gain: float = 0.0
     stop_after: int = 0
     warm_start: tuple[str, ...] = ()
@@ -123,6 +127,35 @@ class Plan:
             dtype=self.dtype,
             base=Ingredient(self.base[1], self.base[0], 1.0) if self.base else None,
             settings={} if alone else self.merge_settings,
+        )
+
+    @property
+    def points(self) -> Space:
+        """The points that the sampler may propose."""
+        return Space.of(self.names, self.space)
+
+    def merge_at(self, point: Array) -> Recipe:
+        """The recipe at a point of the search, (d,)."""
+        points = self.points
+        weights, values = points.weights(point), points.settings(point)
+        plain = self.recipe(tuple(weights.mean(axis=0)))
+        if not points.groups and not values:
+            return plain
+        own: dict[str, dict[str, Any]] = {name: {**values.get(name, {})} for name in self.names}
+        for column, name in enumerate(self.names if points.groups else ()):
+            mean = weights[:, column].mean()
+            if mean != 0:  # else it is left out
+                own[name]["weight"] = [
+                    {"layers": [start, stop], "value": float(weight / mean)}
+                    for (start, stop), weight in zip(
+                        points.groups, weights[:, column], strict=True
+                    )
+                ]
+        return replace(
+            plain,
+            method=self.method,
+            ingredients=tuple(replace(i, settings=own[i.name]) for i in plain.ingredients),
+            settings={**self.merge_settings, **values.get("", {})},
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The five sockets: what a merge method, sampler, evaluator, executor and store must do.
 
 Each has a contract suite in tests/contracts that any implementation can be run against.
-Letters: n checkpoints, m objectives. May import: the nouns.
+Letters: n checkpoints, m objectives, d coordinates of a point. May import: the nouns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from recycler.evaluation import Evaluation, Failure, Outcomes, Score
 from recycler.objectives import Array, Objective, Objectives
 from recycler.plan import Plan
+from recycler.space import Space
 from recycler.trial import COMPLETE, WHOLE, Job, Proposal, Trial
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ class MergeMethod(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a sampler may know: the names, the objectives, the fixed corner and the scales.
+    """What a sampler may know: the space, the objectives, the fixed corner and the scales.
 
     Attributes:
-        names: n parameter names, one a checkpoint; every trial's parameters sum to 1.
+        space: the points; every trial's parameters are one. Mostly the n weights, which sum to 1.
         objectives: the m directions are always `maximize`: values are gains.
         reference: (m,) worst corner, as gains.
         scales: (m,) one step of each objective, for averages.
@@ -53,7 +54,7 @@ class Problem:
         evaluations: the budget as it stands now.
     """
 
-    names: tuple[str, ...]
+    space: Space
     objectives: Objectives
     reference: Array
     scales: Array
@@ -62,11 +63,16 @@ class Problem:
     evaluations: int = 50
 
     @property
-    def n(self) -> int:
-        return len(self.names)
+    def names(self) -> tuple[str, ...]:
+        """(d,) of the parameters: those of the checkpoints, where only weights are searched."""
+        return self.space.coordinates
+
+    @property
+    def d(self) -> int:
+        return self.space.d
 
 
-# A sampler is an `optuna.samplers.BaseSampler` whose relative parameters are the n weights.
+# A sampler is an `optuna.samplers.BaseSampler` whose relative parameters are a point's coordinates.
 # A new one is made for each proposal: (problem, seed of this proposal) -> sampler. It may read
 # the study it is given (finished trials with values = gains, user attribute `stderr`; running
 # trials) and its own notes (system attributes) and nothing else, so that a stopped study

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from recycler import space
 from recycler.checkpoint import Checkpoint
 from recycler.config import ExecutionSection, StudyFile, read_study
 from recycler.errors import Conflict, InvalidConfig, Mismatch, NotFound
@@ -20,6 +21,7 @@ from recycler.pool import Pool
 from recycler.protocols import Executor, ScorerFactory
 from recycler.racing import settings_of
 from recycler.registry import resolve
+from recycler.schedule import places
 from recycler.search.samplers import SAMPLERS
 from recycler.search.warm import Earlier, recipes
 from recycler.store.sql import SqlStore
@@ -123,6 +125,7 @@ class Workspace:
             failed_share=search.failed_share,
             racing=settings_of(search.racing),
             fill=search.fill,
+            space=_space(pool, config),
             stop_gain=search.stop_gain,
             warm_start=tuple(search.warm_start),
         )
@@ -244,6 +247,15 @@ def _merge_settings(pool: Pool, config: StudyFile) -> dict[str, Any]:
         config.merge.settings, method, Path(f"study {config.study}: merge.settings")
     )
     return made
+
+
+def _space(pool: Pool, config: StudyFile) -> dict[str, Any]:
+    """What the study searches besides the weights, checked against its method and its layers."""
+    method = import_module("recycler.merge.tensors").find_method(config.merge.method)
+    known = tuple(getattr(method, "defaults", {}))
+    names = list(pool.checkpoints[0].tensors)
+    layers = max((place.layers for place in places(names).values()), default=0)
+    return space.settings_of(config.search.space, config.merge.method, known, layers)
 
 
 def _entry(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from recycler import pareto
 from recycler.errors import InvalidConfig, StudyFailed
 from recycler.evaluation import Failure
 from recycler.search.samplers import SAMPLERS, Proposer, derived_seed
-from recycler.search.simplex import normalised
+from recycler.space import normalised
 from recycler.trial import COMPLETE, FAILED, Trial
 
 QUICK = {"samples": 8, "raw": 8, "maxiter": 3, "restarts": 1}

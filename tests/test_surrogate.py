@@ -25,6 +25,10 @@ def data(n: int = 5, k: int = 20, noise: float = 0.0) -> tuple[np.ndarray, np.nd
     return x, -((x - target(n)) ** 2).sum(1) + noise * rng.standard_normal(k)
 
 
+def centre(n: int) -> np.ndarray:
+    return np.full(n, 1 / n)
+
+
 def target(n: int) -> np.ndarray:
     return np.arange(n) / np.arange(n).sum()
 
@@ -36,32 +40,37 @@ def test_the_kernel_is_that_of_its_explicit_features() -> None:
     quadratic = np.einsum("ki,kj->kij", z, z).reshape(len(x), -1)
     features = np.hstack([np.full((len(x), 1), CONSTANT**0.5), 2**0.5 * z, 3**0.5 * quadratic])
     scales = Scales(linear=2.0, quadratic=3.0, smooth=0.0)
-    np.testing.assert_allclose(kernel(scales, x, x), features @ features.T, atol=1e-12)
+    np.testing.assert_allclose(kernel(scales, centre(5), x, x), features @ features.T, atol=1e-12)
 
 
 def test_the_mean_is_that_of_the_textbook_formula() -> None:
     """K* (K + S)^-1 y on standardised values, by a dense inverse."""
     x, y = data(noise=0.02)
     variance = np.linspace(1e-4, 4e-4, len(x))
-    posterior = Posterior(x, y, variance)
+    posterior = Posterior(x, y, variance, centre(5))
     other = np.random.default_rng(1).dirichlet(np.ones(5), 7)
     noise = posterior.scales.noise * variance / y.var()
-    gram = kernel(posterior.scales, x, x) + np.diag(noise)
-    expected = kernel(posterior.scales, other, x) @ np.linalg.inv(gram) @ (y - y.mean()) + y.mean()
+    gram = kernel(posterior.scales, centre(5), x, x) + np.diag(noise)
+    expected = (
+        kernel(posterior.scales, centre(5), other, x) @ np.linalg.inv(gram) @ (y - y.mean())
+        + y.mean()
+    )
     np.testing.assert_allclose(posterior.mean(other), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_draws_have_the_posteriors_mean_and_covariance() -> None:
     """Moments of 3000 draws against the closed form; five standard errors of slack."""
     x, y = data(n=3, k=8)
-    posterior = Posterior(x, y, np.full(8, 1e-3))
+    posterior = Posterior(x, y, np.full(8, 1e-3), centre(3))
     s, rng = posterior.scales, np.random.default_rng(2)
     other = rng.dirichlet(np.ones(3), 3)
     draws = np.array([posterior.draw(rng)(other) for _ in range(3000)])
     noise = s.noise * np.full(8, 1e-3) / y.var()
-    cross = kernel(s, other, x)
-    gram = kernel(s, x, x) + np.diag(noise)
-    covariance = y.var() * (kernel(s, other, other) - cross @ np.linalg.solve(gram, cross.T))
+    cross = kernel(s, centre(3), other, x)
+    gram = kernel(s, centre(3), x, x) + np.diag(noise)
+    covariance = y.var() * (
+        kernel(s, centre(3), other, other) - cross @ np.linalg.solve(gram, cross.T)
+    )
     spread = np.sqrt(np.diag(covariance))
     assert (np.abs(draws.mean(0) - posterior.mean(other)) < 5 * spread / 3000**0.5).all()
     np.testing.assert_allclose(draws.std(0), spread, rtol=0.1)
@@ -70,8 +79,8 @@ def test_draws_have_the_posteriors_mean_and_covariance() -> None:
 def test_prior_draws_have_the_kernels_covariance() -> None:
     rng = np.random.default_rng(3)
     x, scales = rng.dirichlet(np.ones(4), 3), Scales(0.5, 2.0, 1.0, 0.4)
-    draws = np.array([_prior_draw(scales, 4, rng)(x) for _ in range(6000)])
-    wanted = kernel(scales, x, x)
+    draws = np.array([_prior_draw(scales, centre(4), rng)(x) for _ in range(6000)])
+    wanted = kernel(scales, centre(4), x, x)
     np.testing.assert_allclose(np.cov(draws.T), wanted, atol=0.06 * wanted.max())
 
 
@@ -79,14 +88,14 @@ def test_a_known_quadratic_is_recovered_between_its_trials() -> None:
     x, y = data(n=4, k=30)
     other = np.random.default_rng(4).dirichlet(np.ones(4), 50)
     truth = -((other - target(4)) ** 2).sum(1)
-    assert np.abs(Posterior(x, y, None).mean(other) - truth).max() < 0.02 * y.std()
+    assert np.abs(Posterior(x, y, None, centre(4)).mean(other) - truth).max() < 0.02 * y.std()
 
 
 def test_unknown_noise_is_estimated_not_taken_for_zero() -> None:
     """Noise of half the values' spread: believed zero, the mean would run through every value."""
     x, clean = data(n=4, k=60)
     noisy = clean + 0.5 * clean.std() * np.random.default_rng(5).standard_normal(60)
-    posterior = Posterior(x, noisy, None)
+    posterior = Posterior(x, noisy, None, centre(x.shape[1]))
     assert posterior.scales.noise >= 0.03
     errors = posterior.mean(x) - clean
     assert np.sqrt((errors**2).mean()) < 0.75 * np.sqrt(((noisy - clean) ** 2).mean())

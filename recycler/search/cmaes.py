@@ -23,7 +23,6 @@ from recycler.search.simplex import (
     SimplexSampler,
     complete,
     gains,
-    normalised,
     points,
     utilities,
 )
@@ -43,25 +42,25 @@ class Paper(SimplexSampler):
     def __init__(self, problem: Problem, seed: int) -> None:
         """Take the problem; the seed of a single proposal is not used, only the study's."""
         super().__init__(problem, seed)
-        default = 4 + math.floor(3 * math.log(problem.n))
+        default = 4 + math.floor(3 * math.log(problem.d))
         self._population = int(self.setting("population", default))
         self._cma = self._search()
 
     def _search(self) -> CMA:
         """The search before its first draw."""
-        n = self.problem.n
+        d = self.problem.d
         return CMA(
-            mean=np.full(n, 1.0 / n),
+            mean=self.problem.space.centre,
             sigma=self.setting("sigma", 1.0),
-            bounds=np.tile([0.0, 1.0], (n, 1)),
+            bounds=np.tile([0.0, 1.0], (d, 1)),
             seed=self.problem.seed,
             population_size=self._population,
-            n_max_resampling=10 * n,
+            n_max_resampling=10 * d,
         )
 
     def _merge(self, raw: Array) -> Array:
-        """(n,) weights of a draw."""
-        return normalised(raw)
+        """(d,) the point of a draw."""
+        return self.problem.space.project(raw)
 
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
         own = [t for t in study.get_trials(deepcopy=False) if ASK in t.system_attrs]
@@ -110,13 +109,17 @@ class Softmax(Paper):
 
     def _search(self) -> CMA:
         return CMA(
-            mean=np.zeros(self.problem.n),
+            mean=np.zeros(self.problem.d),
             sigma=self.setting("sigma", 0.7),
             seed=self.problem.seed,
             population_size=self._population,
         )
 
     def _merge(self, raw: Array) -> Array:
-        weights = np.exp(raw - raw.max())
-        weights /= weights.sum()
-        return normalised(np.where(weights < SMALLEST, 0.0, weights))
+        space, point = self.problem.space, np.empty_like(raw)
+        for block in space.blocks:
+            weights = np.exp(raw[block] - raw[block].max())
+            weights /= weights.sum()
+            point[block] = np.where(weights < SMALLEST, 0.0, weights)
+        point[space.tail] = 1 / (1 + np.exp(-raw[space.tail]))
+        return space.project(point)

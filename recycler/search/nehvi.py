@@ -1,9 +1,10 @@
 """BoTorch's qLogNoisyEHVI on the simplex, with known noise and pending points.
 
-Letters: k finished trials, n checkpoints, m objectives. One GP an objective, with the observation
-variance given from the items' standard errors, and fitted only where there are none. The weights'
-sum is an equality constraint of the acquisition's optimisation. One objective has no volume: there
-the acquisition is qLogNoisyExpectedImprovement; from five on, where volumes are slow, qLogNParEGO.
+Letters: k finished trials, d coordinates of a point, m objectives. One GP an objective, with the
+observation variance given from the items' standard errors, and fitted only where there are none.
+The weights' sum is an equality constraint of the acquisition's optimisation. One objective has no
+volume: there the acquisition is qLogNoisyExpectedImprovement; from five on, where volumes are slow,
+qLogNParEGO.
 
 May import: search.simplex, protocols, torch, botorch, gpytorch.
 Reference: Daulton et al. 2021, arXiv 2105.08195; Ament et al. 2023, arXiv 2310.20708.
@@ -40,7 +41,6 @@ from recycler.search.simplex import (
     SimplexSampler,
     complete,
     gains,
-    normalised,
     points,
     running,
     squeezed,
@@ -72,7 +72,7 @@ class Nehvi(SimplexSampler):
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
         finished, pending = complete(study), running(study)
         if len(finished) < 2:
-            return normalised(self.rng.dirichlet(np.ones(self.problem.n)))
+            return self.problem.space.draw(self.rng, 1.0)
         x, y = points(self.problem, finished), gains(finished)
         errors = np.array([t.user_attrs["stderr"] for t in finished])
         for j, corner in enumerate(
@@ -89,20 +89,23 @@ class Nehvi(SimplexSampler):
 
     def _maximise(self, model: ModelListGP, x: Array, y: Array, pending: Array) -> Array:
         acquisition = self._acquisition(model, x, y.shape[1], pending)
-        n = x.shape[1]
+        d = x.shape[1]
         starts = self._starts(acquisition, x, y)
         best, _ = optimize_acqf(
             acquisition,
-            bounds=torch.tensor([[0.0] * n, [1.0] * n], dtype=DTYPE),
+            bounds=torch.tensor([[0.0] * d, [1.0] * d], dtype=DTYPE),
             q=1,
             num_restarts=len(starts),
             batch_initial_conditions=starts,
-            equality_constraints=[(torch.arange(n), torch.ones(n, dtype=DTYPE), 1.0)],
+            equality_constraints=[
+                (torch.arange(b.start, b.stop), torch.ones(b.stop - b.start, dtype=DTYPE), 1.0)
+                for b in self.problem.space.blocks
+            ],
             options={"maxiter": int(self.setting("maxiter", 40)), "batch_limit": 1},
         )
         weights = best.detach().numpy()[0]
         weights[weights < 1e-4] = 0.0  # the constrained optimum is often sparse up to rounding
-        return normalised(weights)
+        return self.problem.space.project(weights)
 
     def _acquisition(
         self, model: ModelListGP, x: Array, m: int, pending: Array
@@ -131,12 +134,12 @@ class Nehvi(SimplexSampler):
         )
 
     def _starts(self, acquisition: AcquisitionFunction, x: Array, y: Array) -> Tensor:
-        """(restarts, 1, n) the best of raw points: wide draws, and draws around the front."""
-        n, raw = x.shape[1], int(self.setting("raw", 128))
+        """(restarts, 1, d) the best of raw points: wide draws, and draws around the front."""
+        space, raw = self.problem.space, int(self.setting("raw", 128))
         front = x[pareto.nondominated(y)]
         centres = front[self.rng.integers(len(front), size=raw // 2)]
-        wide = [self.rng.dirichlet(np.full(n, self.rng.choice([0.2, 1.0]))) for _ in centres]
-        near = [self.rng.dirichlet(40.0 * centre + 0.05) for centre in centres]
+        wide = [space.draw(self.rng, float(self.rng.choice([0.2, 1.0]))) for _ in centres]
+        near = [space.near(self.rng, centre) for centre in centres]
         candidates = torch.as_tensor(np.array(wide + near), dtype=DTYPE).unsqueeze(1)
         with torch.no_grad():
             values = acquisition(candidates)
@@ -145,7 +148,7 @@ class Nehvi(SimplexSampler):
 
 
 def _fit(x: Array, y: Array, errors: Array) -> ModelListGP:
-    """One GP an objective on (k, n) weights, (k, m) gains and their (k, m) standard errors.
+    """One GP an objective on (k, d) points, (k, m) gains and their (k, m) standard errors.
 
     The kernel is one RBF length for all weights with a LogNormal(-0.7, 0.7) prior: measured
     better than the default dimension-wise lengths at some fifty evaluations.

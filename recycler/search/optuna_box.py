@@ -1,6 +1,6 @@
 """Optuna's samplers on the simplex: an in-memory study rebuilt from the ledger for each proposal.
 
-Recorded parameters are the normalised weights. May import: the nouns, protocols, search.simplex,
+Recorded parameters are the points of the space. May import: the nouns, protocols, search.simplex,
 optuna.
 """
 
@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from recycler.plan import Plan
 from recycler.protocols import Problem, SamplerFactory
-from recycler.search.simplex import Array, SimplexSampler, normalised, space, sparsest
+from recycler.search.simplex import Array, SimplexSampler, box
 from recycler.trial import COMPLETE, RUNNING, STOPPED, Trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -31,7 +31,7 @@ class Nsga2(SimplexSampler):
     _kind: ClassVar[type[NSGAIISampler] | type[NSGAIIISampler]] = NSGAIISampler
 
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
-        population = int(self.setting("population", max(8, min(self.problem.n, 24))))
+        population = int(self.setting("population", max(8, min(self.problem.d, 24))))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = self._kind(
@@ -45,11 +45,11 @@ class Nsga2(SimplexSampler):
             known.system_attrs.setdefault(key, 0)
             shadow.add_trial(known)
         self._bred: Array | None = None
-        shadow.ask(space(self.problem))
+        shadow.ask(box(self.problem))
         generation = shadow.trials[-1].system_attrs[key]
         study._storage.set_trial_system_attr(trial._trial_id, key, generation)
         if self._bred is None:  # generation 0 is not full yet
-            return normalised(self.rng.dirichlet(np.ones(self.problem.n)))
+            return self.problem.space.draw(self.rng, 1.0)
         return self._bred
 
     def _child(
@@ -63,9 +63,9 @@ class Nsga2(SimplexSampler):
         )
         weights = a + self.rng.uniform(-0.25, 1.25) * (b - a)
         if self.rng.random() < 0.5:
-            sparse = self.rng.dirichlet(np.full(len(a), 0.3))
+            sparse = self.problem.space.draw(self.rng, 0.3)
             weights = weights + self.rng.uniform(0.0, 0.4) * (sparse - weights)
-        self._bred = normalised(weights)
+        self._bred = self.problem.space.project(weights)
         return dict(zip(search_space, self._bred, strict=True))
 
 
@@ -76,12 +76,12 @@ class Nsga3(Nsga2):
 
 
 def tpe(problem: Problem, seed: int) -> BaseSampler:
-    """Optuna's tree-structured Parzen estimator on the box; what it draws is divided by its sum."""
+    """Optuna's tree-structured Parzen estimator on the box; weights are divided by their sum."""
     return TPESampler(seed=seed)
 
 
 def gp(problem: Problem, seed: int) -> BaseSampler:
-    """Optuna's Gaussian-process sampler on the box; what it draws is divided by its sum."""
+    """Optuna's Gaussian-process sampler on the box; the weights it draws are divided by their sum."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return GPSampler(seed=seed)
@@ -99,21 +99,22 @@ def ask(
         seed: seed of this proposal.
 
     Returns:
-        (n,) weights on the simplex, and the notes the sampler made on its trial.
+        (d,) a point of the space, and the notes the sampler made on its trial.
     """
     study = study_of(problem, trials, factory(problem, seed))
-    trial = study.ask(space(problem))
+    trial = study.ask(box(problem))
     notes = study.get_trials(deepcopy=False)[-1].system_attrs
     kept = {key: value for key, value in notes.items() if _is_json(value)}
-    weights = normalised(np.array([trial.params[name] for name in problem.names]))
-    return sparsest(weights, int(problem.settings.get("max_nonzero", problem.n))), kept
+    space = problem.space
+    point = space.project(np.array([trial.params[name] for name in problem.names]))
+    return space.sparsest(point, int(problem.settings.get("max_nonzero", space.n))), kept
 
 
 def study_of(problem: Problem, trials: Sequence[Trial], sampler: BaseSampler | None) -> Study:
     """An in-memory Optuna study that holds the ledger: values are gains, all maximized."""
     study = optuna.create_study(directions=["maximize"] * problem.objectives.m, sampler=sampler)
-    whole = space(problem)
-    for trial in trials:  # `study.add_trial` would check all n distributions of each again
+    whole = box(problem)
+    for trial in trials:  # `study.add_trial` would check all d distributions of each again
         template = frozen(problem, trial, whole)
         study._storage.create_new_trial(study._study_id, template_trial=template)
     return study
@@ -141,7 +142,9 @@ def frozen(problem: Problem, trial: Trial, whole: dict[str, BaseDistribution]) -
         values=values,
         datetime_start=start,
         datetime_complete=None if state is TrialState.RUNNING else start,
-        params=dict(zip(problem.names, trial.recipe.vector(problem.names), strict=True)),
+        params=dict(
+            zip(problem.names, problem.space.point_of(trial.recipe).tolist(), strict=True)
+        ),
         distributions=whole,
         user_attrs=user,
         system_attrs=dict(trial.notes),
@@ -154,7 +157,7 @@ def problem_of(plan: Plan, trials: Sequence[Trial], reference: Sequence[float]) 
     singles = [t for t in trials if t.kind == "single" and t.state == COMPLETE]
     gains = plan.objectives.gains([t.means("dev") for t in singles])
     return Problem(
-        names=plan.names,
+        space=plan.points,
         objectives=plan.objectives,
         reference=np.asarray(reference, dtype=np.float64),
         scales=plan.objectives.scales(gains),

@@ -131,8 +131,8 @@ class Proposer:
         name = f"search {self.spent(trials)}"
         for attempt in range(_DRAWS):
             seed = derived_seed(self.plan.seed, len(trials), attempt)
-            weights, notes = ask(self._factory, problem, trials, seed)
-            recipe = self.plan.recipe(tuple(weights))
+            point, notes = ask(self._factory, problem, trials, seed)
+            recipe = self.plan.merge_at(point)
             if recipe.id not in known:
                 return Proposal(kind="search", name=name, recipe=recipe, notes=notes)
         return Proposal(kind="search", name=name, recipe=self._random(problem, len(trials)))
@@ -144,9 +144,9 @@ class Proposer:
         front = front_rows(scored, objectives, "dev", floor_gains(trials, objectives, "dev"))
         singles = np.array(list(baselines.single_gains(self.plan, trials).values()))
         gains = objectives.gains([t.means("dev") for t in front]) / objectives.scales(singles)
-        weights = np.array([t.recipe.vector(self.plan.names) for t in front])
+        points = np.array([self.plan.points.point_of(t.recipe) for t in front])
         for one, other, _ in pareto.neighbours(gains):
-            recipe = self.plan.recipe(tuple((weights[one] + weights[other]) / 2))
+            recipe = self.plan.merge_at((points[one] + points[other]) / 2)
             if recipe.id not in known:
                 name = f"fill {self.spent(trials)}"
                 return Proposal(kind="search", name=name, recipe=recipe)
@@ -154,7 +154,7 @@ class Proposer:
 
     def _random(self, problem: Problem, number: int) -> Recipe:
         rng = np.random.default_rng(derived_seed(self.plan.seed, number, _DRAWS))
-        return self.plan.recipe(tuple(rng.dirichlet(np.ones(problem.n))))
+        return self.plan.merge_at(problem.space.draw(rng, 1.0))
 
 
 def derived_seed(seed: int, number: int, attempt: int = 0) -> int:

@@ -1,8 +1,8 @@
-"""The weight simplex and the frame of every sampler of our own.
+"""The frame of every sampler of our own: points of a space (mostly weights on the simplex).
 
-Letters: n checkpoints, w (n,) weights with each >= 0 and sum 1, k finished trials, m objectives.
+Letters: n checkpoints, d coordinates of a point, k finished trials, m objectives.
 Randomness: a generator made from the seed of the proposal; never a global one.
-May import: errors, protocols, numpy, scipy, optuna.
+May import: errors, protocols, space, numpy, scipy, optuna.
 """
 
 import warnings
@@ -23,62 +23,31 @@ from recycler.protocols import Problem
 Array = NDArray[np.float64]
 
 
-class _Weight(FloatDistribution):
-    """A weight in [0, 1]; never changed, so that copies of a study share it.
+class _Coordinate(FloatDistribution):
+    """A number in [0, 1]; never changed, so that copies of a study share it.
 
-    Copying n of these a trial was most of a proposal's time at 500 trials.
+    Copying d of these a trial was most of a proposal's time at 500 trials.
     """
 
     def __init__(self) -> None:
         super().__init__(0.0, 1.0)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Weight":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Coordinate":
         return self
 
 
-_WEIGHT = _Weight()
+_COORDINATE = _Coordinate()
 
 
-def space(problem: Problem) -> dict[str, BaseDistribution]:
-    """One weight in [0, 1] a checkpoint; that they sum to 1 is the samplers' business."""
-    return dict.fromkeys(problem.names, _WEIGHT)
-
-
-def normalised(raw: Array) -> Array:
-    """Non-negative numbers divided by their sum; all zeros become the uniform soup.
-
-    Args:
-        raw: (n,) any finite numbers; negative ones count as 0.
-
-    Returns:
-        (n,) on the simplex.
-
-    Invariants: what is on the simplex already comes back unchanged, bit for bit.
-    """
-    positive: Array = np.clip(np.asarray(raw, dtype=np.float64), 0.0, None)
-    total = positive.sum()
-    if abs(total - 1.0) <= 1e-12:  # dividing by a rounded sum would only move last digits
-        return positive
-    if not total > 0.0:
-        return np.full(len(positive), 1.0 / len(positive))
-    weights: Array = positive / total
-    return weights
-
-
-def sparsest(weights: Array, most: int) -> Array:
-    """The `most` largest of (n,) weights, divided by their sum; ties: first ones."""
-    if np.count_nonzero(weights) <= most:
-        return weights
-    kept = np.zeros_like(weights)
-    largest = np.argsort(-weights, kind="stable")[:most]
-    kept[largest] = weights[largest]
-    return normalised(kept)
+def box(problem: Problem) -> dict[str, BaseDistribution]:
+    """Each coordinate in [0, 1]; that weights sum to 1 is the samplers' business."""
+    return dict.fromkeys(problem.names, _COORDINATE)
 
 
 def points(problem: Problem, trials: list[FrozenTrial]) -> Array:
-    """(k, n) weights of some trials."""
+    """(k, d) points of some trials."""
     rows = [[trial.params[name] for name in problem.names] for trial in trials]
-    return np.array(rows, dtype=np.float64).reshape(len(trials), problem.n)
+    return np.array(rows, dtype=np.float64).reshape(len(trials), problem.d)
 
 
 def gains(trials: list[FrozenTrial]) -> Array:
@@ -123,7 +92,7 @@ def squeezed(values: Array, corner: float) -> tuple[Array, Array]:
 
 
 class SimplexSampler(BaseSampler, ABC):
-    """Frame of a sampler that proposes all n weights at once (abstract)."""
+    """Frame of a sampler that proposes a whole point at once (abstract)."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
         """Take the problem and the seed of this one proposal."""
@@ -132,18 +101,18 @@ class SimplexSampler(BaseSampler, ABC):
 
     @abstractmethod
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
-        """(n,) the next weights, on the simplex."""
+        """(d,) the next point."""
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        return space(self.problem)
+        return box(self.problem)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        weights = self.propose(study, trial)
-        return {n: float(w) for n, w in zip(self.problem.names, weights, strict=True)}
+        point = self.propose(study, trial)
+        return {n: float(x) for n, x in zip(self.problem.names, point, strict=True)}
 
     def sample_independent(
         self,
@@ -153,7 +122,7 @@ class SimplexSampler(BaseSampler, ABC):
         param_distribution: BaseDistribution,
     ) -> Any:
         raise InvalidConfig(
-            f"{param_name!r} is not a checkpoint of this study.", hint="ask for the whole space."
+            f"{param_name!r} is not a coordinate of this study.", hint="ask for the whole space."
         )
 
     def setting(self, name: str, default: float) -> float:
@@ -165,8 +134,7 @@ class Dirichlet(SimplexSampler):
     """Independent draws from Dirichlet(concentration, …); the reference every search must beat."""
 
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
-        concentration = self.setting("concentration", 1.0)
-        return normalised(self.rng.dirichlet(np.full(self.problem.n, concentration)))
+        return self.problem.space.draw(self.rng, self.setting("concentration", 1.0))
 
 
 class SobolDraws(SimplexSampler):
@@ -177,11 +145,14 @@ class SobolDraws(SimplexSampler):
 
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
         drawn = sum(t.user_attrs.get("kind") == "search" for t in study.get_trials(deepcopy=False))
-        sequence = Sobol(self.problem.n, rng=np.random.default_rng(self.problem.seed))
+        space = self.problem.space
+        sequence = Sobol(space.d, rng=np.random.default_rng(self.problem.seed))
         with warnings.catch_warnings():  # the balance of powers of two is not needed
             warnings.simplefilter("ignore", UserWarning)
             unit = sequence.random(drawn + 1)[-1]
-        return normalised(-np.log(np.clip(unit, 1e-12, 1.0)))
+        weights = slice(0, space.tail.start)
+        unit[weights] = -np.log(np.clip(unit[weights], 1e-12, 1.0))
+        return space.project(unit)
 
 
 def complete(study: Study) -> list[FrozenTrial]:

@@ -1,13 +1,14 @@
-"""Bayesian quadratic surrogate an objective, Thompson sampling on the simplex, numpy only.
+"""Bayesian quadratic surrogate an objective, Thompson sampling over a space, numpy only.
 
-Each objective is a Gaussian process in the weights whose kernel holds a constant, a linear and a
-quadratic part (near one basin a loss is a quadratic form in the weights: MAP, arXiv 2406.07529)
-and a smooth rest. One function a proposal is drawn from each posterior, by pathwise conditioning,
-so that it can be read off at any number of candidates. The next merge is the candidate that adds
-most volume to the drawn front or, in a share of the proposals, the best of the drawn average.
+Each objective is a Gaussian process in a point's coordinates (mostly the weights) whose kernel
+holds a constant, a linear and a quadratic part (near one basin a loss is a quadratic form in the
+weights: MAP, arXiv 2406.07529) and a smooth rest. One function a proposal is drawn from each
+posterior, by pathwise conditioning, so that it can be read off at any number of candidates. The
+next merge is the candidate that adds most volume to the drawn front or, in a share of the
+proposals, the best of the drawn average.
 
-Letters: k finished trials, n checkpoints, m objectives, c candidates. Gains: larger is better.
-May import: search.simplex, pareto, numpy, optuna.
+Letters: k finished trials, d coordinates, m objectives, c candidates. Gains: larger is better.
+May import: search.simplex, space, pareto, numpy, optuna.
 Reference: Wilson et al. 2021, arXiv 2011.04026 (pathwise conditioning); Zhang & Golovin 2020,
 arXiv 2006.04655 (volume as a mean over random Chebyshev scalarizations).
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
@@ -26,7 +28,6 @@ from recycler.search.simplex import (
     SimplexSampler,
     complete,
     gains,
-    normalised,
     points,
     running,
     squeezed,
@@ -57,10 +58,9 @@ class Scales:
     noise: float = 1.0
 
 
-def kernel(scales: Scales, a: Array, b: Array) -> Array:
-    """(k, c) prior covariance of (k, n) and (c, n) weights."""
-    n = a.shape[1]
-    inner = (a - 1 / n) @ (b - 1 / n).T
+def kernel(scales: Scales, centre: Array, a: Array, b: Array) -> Array:
+    """(k, c) prior covariance of (k, d) and (c, d) points, around the (d,) centre of the space."""
+    inner = (a - centre) @ (b - centre).T
     near = np.exp(-_squared(a, b) / (2 * scales.length**2))
     covariance: Array = (
         CONSTANT + scales.linear * inner + scales.quadratic * inner**2 + scales.smooth * near
@@ -76,38 +76,39 @@ def _squared(a: Array, b: Array) -> Array:
 class Posterior:
     """What the finished trials say about one objective."""
 
-    def __init__(self, x: Array, values: Array, variance: Array | None) -> None:
+    def __init__(self, x: Array, values: Array, variance: Array | None, centre: Array) -> None:
         """Choose scales by marginal likelihood, then condition on all trials.
 
         Args:
-            x: (k, n) weights.
+            x: (k, d) points.
             values: (k,) gains.
             variance: (k,) variance of the observations; None where it is not known.
+            centre: (d,) of the space.
         """
-        self.x = x
+        self.x, self._centre = x, centre
         self.offset = float(values.mean())
         self.unit = float(values.std()) or 1.0
         self._target = (values - self.offset) / self.unit
         self._known = variance is not None
         self._variance = np.ones(len(x)) if variance is None else variance / self.unit**2
         self.scales = self._fitted()
-        covariance = kernel(self.scales, x, x) + np.diag(self._noise())
+        covariance = kernel(self.scales, centre, x, x) + np.diag(self._noise())
         self._root = _root(covariance)
         self._weights = _solve(self._root, self._target)
 
     def mean(self, w: Array) -> Array:
-        """(c,) posterior mean at (c, n) weights, in the unit of the values."""
-        expected: Array = kernel(self.scales, w, self.x) @ self._weights
+        """(c,) posterior mean at (c, d) points, in the unit of the values."""
+        expected: Array = kernel(self.scales, self._centre, w, self.x) @ self._weights
         return self.offset + self.unit * expected
 
     def draw(self, rng: np.random.Generator) -> Callable[[Array], Array]:
-        """One function of the posterior: (c, n) weights -> (c,) values."""
-        prior = _prior_draw(self.scales, self.x.shape[1], rng)
+        """One function of the posterior: (c, d) points -> (c,) values."""
+        prior = _prior_draw(self.scales, self._centre, rng)
         seen = prior(self.x) + np.sqrt(self._noise()) * rng.standard_normal(len(self.x))
         weights = _solve(self._root, self._target - seen)
 
         def function(w: Array) -> Array:
-            values: Array = prior(w) + kernel(self.scales, w, self.x) @ weights
+            values: Array = prior(w) + kernel(self.scales, self._centre, w, self.x) @ weights
             return self.offset + self.unit * values
 
         return function
@@ -118,7 +119,7 @@ class Posterior:
     def _fitted(self) -> Scales:
         """Scales of large marginal likelihood: steps on the grids, one scale at a time."""
         rows = np.unique(np.linspace(0, len(self.x) - 1, FITTED).astype(int))
-        evidence = _Evidence(self.x[rows], self._target[rows], self._variance[rows])
+        evidence = _Evidence(self.x[rows], self._centre, self._target[rows], self._variance[rows])
         grids = {**_GRID, "noise": _PAIRED if self._known else _NOISE}
 
         @cache
@@ -141,9 +142,8 @@ def _scales(grids: Mapping[str, Sequence[float]], place: Sequence[int]) -> Scale
 class _Evidence:
     """Log marginal likelihood of scales, with a weak prior on them."""
 
-    def __init__(self, x: Array, target: Array, variance: Array) -> None:
-        n = x.shape[1]
-        self._inner = (x - 1 / n) @ (x - 1 / n).T
+    def __init__(self, x: Array, centre: Array, target: Array, variance: Array) -> None:
+        self._inner = (x - centre) @ (x - centre).T
         self._square = self._inner**2
         self._distance = _squared(x, x)
         self._target, self._variance = target, variance
@@ -176,17 +176,18 @@ def _solve(root: Array, right: Array) -> Array:
     return solution
 
 
-def _prior_draw(s: Scales, n: int, rng: np.random.Generator) -> Callable[[Array], Array]:
+def _prior_draw(s: Scales, centre: Array, rng: np.random.Generator) -> Callable[[Array], Array]:
     """A function whose covariance is `kernel`'s (the smooth part: by random Fourier features)."""
+    d = len(centre)
     constant = np.sqrt(CONSTANT) * rng.standard_normal()
-    slope = np.sqrt(s.linear) * rng.standard_normal(n)
-    form = np.sqrt(s.quadratic) * rng.standard_normal((n, n))
-    frequency = rng.standard_normal((n, FEATURES)) / s.length
+    slope = np.sqrt(s.linear) * rng.standard_normal(d)
+    form = np.sqrt(s.quadratic) * rng.standard_normal((d, d))
+    frequency = rng.standard_normal((d, FEATURES)) / s.length
     phase = rng.uniform(0, 2 * np.pi, FEATURES)
     height = np.sqrt(2 * s.smooth / FEATURES) * rng.standard_normal(FEATURES)
 
     def function(w: Array) -> Array:
-        z = w - 1 / n
+        z = w - centre
         quadratic = ((z @ form) * z).sum(1)
         values: Array = constant + z @ slope + quadratic + np.cos(w @ frequency + phase) @ height
         return values
@@ -199,9 +200,8 @@ class Surrogate(SimplexSampler):
 
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
         finished = complete(study)
-        n = self.problem.n
         if len(finished) < 2:
-            return normalised(self.rng.dirichlet(np.ones(n)))
+            return self.problem.space.draw(self.rng, 1.0)
         x, y = points(self.problem, finished), gains(finished)
         errors = np.array([t.user_attrs["stderr"] for t in finished])
         models = self._models(x, y, errors)
@@ -218,7 +218,7 @@ class Surrogate(SimplexSampler):
             scores = value(drawn(pool))
             best = pool[np.argsort(-scores, kind="stable")[:24]]
             pool = self._sparse(np.concatenate([best, self._moves(best, 6 * len(best))]))
-        return normalised(pool[int(np.argmax(value(drawn(pool))))])
+        return self.problem.space.project(pool[int(np.argmax(value(drawn(pool))))])
 
     def _models(self, x: Array, y: Array, errors: Array) -> list[Posterior]:
         models = []
@@ -226,7 +226,7 @@ class Surrogate(SimplexSampler):
             values, factor = squeezed(y[:, j], float(self.problem.reference[j]))
             known = bool((errors[:, j] > 0).any())
             variance = (errors[:, j] * factor) ** 2 if known else None
-            models.append(Posterior(x, values, variance))
+            models.append(Posterior(x, values, variance, self.problem.space.centre))
         return models
 
     def _acquisition(self, front: Array) -> Callable[[Array], Array]:
@@ -258,9 +258,9 @@ class Surrogate(SimplexSampler):
         return added
 
     def _candidates(self, seen: Array, expected: Array) -> Array:
-        """(c, n) wide draws, plain averages, and moves around the best so far."""
-        n, rng = seen.shape[1], self.rng
-        wide = [rng.dirichlet(np.full(n, a), 100) for a in (0.1, 0.3, 1.0, 3.0)]
+        """(c, d) wide draws, plain averages, and moves around the best so far."""
+        space, rng = self.problem.space, self.rng
+        wide = [space.draws(rng, a, 100) for a in (0.1, 0.3, 1.0, 3.0)]
         average = (expected / self.problem.scales).mean(1)
         good = pareto.nondominated(expected)
         good[np.argsort(-average)[:8]] = True
@@ -268,11 +268,26 @@ class Surrogate(SimplexSampler):
         return np.concatenate([*wide, centres, self._moves(centres, 800)])
 
     def _moves(self, centres: Array, count: int) -> Array:
-        """(count, n) neighbours: mixtures, steps to or from a checkpoint, small changes."""
-        rng, n = self.rng, centres.shape[1]
+        """(count, d) neighbours; where there are several blocks, some of them stay."""
+        rng, space = self.rng, self.problem.space
         start = centres[rng.integers(len(centres), size=count)]
         kind = rng.integers(5, size=count)
         other = centres[rng.integers(len(centres), size=count)]
+        moved = start.copy()
+        for block in space.blocks:
+            moved[:, block] = self._moved(start[:, block], other[:, block], kind)
+        if space.is_plain:
+            return moved
+        parts = [*space.blocks, space.tail]
+        ranges = start[:, space.tail] + 0.2 * rng.standard_normal((count, len(space.ranges)))
+        moved[:, space.tail] = np.clip(ranges, 0.0, 1.0)
+        for number, stays in enumerate(rng.random((count, len(parts))).T < 0.5):
+            moved[stays, parts[number]] = start[stays, parts[number]]
+        return moved
+
+    def _moved(self, start: Array, other: Array, kind: NDArray[np.int64]) -> Array:
+        """(count, n) weights: mixtures, steps to or from a checkpoint, small changes."""
+        rng, (count, n) = self.rng, start.shape
         single = np.eye(n)[rng.integers(n, size=count)]
         step = rng.uniform(0, 1, size=(count, 1)) ** 2
         moved = start + step * (other - start)
@@ -289,10 +304,13 @@ class Surrogate(SimplexSampler):
         return np.where(total > 1e-9, moved / np.maximum(total, 1e-9), start)
 
     def _sparse(self, pool: Array) -> Array:
-        """(c, n) weights below half a percent become 0, and so do those beyond `max_nonzero`."""
-        most = min(int(self.setting("max_nonzero", 1e9)), pool.shape[1])
-        least = np.maximum(-np.sort(-pool, axis=1)[:, most - 1 : most], 0.005)
-        kept = np.where(pool < least, 0.0, pool)
-        total = kept.sum(1, keepdims=True)
-        sparse: Array = np.where(total > 0, kept / np.where(total > 0, total, 1.0), pool)
-        return sparse
+        """(c, d) shares below half a percent become 0, and so do those beyond `max_nonzero`."""
+        made, n = pool.copy(), self.problem.space.n
+        most = min(int(self.setting("max_nonzero", 1e9)), n)
+        for block in self.problem.space.blocks:
+            shares = pool[:, block]
+            least = np.maximum(-np.sort(-shares, axis=1)[:, most - 1 : most], 0.005)
+            kept = np.where(shares < least, 0.0, shares)
+            total = kept.sum(1, keepdims=True)
+            made[:, block] = np.where(total > 0, kept / np.where(total > 0, total, 1.0), shares)
+        return made

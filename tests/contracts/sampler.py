@@ -23,6 +23,11 @@ from recycler.trial import COMPLETE, FAILED, Trial
 Function = Callable[[Array], Sequence[float]]
 SIZES = [(2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3), (16, 1), (16, 2), (16, 3)]
 
+SPACES = [
+    {"lambda": [0.3, 1.5], "density": [0.2, 0.9]},
+    {"density": {"each": [0.1, 0.5]}, "layer_groups": [[0, 2], [2, 4]], "least_weight": -0.2},
+]
+
 
 def study_plan(sampler: str, n: int, m: int, **changes: Any) -> Plan:
     """A plan over n nameless checkpoints and m objectives to be maximized, without greedy path."""
@@ -127,6 +132,25 @@ class SamplerContract:
         assert (weights >= 0).all()
         assert np.abs(weights.sum(axis=1) - 1).max() <= 1e-9
         assert len({trial.recipe.id for trial in ledger}) == len(ledger)
+
+    @pytest.mark.parametrize("space", SPACES)
+    def test_points_of_a_wider_space_stay_inside_it(self, space: Mapping[str, Any]) -> None:
+        base = ("base", "sha256:base")
+        plan = self.plan(3, 2, method="ties", base=base, space=space)
+        function, points = bowls(3, 2), plan.points
+        ledger = proceed(plan, opening(plan, function), function, min(self.draws, 8))
+        found = [t.recipe for t in ledger if t.kind == "search"]
+        assert len({trial.recipe.id for trial in ledger}) == len(ledger)
+        for recipe in found:
+            weights = points.weights(points.point_of(recipe))
+            assert np.abs(weights.sum(axis=1) - 1).max() <= 1e-9
+            assert weights.min() >= points.least - 1e-9
+            settings = [recipe.settings, *(item.settings for item in recipe.ingredients)]
+            for r in points.ranges:
+                given = [s[r.setting] for s in settings if r.setting in s]
+                assert given
+                assert all(r.low <= value <= r.high for value in given)
+        assert len({points.point_of(r)[points.tail].tobytes() for r in found}) > 1
 
     def test_a_proposal_follows_from_ledger_seed_and_number_alone(self) -> None:
         plan, function = self.plan(3, 2), bowls(3, 2)
