@@ -264,7 +264,7 @@ def _ends(key: str, given: Any) -> list[float]:
         raise InvalidConfig(
             f"search.space.{key} is {given!r}, expected [low, high]{forms} within {low:g} and "
             f"{high:g}.",
-            hint=f"such as `{key}: [0.3, 1.0]`.",
+            hint=f"such as `{key}: [0.3, 1.0]`; one value for all merges goes into `merge.settings`.",
         )
     return [float(given[0]), float(given[1])]
 

@@ -143,10 +143,14 @@ def trial(table: Mapping[str, Any]) -> None:
     out.print(
         f"study {table['study']}, trial {table['trial']}: {table['name']} ({table['state']})"
     )
-    out.print(f"recipe {table['id']}  {table['method']}  {table['recipe']['dtype']}")
+    recipe = table["recipe"]
+    settings = "".join(f"  {k} {_value(v)}" for k, v in recipe["settings"].items())
+    out.print(
+        f"recipe {table['id']}  {table['method']}  {recipe['dtype']}{settings}", markup=False
+    )
     out.print(f"digest {table['digest'] or 'none'}   attempts {table['attempts']}")
     for name, weight in table["weights"].items():
-        out.print(f"  {weight:8.4f}  {name}")
+        out.print(f"  {weight:8.4f}  {name}{_own(recipe, name)}", markup=False)
     for split in ("dev", "select", "test"):
         for name, score in table.get(split, {}).items():
             out.print(
@@ -160,6 +164,26 @@ def trial(table: Mapping[str, Any]) -> None:
             f"failed: {table['failure']['kind']}: {table['failure']['message']}", markup=False
         )
         out.print(table["failure"]["details"], markup=False)
+
+
+def _own(recipe: Mapping[str, Any], name: str) -> str:
+    """What a checkpoint has of its own: its density, and its weight in each group of layers."""
+    text = ""
+    for key, value in recipe["per_checkpoint"].get(name, {}).items():
+        if key == "weight" and all("layers" in entry for entry in value):
+            spans = ", ".join(
+                f"{recipe['weights'][name] * entry['value']:.4f} in [{entry['layers'][0]}, "
+                f"{entry['layers'][1]})"
+                for entry in value
+            )
+            text += f"  ({spans})"
+        else:
+            text += f"  {key} {_value(value)}"
+    return text
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def studies(rows: Sequence[Mapping[str, Any]]) -> None:
