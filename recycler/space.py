@@ -35,7 +35,7 @@ class Range:
     high: float
 
     def value(self, share: float) -> float:
-        return self.low + share * (self.high - self.low)
+        return min(self.high, self.low + share * (self.high - self.low))
 
     def share(self, value: float) -> float:
         return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))

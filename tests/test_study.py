@@ -250,3 +250,30 @@ def test_a_study_whose_checkpoint_changed_since_is_not_run(tmp_path) -> None:
     with pytest.raises(Mismatch, match=r"'ckpt-1'.*is not the one"):
         Study(plan.name, workspace).run()
     assert workspace.store.trials("toy") == []
+
+
+def test_a_study_of_ties_searches_factor_densities_and_groups_and_exports_what_it_scored(
+    drawer: list, tmp_path
+) -> None:
+    (tmp_path / "wide_scorer.py").write_text(SCORER, encoding="utf-8")
+    space = {"lambda": [0.5, 1.5], "density": {"each": [0.3, 0.9]}, "layer_groups": 2}
+    study = Study.create(
+        "wide",
+        Pool.open(drawer[:3], base=drawer[3]),
+        [Objective("big", "value", "max"), Objective("small", "value", "min")],
+        evaluator={"kind": "python", "function": "wide_scorer:score"},
+        merge={"method": "ties"},
+        space=space,
+        evaluations=6,
+        greedy=False,
+        root=tmp_path,
+    ).run()
+    found = [trial for trial in study.trials if trial.kind == "search"]
+    assert len(found) == 6
+    for trial in found:
+        assert 0.5 <= trial.recipe.settings["lambda"] <= 1.5
+        assert all(0.3 <= i.settings["density"] <= 0.9 for i in trial.recipe.ingredients)
+        assert all(len(i.settings["weight"]) == 2 for i in trial.recipe.ingredients)
+    assert len({trial.digest for trial in study.trials}) == len(study.trials)
+    done = study.export(found[-1].number, tmp_path / "out")
+    assert done["digest"] == found[-1].digest
