@@ -77,6 +77,7 @@ class SearchSection(_Section):
     sampler: str = "auto"
     evaluations: int = Field(50, ge=0)
     greedy: bool = True
+    leave_one_out: bool = False
     seed: int = 0
     finalists: int = Field(24, ge=1)
     failed_share: float = Field(0.5, ge=0, le=1)

@@ -27,6 +27,7 @@ class Plan:
         settings: the sampler's own settings.
         evaluations: budget: merges evaluated besides singles, uniform and merge-best.
         greedy: whether the greedy-soup path opens the search (inside the budget).
+        leave_one_out: whether the greedy soup is tried without each of its members, after the path.
         seed: seed of the proposals.
         method: merge method; merge_settings its parameters; dtype the output dtype.
         base: (name, fingerprint) of the base checkpoint, if any.
@@ -53,6 +54,7 @@ class Plan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     evaluations: int = 50
     greedy: bool = True
+    leave_one_out: bool = False
     seed: int = 0
     method: str = "linear"
     merge_settings: Mapping[str, Any] = field(default_factory=dict)

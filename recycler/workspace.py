@@ -114,6 +114,7 @@ class Workspace:
             settings=search.settings,
             evaluations=search.evaluations,
             greedy=search.greedy,
+            leave_one_out=search.leave_one_out,
             seed=search.seed,
             method=config.merge.method,
             merge_settings=settings,

@@ -55,6 +55,7 @@ def test_a_plan_read_back_has_no_change_though_json_turned_its_tuples_to_lists()
 
 
 CHANGED = {
+    "leave_one_out": True,
     "space": {"layer_groups": [[0, 2], [2, 4]]},
     "racing": {"blocks": [0.5, 1.0], "chance": 0.1, "gain": 0.0},
     "name": "other",

@@ -294,6 +294,27 @@ def test_the_greedy_path_keeps_what_raises_the_average() -> None:
     assert soup.recipe.vector(plan.names) == (0.5, 0.5, 0.0, 0.0)
 
 
+def test_the_greedy_soup_is_tried_without_each_member_once_its_path_is_complete() -> None:
+    """By hand: additive scores, so that the path takes w0, w1 and w2 and stops there."""
+    plan = study_plan("dirichlet", 4, 1, greedy=True, leave_one_out=True)
+    worth = np.array([3.0, 2.9, 2.8, -9.0])
+
+    def score(w: np.ndarray) -> list[float]:  # more members are better, until the bad one
+        return [float(worth @ w) + np.count_nonzero(w)]
+
+    ledger = proceed(plan, [], score, 4 + 1 + 3 + 3)
+    assert [(t.kind, t.name) for t in ledger[5:]] == [
+        ("greedy", "greedy 1"),
+        ("greedy", "greedy 2"),
+        ("search", "greedy less w0"),
+        ("search", "greedy less w1"),
+        ("search", "search 4"),
+        ("search", "search 5"),
+    ]
+    assert ledger[7].recipe.vector(plan.names) == (0.0, 0.5, 0.5, 0.0)
+    assert ledger[8].recipe.vector(plan.names) == (0.5, 0.0, 0.5, 0.0)
+
+
 def test_the_reference_lies_below_the_worst_of_the_nondominated_singles() -> None:
     """By hand: (0, 1) and (1, 0) are non-dominated, (-9, -9) is not; a tenth of a range of 1."""
     plan = study_plan("dirichlet", 3, 2)

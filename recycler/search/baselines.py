@@ -107,3 +107,14 @@ def greedy_soup(plan: Plan, trials: Sequence[Trial]) -> Trial | None:
     scales = plan.objectives.scales(np.array(list(known.values())))
     gains = plan.objectives.gains([t.means("dev") for t in path])
     return path[int(np.argmax((gains / scales).mean(axis=1)))]
+
+
+def less_one(plan: Plan, trials: Sequence[Trial]) -> Iterator[Proposal]:
+    """The greedy soup without each of its members in turn, once its path is complete."""
+    made = greedy_soup(plan, trials)
+    if made is None or any(t.kind == "greedy" and t.state == RUNNING for t in trials):
+        return
+    members = [i for i, weight in enumerate(made.recipe.vector(plan.names)) if weight]
+    for i in members if len(members) > 2 else ():
+        recipe = plan.recipe(soup(plan.n, [j for j in members if j != i]))
+        yield Proposal(kind="search", name=f"greedy less {plan.names[i]}", recipe=recipe)

@@ -81,6 +81,9 @@ class Proposer:
             return None
         if self.plan.greedy and (step := baselines.greedy_step(self.plan, trials)):
             return step
+        for proposal in baselines.less_one(self.plan, trials) if self.plan.leave_one_out else ():
+            if proposal.recipe.id not in known:
+                return proposal
         if exhausted(self.plan, trials, reference) is not None:
             return None
         filling = left <= round(self.plan.fill * self.plan.evaluations)
