@@ -3,13 +3,14 @@
 The pick is the member of the returned front (by dev means) with the best dev average. Hypervolume is
 that of the returned front on test items above the fixed corner. `references` is the front of singles,
 uniform, merge-best and every greedy step. Differences are paired by pool (means over seeds), with 95 %
-intervals over pools, and in how many pools they are not negative. `paper` is run by the cmaes package itself, which tests/test_samplers.py shows to
-give the same draws, because its replay costs seconds.
+intervals over pools, and in how many pools they are not negative. `paper` is run by the cmaes package itself, which
+tests/test_samplers.py shows to give the same draws, because its replay costs seconds.
 
     --quick            two pools, one seed, without the slow samplers
     --cache FOLDER     trained pools are kept there
     --seeds N  --pools TEXT,TEXT (only pools whose name holds one of them)
     --reseed N         adds N to each pool's seed: pools to tune on, so that those reported stay unseen
+    --demo             only the demo's pool, its merges evaluated by lm-eval (minutes a search)
     --times            only the table of proposal times
 """
 
@@ -20,10 +21,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars
 
 import numpy as np
 import torch
 from cmaes import CMA
+from demo_landscape import SPEC, DemoLandscape
 from landscapes import Landscape, PoolSpec
 from machine import machine
 
@@ -90,7 +93,9 @@ class Result:
 class Search:
     """One search on a landscape, without a ledger on disk."""
 
-    def __init__(self, landscape: Landscape, sampler: str, evaluations: int, seed: int) -> None:
+    def __init__(
+        self, landscape: Landscape | DemoLandscape, sampler: str, evaluations: int, seed: int
+    ) -> None:
         """Prepare the plan; `run` searches."""
         spec = landscape.spec
         self.landscape, self.sampler = landscape, sampler
@@ -208,7 +213,7 @@ def measure(pools: list[PoolSpec], methods: list, seeds: int, cache: Path) -> Ta
     """Run everything; one line a pool."""
     table: Table = {}
     for spec in pools:
-        landscape = Landscape(spec, cache)
+        landscape = DemoLandscape(cache) if spec is SPEC else Landscape(spec, cache)
         known = Search(landscape, "references", 0, 0).run()
         table[spec.name, "references", 0] = known.judged()
         table[spec.name, "greedy", 0] = replace(
@@ -336,6 +341,7 @@ def main() -> None:
     parser.add_argument("--methods", default="", help="only these, such as auto:50,paper:200")
     parser.add_argument("--reseed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--demo", action="store_true")
     parser.add_argument("--times", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -346,6 +352,7 @@ def main() -> None:
     if options.quick:
         pools, options.seeds = [p for p in pools if p.net == "mlp"][:2], 1
         methods = [(m, e) for m, e in methods if m not in SLOW]
+    pools = [SPEC] if options.demo else pools
     if not options.times:
         report(measure(pools, methods, options.seeds, options.cache), pools)
     proposal_times()
