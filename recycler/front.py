@@ -278,6 +278,7 @@ def outlook(
         pareto.hypervolume(objectives.gains([t.means("dev") for t in some]), np.array(reference))
         for some in ([t for t in scored if t.number not in recent], scored)
     )
+    before = min(before, now)  # sums in another order differ in their last digits
     return pareto.expected_gain(before, now, k, window, AHEAD) / now if now > 0 else None
 
 

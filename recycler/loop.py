@@ -369,6 +369,8 @@ def exhausted(
     plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | None
 ) -> float | None:
     """The outlook that ends the search by `plan.stop_gain`; None where it goes on."""
+    if plan.stop_gain <= 0.0:  # a volume that is summed in another order may seem to shrink
+        return None
     made = sum(t.kind == "search" and t.state != RUNNING and not t.copied for t in trials)
     expected = outlook(trials, plan.objectives, reference) if made >= plan.stop_after else None
     return expected if expected is not None and expected < plan.stop_gain else None

@@ -12,7 +12,7 @@ from recycler.search.surrogate import (
     CONSTANT,
     Posterior,
     Scales,
-    _prior_draw,
+    _prior_draws,
     kernel,
 )
 from recycler.trial import Trial
@@ -64,7 +64,7 @@ def test_draws_have_the_posteriors_mean_and_covariance() -> None:
     posterior = Posterior(x, y, np.full(8, 1e-3), centre(3))
     s, rng = posterior.scales, np.random.default_rng(2)
     other = rng.dirichlet(np.ones(3), 3)
-    draws = np.array([posterior.draw(rng)(other) for _ in range(3000)])
+    draws = np.hstack([posterior.draws(rng, 2)(other) for _ in range(1500)]).T
     noise = s.noise * np.full(8, 1e-3) / y.var()
     cross = kernel(s, centre(3), other, x)
     gram = kernel(s, centre(3), x, x) + np.diag(noise)
@@ -79,7 +79,7 @@ def test_draws_have_the_posteriors_mean_and_covariance() -> None:
 def test_prior_draws_have_the_kernels_covariance() -> None:
     rng = np.random.default_rng(3)
     x, scales = rng.dirichlet(np.ones(4), 3), Scales(0.5, 2.0, 1.0, 0.4)
-    draws = np.array([_prior_draw(scales, centre(4), rng)(x) for _ in range(6000)])
+    draws = np.hstack([_prior_draws(scales, centre(4), rng, 2)(x) for _ in range(3000)]).T
     wanted = kernel(scales, centre(4), x, x)
     np.testing.assert_allclose(np.cov(draws.T), wanted, atol=0.06 * wanted.max())
 

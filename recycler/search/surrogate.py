@@ -1,11 +1,11 @@
-"""Bayesian quadratic surrogate an objective, Thompson sampling over a space, numpy only.
+"""Bayesian quadratic surrogate an objective, expected improvement over a space, numpy only.
 
 Each objective is a Gaussian process in a point's coordinates (mostly the weights) whose kernel
 holds a constant, a linear and a quadratic part (near one basin a loss is a quadratic form in the
-weights: MAP, arXiv 2406.07529) and a smooth rest. One function a proposal is drawn from each
-posterior, by pathwise conditioning, so that it can be read off at any number of candidates. The
-next merge is the candidate that adds most volume to the drawn front or, in a share of the
-proposals, the best of the drawn average.
+weights: MAP, arXiv 2406.07529) and a smooth rest. Some functions a proposal are drawn from each
+posterior, by pathwise conditioning, so that they can be read off at any number of candidates. The
+next merge is the candidate that on average over the draws adds most volume to the front or, in a
+share of the proposals, most to the best average.
 
 Letters: k finished trials, d coordinates, m objectives, c candidates. Gains: larger is better.
 May import: search.simplex, space, pareto, numpy, optuna.
@@ -35,6 +35,8 @@ from recycler.search.simplex import (
 
 FITTED = 160  # at most so many trials decide the kernel's scales; all of them condition the result
 FEATURES = 128  # random Fourier features of the smooth part
+DRAWS = 48  # functions of the posterior that a proposal is judged by
+DIRECTIONS = 384  # of random Chebyshev scalarizations, over all draws
 # Scales are tried on these grids; variances are in those of the values.
 _GRID = {
     "linear": (1e-4, 0.01, 0.1, 1.0, 10.0),
@@ -101,11 +103,11 @@ class Posterior:
         expected: Array = kernel(self.scales, self._centre, w, self.x) @ self._weights
         return self.offset + self.unit * expected
 
-    def draw(self, rng: np.random.Generator) -> Callable[[Array], Array]:
-        """One function of the posterior: (c, d) points -> (c,) values."""
-        prior = _prior_draw(self.scales, self._centre, rng)
-        seen = prior(self.x) + np.sqrt(self._noise()) * rng.standard_normal(len(self.x))
-        weights = _solve(self._root, self._target - seen)
+    def draws(self, rng: np.random.Generator, count: int) -> Callable[[Array], Array]:
+        """Functions of the posterior: (c, d) points -> (c, count) values."""
+        prior = _prior_draws(self.scales, self._centre, rng, count)
+        errors = np.sqrt(self._noise())[:, None] * rng.standard_normal((len(self.x), count))
+        weights = _solve(self._root, self._target[:, None] - prior(self.x) - errors)
 
         def function(w: Array) -> Array:
             values: Array = prior(w) + kernel(self.scales, self._centre, w, self.x) @ weights
@@ -176,27 +178,30 @@ def _solve(root: Array, right: Array) -> Array:
     return solution
 
 
-def _prior_draw(s: Scales, centre: Array, rng: np.random.Generator) -> Callable[[Array], Array]:
-    """A function whose covariance is `kernel`'s (the smooth part: by random Fourier features)."""
+def _prior_draws(
+    s: Scales, centre: Array, rng: np.random.Generator, count: int
+) -> Callable[[Array], Array]:
+    """Functions whose covariance is `kernel`'s; the smooth part by Fourier features they share."""
     d = len(centre)
-    constant = np.sqrt(CONSTANT) * rng.standard_normal()
-    slope = np.sqrt(s.linear) * rng.standard_normal(d)
-    form = np.sqrt(s.quadratic) * rng.standard_normal((d, d))
+    constant = np.sqrt(CONSTANT) * rng.standard_normal(count)
+    slope = np.sqrt(s.linear) * rng.standard_normal((d, count))
+    form = np.sqrt(s.quadratic) * rng.standard_normal((d * d, count))
     frequency = rng.standard_normal((d, FEATURES)) / s.length
     phase = rng.uniform(0, 2 * np.pi, FEATURES)
-    height = np.sqrt(2 * s.smooth / FEATURES) * rng.standard_normal(FEATURES)
+    height = np.sqrt(2 * s.smooth / FEATURES) * rng.standard_normal((FEATURES, count))
 
-    def function(w: Array) -> Array:
+    def functions(w: Array) -> Array:
         z = w - centre
-        quadratic = ((z @ form) * z).sum(1)
-        values: Array = constant + z @ slope + quadratic + np.cos(w @ frequency + phase) @ height
+        products = (z[:, :, None] * z[:, None, :]).reshape(len(w), d * d)
+        smooth = np.cos(w @ frequency + phase) @ height
+        values: Array = constant + z @ slope + products @ form + smooth
         return values
 
-    return function
+    return functions
 
 
 class Surrogate(SimplexSampler):
-    """Thompson sampling on one Bayesian surrogate an objective."""
+    """Expected improvement on one Bayesian surrogate an objective."""
 
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
         finished = complete(study)
@@ -207,14 +212,15 @@ class Surrogate(SimplexSampler):
         models = self._models(x, y, errors)
         seen = np.concatenate([x, points(self.problem, running(study))])
         expected = np.stack([model.mean(seen) for model in models], axis=1)
-        draws = [model.draw(self.rng) for model in models]
+        count = int(self.setting("draws", DRAWS))
+        draws = [model.draws(self.rng, count) for model in models]
 
         def drawn(w: Array) -> Array:
-            return np.stack([draw(w) for draw in draws], axis=1)
+            return np.stack([functions(w) for functions in draws], axis=2)
 
         value = self._acquisition(drawn(seen))
         pool = self._candidates(seen, expected)
-        for _ in range(int(self.setting("rounds", 3))):
+        for _ in range(int(self.setting("rounds", 8))):
             scores = value(drawn(pool))
             best = pool[np.argsort(-scores, kind="stable")[:24]]
             pool = self._sparse(np.concatenate([best, self._moves(best, 6 * len(best))]))
@@ -230,28 +236,39 @@ class Surrogate(SimplexSampler):
         return models
 
     def _acquisition(self, front: Array) -> Callable[[Array], Array]:
-        """(c, m) drawn gains -> (c,) worth: added volume, or the average."""
-        corner, m = self.problem.reference, front.shape[1]
+        """(c, s, m) drawn gains -> (c,) worth: mean over s draws of what is added to the front.
+
+        Either the volume that is added, or in a share of the proposals the best average.
+        """
+        corner = self.problem.reference
+        _, s, m = front.shape
         if self.rng.random() < self.setting("average", 0.3):
             scale = self.problem.scales ** -float(self.rng.random() < 0.5)
-            return lambda values: values @ (scale / scale.sum())
-        span = np.maximum(front.max(0) - corner, 1e-12)
-        normal = np.abs(self.rng.standard_normal((256, m))) + 1e-3
-        normal /= np.sqrt((normal**2).sum(1, keepdims=True))
+            top = (front @ (scale / scale.sum())).max(0)
+
+            def raised(values: Array) -> Array:
+                average = values @ (scale / scale.sum())
+                worth: Array = np.maximum(average - top, 0.0).mean(1) + 1e-9 * average.mean(1)
+                return worth
+
+            return raised
+        span = np.maximum(front.max(0).mean(0) - corner, 1e-12)
+        normal = np.abs(self.rng.standard_normal((s, max(DIRECTIONS // s, 1), m))) + 1e-3
+        normal /= np.sqrt((normal**2).sum(2, keepdims=True))
 
         def reach(values: Array) -> Array:
             height = np.maximum((values - corner) / span, 0.0)
-            ratio = height[:, None, 0] / normal[:, 0]
+            ratio = height[:, :, None, 0] / normal[:, :, 0]
             for j in range(1, m):
-                ratio = np.minimum(ratio, height[:, None, j] / normal[:, j])
+                ratio = np.minimum(ratio, height[:, :, None, j] / normal[:, :, j])
             powers: Array = ratio**m
             return powers
 
         have = reach(front).max(0)
 
         def added(values: Array) -> Array:
-            gain = np.maximum(reach(values) - have, 0.0).mean(1)
-            tie = ((values - corner) / span).mean(1)  # where nothing adds volume
+            gain = np.maximum(reach(values) - have, 0.0).mean((1, 2))
+            tie = ((values - corner) / span).mean((1, 2))  # where nothing adds volume
             worth: Array = gain + 1e-9 * tie
             return worth
 
