@@ -89,6 +89,7 @@ class Files:
     def __init__(self, where: Sequence[tuple[Checkpoint, TensorSpec]]) -> None:
         self.where = where
         self.kinds = [spec.dtype for _, spec in where]
+        self._begins = [(spec.start, DTYPES[spec.dtype][1] // 8) for _, spec in where]
         self._handles: list[int] = []
         try:
             for checkpoint, spec in where:
@@ -102,12 +103,11 @@ class Files:
 
     def read(self, i: int, first: int, into: NDArray[Any]) -> None:
         """Fill a contiguous buffer with the i-th file's raw elements from place `first` on."""
-        checkpoint, spec = self.where[i]
-        at = spec.start + first * DTYPES[spec.dtype][1] // 8
-        left = into.view(np.uint8).data if into.nbytes else memoryview(b"")
-        while len(left):
-            got = os.preadv(self._handles[i], [left], at)
+        start, width = self._begins[i]
+        at, left = start + first * width, into.view(np.uint8).data
+        while (got := os.preadv(self._handles[i], [left], at)) < len(left):
             if not got:
+                checkpoint, spec = self.where[i]
                 raise BrokenCheckpoint(
                     f"{checkpoint.path / spec.file} ended {len(left)} bytes early in tensor "
                     f"{spec.name!r}.",

@@ -36,7 +36,7 @@ from recycler.merge.methods import (
     Terms,
     mask_key,
 )
-from recycler.merge.sources import FileFacts, Files, Located, Sources, blocks, opened, read_raw
+from recycler.merge.sources import FileFacts, Located, Sources, blocks, opened, read_raw
 from recycler.pool import Pool
 from recycler.protocols import MergeMethod
 from recycler.recipe import Recipe
@@ -464,48 +464,53 @@ class _Blocks:
         for located in (*inputs, *(p.base for p in parts if p.base)):
             if self._place(located) is None:
                 self.inputs.append(located)
-        self._rows = [[self._place(located) for located in part.inputs] for part in parts]
+        self._rows: list[list[Any]] = [[self._place(x) for x in part.inputs] for part in parts]
         only_sums = all(isinstance(part.step, Sum) for part in parts)
         self._raw = only_sums and {spec.dtype for _, spec in self.inputs} == {"BF16"}
+        self._weights = [
+            self._row_weights(part, rows) for part, rows in zip(parts, self._rows, strict=True)
+        ]
 
     def run(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Merge some ranges of the tensor's elements; may run in several threads at once."""
         largest = max(stop - start for start, stop in ranges)
         scratch = np.empty(8 * largest, np.uint8)
         rows: NDArray[Any] = np.empty((0, 0))
+        single: list[NDArray[Any]] = []
         made = np.empty(0, np.float32)
         with opened(self.inputs) as files:
             for start, stop in ranges:
                 if rows.shape[1] != stop - start:
                     kind = np.uint16 if self._raw else np.float32
                     rows = np.empty((len(self.inputs), stop - start), kind)
+                    single = list(rows)
                     made = np.empty(stop - start, np.float32)
-                self._read(files, start, rows, scratch)
-                for part, chosen, out in zip(self._parts, self._rows, self._outs, strict=True):
-                    self._merge(part, chosen, rows, start, made)
+                for i, row in enumerate(single):
+                    if self._raw:
+                        files.read(i, start, row)
+                    else:
+                        files.wide(i, start, row, scratch)
+                for number, (part, out) in enumerate(zip(self._parts, self._outs, strict=True)):
+                    self._merge(number, rows, start, made)
                     _round(made, out[start:stop])
                     if self._loss and isinstance(part.step, Change) and part.base:
                         self._loss.add(made, rows[self._place(part.base)], out[start:stop])
 
-    def _read(
-        self, files: Files, start: int, rows: NDArray[Any], scratch: NDArray[np.uint8]
-    ) -> None:
-        for i, row in enumerate(rows):
-            if self._raw:
-                files.read(i, start, row)
-            else:
-                files.wide(i, start, row, scratch)
+    def _row_weights(self, part: _Part, chosen: list[Any]) -> NDArray[np.float32]:
+        """Of a `Sum`, a weight a row; rows that are not chosen have 0, where the order is theirs."""
+        if not isinstance(part.step, Sum):
+            return np.empty(0, np.float32)
+        if chosen != sorted(chosen):
+            return np.array(part.step.weights, np.float32)
+        weights = np.zeros(len(self.inputs), np.float32)
+        weights[chosen] = part.step.weights
+        return weights
 
-    def _merge(
-        self, part: _Part, chosen: list[Any], rows: NDArray[Any], start: int, out: Any
-    ) -> None:
+    def _merge(self, number: int, rows: NDArray[Any], start: int, out: Any) -> None:
+        part, chosen = self._parts[number], self._rows[number]
         if isinstance(part.step, Sum):
-            weights = np.zeros(len(rows), np.float32)
-            if chosen == sorted(chosen):  # rows that are not chosen have weight 0
-                weights[chosen] = part.step.weights
-                kernels.linear(rows, weights, out)
-            else:
-                kernels.linear(rows[chosen], np.array(part.step.weights, np.float32), out)
+            picked = rows if chosen == sorted(chosen) else rows[chosen]
+            kernels.linear(picked, self._weights[number], out)
             return
         assert isinstance(part.step, Change), "a blockwise part has a step"
         assert part.base is not None, "a change needs a base"

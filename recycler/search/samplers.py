@@ -45,8 +45,8 @@ def chosen(problem: Problem) -> str:
 
     Only time decides. The surrogate less `dirichlet`, both at 50 evaluations, in points of the
     pick's test average and % of test hypervolume (pools), by bench/search_bench.py with two seeds:
-    n = 4 +0.1, +8 (2); n = 8 -0.5, +25 (1); n = 16 +0.5, +13 (10); n = 32 +0.1, +8 (2). That shows
-    a difference at 16 alone, and at no n a reason to leave the surrogate.
+    n = 4 +0.2, +9 (2); n = 8 -0.5, +28 (1); n = 16 +0.5, +17 (10); n = 32 +0.3, +9 (2). That shows
+    at no n a reason to leave the surrogate.
     """
     return "nsga2" if problem.evaluations > MANY else "surrogate"
 
