@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 import recycler.merge.sources as sources_module
 from recycler.checkpoint import Checkpoint
 from recycler.errors import BrokenCheckpoint, Incompatible, InvalidConfig
+from recycler.merge import kernels
 from recycler.merge.live import Resident
 from recycler.merge.methods import METHODS, mask_key
 from recycler.merge.plain import as_tensor, random24
@@ -501,13 +502,18 @@ def test_what_was_found_out_once_is_not_read_for_again(tmp_path, monkeypatch, me
         recipe_of(pool, [a, b, last], "bfloat16", method, **settings)
         for a, b in ((0.5, 0.25), (0.2, 0.9))
     )
-    read, plain = [0], os.preadv
+    read, plain, whole = [0], os.preadv, kernels.read_rows
 
     def counting(handle, buffers, offset):
         read[0] += (got := plain(handle, buffers, offset))
         return got
 
+    def counting_rows(handles, offsets, rows):
+        read[0] += rows.nbytes
+        return whole(handles, offsets, rows)
+
     monkeypatch.setattr(os, "preadv", counting)
+    monkeypatch.setattr(kernels, "read_rows", counting_rows)
     counts, made = [], []
     with Sources(pool) as sources:
         for recipe in (first, second):

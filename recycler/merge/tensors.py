@@ -476,19 +476,17 @@ class _Blocks:
         largest = max(stop - start for start, stop in ranges)
         scratch = np.empty(8 * largest, np.uint8)
         rows: NDArray[Any] = np.empty((0, 0))
-        single: list[NDArray[Any]] = []
         made = np.empty(0, np.float32)
         with opened(self.inputs) as files:
             for start, stop in ranges:
                 if rows.shape[1] != stop - start:
                     kind = np.uint16 if self._raw else np.float32
                     rows = np.empty((len(self.inputs), stop - start), kind)
-                    single = list(rows)
                     made = np.empty(stop - start, np.float32)
-                for i, row in enumerate(single):
-                    if self._raw:
-                        files.read(i, start, row)
-                    else:
+                if self._raw:
+                    files.read_all(start, rows)
+                else:
+                    for i, row in enumerate(rows):
                         files.wide(i, start, row, scratch)
                 for number, (part, out) in enumerate(zip(self._parts, self._outs, strict=True)):
                     self._merge(number, rows, start, made)
