@@ -162,7 +162,8 @@ def write_folder(
                 hint="a checkpoint changed or the disk is faulty; run `recycler pool check`.",
             )
         _publish(work, out)
-    return {"path": str(out), "digest": found, "files": _inventory(out, hashes), "verified": True}
+    files = _inventory(out, hashes)
+    return {"path": str(out), "digest": found, "files": files, "verified": read_back}
 
 
 def _require_free(out: Path, pool: Pool, force: bool) -> None:
