@@ -117,8 +117,7 @@ class Space:
 
     def draw(self, rng: np.random.Generator, concentration: float) -> Array:
         """(d,) Dirichlet(concentration, …) weights a group, and anything between the ranges' ends."""
-        drawn = [rng.dirichlet(np.full(self.n, concentration)) for _ in self.blocks]
-        return self.project(np.concatenate([*drawn, rng.random(len(self.ranges))]))
+        return self.project(self.draws(rng, concentration, 1)[0])
 
     def draws(self, rng: np.random.Generator, concentration: float, count: int) -> Array:
         """(count, d) of `draw`, all at once."""

@@ -296,4 +296,5 @@ def code_lines(function):
 @pytest.mark.parametrize("name", ["search.simplex", "search.baselines", "search.samplers"])
 def test_a_module_below_a_package_with_content_can_be_imported_first(name):
     # importing it runs search/__init__ first, which imports it again: the one possible cycle
-    child("-c", f"import recycler.{name}")
+    said, _ = child("-c", f"import recycler.{name} as found; print(found.__name__)")
+    assert said.strip() == f"recycler.{name}"

@@ -277,6 +277,10 @@ def test_shards_have_a_right_index(exported, mix, tmp_path):
     for name in shards:
         held = safetensors.torch.load_file(tmp_path / "shards" / name)
         assert set(held) == {t for t, where in index["weight_map"].items() if where == name}
+    for file in done["files"]:
+        found = hashlib.sha256((tmp_path / "shards" / file["name"]).read_bytes()).hexdigest()
+        assert file["sha256"] == found
+    assert done["verified"] is False  # what was written was hashed, not read back
     assert done["digest"] == mix.digest == Checkpoint.open(tmp_path / "shards").fingerprint()
     AutoModelForCausalLM.from_pretrained(tmp_path / "shards")
 

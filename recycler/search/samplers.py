@@ -147,7 +147,8 @@ class Proposer:
         front = front_rows(scored, objectives, "dev", floor_gains(trials, objectives, "dev"))
         singles = np.array(list(baselines.single_gains(self.plan, trials).values()))
         gains = objectives.gains([t.means("dev") for t in front]) / objectives.scales(singles)
-        points = np.array([self.plan.points.point_of(t.recipe) for t in front])
+        space = self.plan.points
+        points = np.array([space.point_of(t.recipe) for t in front])
         for one, other, _ in pareto.neighbours(gains):
             recipe = self.plan.merge_at((points[one] + points[other]) / 2)
             if recipe.id not in known:
