@@ -15,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from landscapes import TEST_COPIES, Landscape, PoolSpec
+from landscapes import Landscape, PoolSpec
 from machine import machine
-from racing import plan_of
+from racing import Scorer, plan_of
 
 from recycler import pareto
-from recycler.evaluate.results import evaluation_of
 from recycler.evaluation import Outcomes
 from recycler.execute.inline import Inline
 from recycler.front import probabilities
 from recycler.loop import elected, run
+from recycler.search.expected import expected
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
 
@@ -35,38 +35,7 @@ POOLS = [
     PoolSpec("bytes-close-3", "bytes", 16, 3, 400, 3000, 1.0, "bits", seed=8),
     PoolSpec("bytes-far-3", "bytes", 16, 3, 400, 1500, 6.0, "bits", seed=9),
 ]
-SHARES = {"select": (0.0, 0.2), "test": (0.2, 0.5), "fresh": (0.5, 1.0)}  # of the unseen clusters
 DRAWS = 1000
-
-
-class Scorer:
-    """A landscape's items in four disjoint splits; copies of one image share a cluster.
-
-    Which of the unseen clusters are select, test and fresh is drawn anew for each seed.
-    """
-
-    def __init__(self, landscape: Landscape, names: tuple[str, ...], seed: int) -> None:
-        self._landscape, self._names, self._seed = landscape, names, seed
-
-    def outcomes(self, weights: np.ndarray, split: str) -> list[Outcomes]:
-        rows = self._landscape.outcomes(weights, "dev" if split == "dev" else "test")
-        items = np.arange(rows.shape[1])
-        if split == "dev":
-            clusters = items
-        else:
-            images = self._landscape.spec.net != "bytes"
-            of = items % (len(items) // TEST_COPIES) if images else items
-            of = np.random.default_rng(self._seed).permutation(of.max() + 1)[of]
-            low, high = (round(share * (of.max() + 1)) for share in SHARES[split])
-            items = items[(of >= low) & (of < high)]
-            clusters = of[items]
-        ids, labels = tuple(items.tolist()), tuple(clusters.tolist())
-        return [Outcomes(ids, tuple(row[items].tolist()), (), labels) for row in rows]
-
-    def __call__(self, job):
-        weights = np.array(job.recipe.vector(self._names))
-        found = self.outcomes(weights, job.split)
-        return evaluation_of(job, {f"t{j}": o for j, o in enumerate(found)}, "", {})
 
 
 def draws_of(found: list[list[Outcomes]], sign: float, seed: int) -> np.ndarray:
@@ -84,13 +53,13 @@ def draws_of(found: list[list[Outcomes]], sign: float, seed: int) -> np.ndarray:
 def study(landscape: Landscape, seed: int, evaluations: int) -> dict:
     """One whole study, and what fresh items say about it."""
     plan = plan_of(landscape.spec, "auto", evaluations, seed)
-    store, scorer = SqlStore("sqlite://"), Scorer(landscape, plan.names, seed)
+    store, scorer = SqlStore("sqlite://"), Scorer(landscape, plan)
     store.create_study(plan)
     run(plan, store, Proposer(plan), Inline(lambda: scorer))
     trials = store.trials(plan.name)
     members = elected(plan, trials)
-    averages = plan.objectives.gains([t.means("select") for t in members]).mean(1)
-    pick = int(averages.argmax())
+    hopes = expected(plan, trials, store.status(plan.name)["reference"], "select")
+    pick = int(np.argmax([hopes[t.number].mean() for t in members]))
     sign = plan.objectives.searched[0].sign
     fresh = [scorer.outcomes(np.array(t.recipe.vector(plan.names)), "fresh") for t in members]
     scores = [o.score() for o in fresh[pick]]

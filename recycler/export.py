@@ -35,7 +35,7 @@ from recycler.merge.tensors import Loss, output_specs
 from recycler.pool import Pool
 from recycler.recipe import Recipe
 from recycler.report.progress import ProgressBar
-from recycler.trial import COMPLETE, Trial
+from recycler.trial import COMPLETE, STOPPED, Trial
 
 if TYPE_CHECKING:
     from recycler.study import Study
@@ -79,7 +79,7 @@ def export(
         Conflict: `out` exists and `force` is off.
         Mismatch: the written bytes are not those that were scored; nothing is left behind.
     """
-    if trial.state != COMPLETE:
+    if trial.state not in (COMPLETE, STOPPED):
         raise InvalidConfig(
             f"trial {trial.number} is {trial.state}, so there is nothing to export.",
             hint=f"`recycler front {study.name}` lists merges that can be.",

@@ -39,6 +39,8 @@ class Front:
         certainty: split whose items gave `p_nondominated`.
         reference: (m,) fixed worst corner, as gains; None before the singles are known.
         floors: (m,) smallest gains allowed on `basis` items; -inf where there is no floor.
+        expected: (k, m) gains of the members without the luck of the items that chose them (see
+            `search.expected`), by which members are picked; None: by the scores themselves.
     """
 
     objectives: Objectives
@@ -47,6 +49,7 @@ class Front:
     certainty: str
     reference: Array | None
     floors: Array | None = None
+    expected: Array | None = None
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -68,7 +71,7 @@ class Front:
     def knee(self) -> Trial:
         """The best balanced member (see `pareto.knee`)."""
         self._require_members()
-        return self.trials[pareto.knee(self.gains(self.basis))]
+        return self.trials[pareto.knee(self._judged())]
 
     def prefer(self, weights: Mapping[str, float] | None = None) -> Trial:
         """The member with the largest weighted sum of gains, each scaled to the front's range.
@@ -78,7 +81,7 @@ class Front:
         self._require_members()
         if weights is None:
             weights = {o.name: o.weight for o in self.objectives.searched}
-        gains = self.gains(self.basis)
+        gains = self._judged()
         span = np.ptp(gains, axis=0)
         wanted = np.array([weights.get(o.name, 0.0) for o in self.objectives.searched])
         self._require_known(weights)
@@ -107,7 +110,11 @@ class Front:
                 + ", ".join(f"{name} {value:.4g}" for name, value in best.items())
                 + "; loosen a floor.",
             )
-        return self.trials[int(passing[pareto.knee(gains[passing])])]
+        return self.trials[int(passing[pareto.knee(self._judged()[passing])])]
+
+    def _judged(self) -> Array:
+        """(k, m) gains that picks go by."""
+        return self.gains(self.basis) if self.expected is None else self.expected
 
     def _require_members(self) -> None:
         if not self.members:
@@ -304,7 +311,8 @@ def drawn_gains(
     """Gains of k candidates as they might have come out on other items of the same tasks.
 
     Items are resampled once a task and draw for all candidates together (paired), by cluster.
-    Where a candidate has no item outcomes, its means are drawn from normals with its stderr.
+    The means of a candidate without outcomes on all items are drawn from normals with its stderr; if
+    racing stopped it after some of them, around what the items do to the others.
 
     Args:
         outcomes: k mappings from objective to item outcomes on one split.
@@ -320,23 +328,27 @@ def drawn_gains(
     drawn: dict[tuple[str, int], Any] = {}  # metrics of one task share their items' draws
     for objective in objectives.searched:
         items = [row.get(objective.name) for row in outcomes]
-        ids = {item.ids if item else () for item in items}
-        if len(ids) == 1 and ids != {()}:
-            arrays = [item.arrays() for item in items if item]
+        known = [row[objective.name] for row in scores]
+        ids = max((item.ids for item in items if item), key=len, default=())
+        whole = np.array([item is not None and item.ids == ids for item in items])
+        begun = [bool(item and item.ids == ids[: len(item.ids)]) for item in items]
+        means = np.tile([score.mean for score in known], (DRAWS, 1))
+        if whole.any():
+            arrays = [item.arrays() for item in items if item and item.ids == ids]
             clusters = arrays[0][2]
             key = (objective.task, int(clusters.max()) + 1)
             if key not in drawn:
                 drawn[key] = pareto.draw_counts(key[1], DRAWS, rng)
-            means = pareto.bootstrap_means(
+            paired = pareto.bootstrap_means(
                 np.stack([a[0] for a in arrays]),
                 np.stack([a[1] for a in arrays]),
                 clusters,
                 drawn[key],
             )
-        else:
-            known = [row[objective.name] for row in scores]
-            means = rng.normal(
-                [s.mean for s in known], [s.stderr for s in known], (DRAWS, len(known))
-            )
+            means += (paired - means[:, whole]).mean(axis=1, keepdims=True) * begun
+            means[:, whole] = paired
+        if not whole.all():
+            errors = np.array([score.stderr for score in known])
+            means += np.where(whole, 0.0, errors) * rng.standard_normal(means.shape)
         columns.append(objective.sign * means)
     return np.stack(columns, axis=2)

@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -28,6 +28,10 @@ from recycler.trial import COMPLETE, FAILED, RUNNING, STOPPED, WHOLE, Job, Propo
 ATTEMPTS = 20
 
 
+# Number of a trial -> (m,) gains that are expected of it (see `search.expected`).
+Expected = Mapping[int, Array]
+
+
 class Source(Protocol):
     """Where proposals come from; `search.samplers.Proposer` is ours."""
 
@@ -38,6 +42,8 @@ class Source(Protocol):
     def reference(self, trials: Sequence[Trial]) -> Array | None: ...
 
     def references(self, trials: Sequence[Trial]) -> Sequence[Trial]: ...
+
+    def expected(self, trials: Sequence[Trial], reference: Sequence[float]) -> Expected: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ class _Run:
         self.flying = 0
         self._race = _Race(plan, store)
         self._onward: deque[Trial] = deque()  # trials whose next block is due
-        self._due = 0
+        self._due: list[int] = []  # numbers of the trials of this re-check
         self._refused: list[tuple[Trial, Failure]] = []
 
     @property
@@ -134,7 +140,7 @@ class _Run:
         objectives = searched if split == "select" else all_of_them
         names = tuple(objective.name for objective in objectives)
         due = [trial for trial in wanted if split not in trial.evaluations]
-        self._due = len(due)
+        self._due = [trial.number for trial in due]
         self._drive(iter([Job(t.number, t.recipe, split, names) for t in due]), split)
         if self._refused:
             trial, failure = self._refused[0]
@@ -232,10 +238,10 @@ class _Run:
             else:  # told when the others are done
                 self._refused.append((trial, result))
             return
-        state, notes = COMPLETE, None
+        state = COMPLETE
         if job.split == "dev" and job.part != WHOLE:
-            result, state, notes = self._race.judge(job, result, self.ledger, self.reference)
-        self.store.record(self.plan.name, trial.number, result, state, notes)
+            result, state = self._race.judge(job, result, self.ledger, self.reference)
+        self.store.record(self.plan.name, trial.number, result, state)
         self._refresh()
         if state == RUNNING:
             self._onward.append(self.trials[trial.number])
@@ -275,15 +281,16 @@ class _Run:
             hope = outlook(self.ledger, self.plan.objectives, self.reference)
             self.listen(Progress(phase, len(ended), expected + budget + copies, trial, hope))
         else:
-            left = sum(phase not in t.evaluations for t in self._wanted(phase))
-            self.listen(Progress(phase, self._due - left, self._due, trial))
+            done = sum(phase in self.trials[number].evaluations for number in self._due)
+            self.listen(Progress(phase, done, len(self._due), trial))
 
     def _wanted(self, split: str) -> list[Trial]:
         """Finalists on select items, the elected on test items, and the references on both."""
         if self.reference is None:
             return []
         if split == "select":
-            chosen = finalists(self.plan, self.ledger, np.array(self.reference))
+            hoped = self.source.expected(self.ledger, self.reference)
+            chosen = finalists(self.plan, self.ledger, np.array(self.reference), hoped)
         else:
             chosen = elected(self.plan, self.ledger)
         others = [t for t in self.source.references(self.ledger) if t not in chosen]
@@ -326,15 +333,15 @@ class _Race:
         block: Evaluation,
         ledger: Sequence[Trial],
         reference: Sequence[float] | None,
-    ) -> tuple[Evaluation, str, dict[str, Any] | None]:
-        """All that a candidate has been scored on with its newest block, its state and a note.
+    ) -> tuple[Evaluation, str]:
+        """All that a candidate has been scored on with its newest block, and its state.
 
-        The note of a stopped one, `estimate`, is what it tells the sampler.
+        The scores of a stopped one are estimates for all dev items, with their larger errors.
         """
         before = self._seen.pop(job.trial, None)
         found = before.joined(block) if before else block
         if job.part[1] >= 1.0:
-            return found, COMPLETE, None
+            return found, COMPLETE
         objectives = self._plan.objectives
         measured = {o.name for o in objectives.searched if not o.of_merge}
         if set(found.outcomes) != measured or reference is None:
@@ -360,9 +367,9 @@ class _Race:
             floors=floors if meeting(rivals, objectives, "dev", floors).any() else None,
         )
         if not hope.holds(self._plan.racing):
-            return found, STOPPED, {"estimate": estimate(seen, others, objectives)}
+            return replace(found, scores=estimate(seen, others, objectives)), STOPPED
         self._seen[job.trial] = found
-        return found, RUNNING, None
+        return found, RUNNING
 
 
 def exhausted(
@@ -376,9 +383,12 @@ def exhausted(
     return expected if expected is not None and expected < plan.stop_gain else None
 
 
-def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Trial]:
-    """Merges re-checked on select items: the dev front, then ranks behind it, up to a limit.
+def finalists(
+    plan: Plan, trials: Sequence[Trial], reference: Array, expected: Expected | None = None
+) -> list[Trial]:
+    """Merges re-checked on select items: the front by expected gains, then ranks behind it.
 
+    Without `expected`, the front by the scores themselves. Those that racing stopped are among them.
     The baselines are re-checked anyway and take no place.
     A front by noisy scores leaves true members out by chance; the ranks behind it get a second
     look while less than half of the places are taken. Where a rank is larger than the places left,
@@ -386,13 +396,16 @@ def finalists(plan: Plan, trials: Sequence[Trial], reference: Array) -> list[Tri
     are.
     """
     floors = floor_gains(trials, plan.objectives, "dev")
-    scored = [trial for trial in trials if trial.state == COMPLETE]
+    scored = [trial for trial in trials if trial.state in (COMPLETE, STOPPED)]
+    told = plan.objectives.gains([trial.means("dev") for trial in scored])
+    hoped = expected or {t.number: row for t, row in zip(scored, told, strict=True)}
     left = feasible(scored, plan.objectives, "dev", floors)
     chosen: list[Trial] = []
     while left and len(chosen) < max(1, plan.finalists // 2):
-        rank = front_rows(left, plan.objectives, "dev")
+        front = pareto.nondominated(np.array([hoped[trial.number] for trial in left]))
+        rank = [trial for trial, kept in zip(left, front, strict=True) if kept]
         merges = [trial for trial in rank if not trial.is_baseline]
-        gains = plan.objectives.gains([trial.means("dev") for trial in merges])
+        gains = np.array([hoped[trial.number] for trial in merges])
         kept = pareto.covering(gains, reference, plan.finalists - len(chosen))
         chosen += [merges[row] for row in kept]
         left = [trial for trial in left if trial not in rank]

@@ -162,7 +162,6 @@ class Store(Protocol):
         number: int,
         evaluation: Evaluation,
         state: str = COMPLETE,
-        notes: Mapping[str, Any] | None = None,
     ) -> None: ...
 
     def fail(self, study: str, number: int, failure: Failure) -> None: ...

@@ -103,8 +103,8 @@ def estimate(
     candidate: Mapping[str, Outcomes | Score],
     rivals: Sequence[Mapping[str, Outcomes | Score]],
     objectives: Objectives,
-) -> dict[str, tuple[float, float]]:
-    """Objective -> (mean, standard error) of a candidate on all dev items, from the first of them.
+) -> dict[str, Score]:
+    """Objective -> score of a candidate on all dev items, estimated from the first of them.
 
     The plain mean of a block is off by what the block is easier or harder than the rest, alike for
     all candidates; the rivals' average on all items plus the paired difference is not.
@@ -118,14 +118,14 @@ def estimate(
     for objective in objectives.searched:
         seen = candidate[objective.name]
         if isinstance(seen, Score):
-            made[objective.name] = (seen.mean, seen.stderr)
+            made[objective.name] = seen
             continue
         others = _comparable(objective, seen, [rival[objective.name] for rival in rivals])
         paired = _difference(seen, others).score()
         share = len(seen.ids) / len(others[0].ids)
         spread = share * seen.score().stderr ** 2 + (1 - share) * paired.stderr**2
         mean = float(np.mean([other.score().mean for other in others])) + paired.mean
-        made[objective.name] = (mean, float(np.sqrt(spread)))
+        made[objective.name] = Score(mean, float(np.sqrt(spread)), len(seen.ids))
     return made
 
 

@@ -31,6 +31,7 @@ from recycler.loop import Listener, elected, run
 from recycler.objectives import Array, Objective
 from recycler.plan import Plan
 from recycler.pool import Pool
+from recycler.search.expected import expected
 from recycler.search.samplers import Proposer
 from recycler.trial import COMPLETE, FAILED, STOPPED, Trial
 from recycler.verdict import Verdict, verdict
@@ -40,7 +41,8 @@ from recycler.workspace import OnBytes, Workspace
 class Study:
     """One study of a workspace; everything is in the ledger.
 
-    What it remembers are probabilities alone, of scores that never change once they are there.
+    What it remembers are probabilities and expectations alone, of scores that never change once they
+    are there.
     """
 
     def __init__(self, name: str, workspace: Workspace | None = None) -> None:
@@ -48,6 +50,7 @@ class Study:
         self.workspace = workspace or Workspace(create=False)
         self.plan: Plan = self.workspace.store.plan(name)
         self._known: dict[tuple[str, tuple[int, ...]], Array] = {}
+        self._hopes: dict[tuple[str, tuple[int, ...]], Mapping[int, Array]] = {}
 
     @classmethod
     def create(
@@ -161,15 +164,16 @@ class Study:
         members = elected(self.plan, trials)
         basis = "select" if members else "dev"
         if not members:
-            scored = [t for t in trials if t.state == COMPLETE]
+            scored = [t for t in trials if t.state in (COMPLETE, STOPPED)]
             floors = floor_gains(trials, self.plan.objectives, "dev")
             members = front_rows(scored, self.plan.objectives, "dev", floors)
         members.sort(key=lambda t: -self.plan.objectives.gains([t.means(basis)])[0, 0])
         certainty = next(
             s for s in ("test", "select", "dev") if all(s in t.evaluations for t in members)
         )
-        # a stopped trial has some of the dev items alone, and can't be paired
-        rivals = [t for t in trials if certainty in t.evaluations and t.state == COMPLETE]
+        rivals = [
+            t for t in trials if certainty in t.evaluations and t.state in (COMPLETE, STOPPED)
+        ]
         chances = dict(
             zip([t.number for t in rivals], self._chances(rivals, certainty), strict=True)
         )
@@ -180,7 +184,20 @@ class Study:
             certainty=certainty,
             reference=reference,
             floors=floor_gains(trials, self.plan.objectives, basis),
+            expected=self._expected(trials, members, basis),
         )
+
+    def _expected(
+        self, trials: Sequence[Trial], members: Sequence[Trial], split: str
+    ) -> Array | None:
+        """(k, m) gains expected of members; None before the singles are scored."""
+        reference = self.reference
+        if reference is None or not members or self.plan.n < 2:
+            return None
+        key = (split, tuple(t.number for t in trials if split in t.evaluations and t.finished))
+        if key not in self._hopes:
+            self._hopes[key] = expected(self.plan, trials, reference, split)
+        return np.array([self._hopes[key][trial.number] for trial in members])
 
     def _chances(self, trials: Sequence[Trial], split: str) -> Array:
         """(k,) probability of each trial to be non-dominated among them on a split's items."""

@@ -14,7 +14,7 @@ from recycler.recipe import Recipe
 BASELINES = ("single", "uniform", "merge-best")
 KINDS = (*BASELINES, "greedy", "search")
 RUNNING, COMPLETE, FAILED = "running", "complete", "failed"
-STOPPED = "stopped"  # by racing: scored on some of the dev items only
+STOPPED = "stopped"  # by racing: its dev scores are estimates from some of the items
 WHOLE = (0.0, 1.0)
 
 

@@ -201,6 +201,18 @@ def test_pairing_sees_a_small_steady_lead_that_separate_errors_do_not():
     assert unpaired == pytest.approx([0.5, 0.5], abs=0.08)
 
 
+@pytest.mark.parametrize("gap", [0.0, 0.1, 0.3])
+def test_who_was_stopped_after_some_items_leads_by_the_normal_law_of_its_estimate(gap):
+    """Estimates are made against who has all items, so what those items do to both cancels."""
+    rng = np.random.default_rng(3)
+    whole = Outcomes(tuple(range(100)), tuple(rng.normal(size=100)))
+    begun = Outcomes(tuple(range(12)), tuple(rng.normal(size=12)))
+    scores = [{"speed": whole.score()}, {"speed": Score(whole.score().mean + gap, 0.2, 12)}]
+    chances = probabilities([{"speed": whole}, {"speed": begun}], scores, ONE)
+    expected = (1 + erf(gap / 0.2 / sqrt(2))) / 2
+    assert chances == pytest.approx([1 - expected, expected], abs=0.045)
+
+
 def test_dependent_items_make_the_lead_less_sure():
     rng = np.random.default_rng(1)
     noise = np.repeat(rng.normal(size=16), 25)

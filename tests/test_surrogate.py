@@ -7,7 +7,7 @@ import pytest
 from contracts.sampler import bowls, ended, opening, proceed, study_plan, vectors
 
 from recycler.search.samplers import Proposer
-from recycler.search.simplex import compressed
+from recycler.search.simplex import Squeeze
 from recycler.search.surrogate import (
     CONSTANT,
     Posterior,
@@ -103,9 +103,11 @@ def test_unknown_noise_is_estimated_not_taken_for_zero() -> None:
 
 def test_values_far_below_the_floor_are_squeezed_and_those_above_stay() -> None:
     """By hand: 3 units below the floor become log(1 + 3) units, errors shrink by 1 / (1 + 3)."""
-    values, factor = compressed(np.array([2.0, 1.0, -5.0]), floor=1.0, unit=2.0)
+    squeeze, gains = Squeeze(floor=1.0, unit=2.0), np.array([2.0, 1.0, -5.0])
+    values, factor = squeeze(gains)
     np.testing.assert_allclose(values, [2.0, 1.0, 1.0 - 2.0 * np.log(4)], rtol=1e-15)
     np.testing.assert_allclose(factor, [1.0, 1.0, 0.25], rtol=1e-15)
+    np.testing.assert_allclose(squeeze.undone(values), gains, rtol=1e-15)
 
 
 def test_a_broken_merge_does_not_blind_the_surrogate() -> None:

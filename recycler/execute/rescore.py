@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from recycler.errors import Mismatch
 from recycler.merge.live import quiet_transformers
+from recycler.trial import STOPPED
 
 if TYPE_CHECKING:
     from recycler.study import Study
 
 
 def rescore(study: "Study", folder: Path) -> list[dict[str, Any]]:
-    """Evaluate the folder on every split its trial was scored on.
+    """Evaluate the folder on every split all of whose items its trial was scored on.
 
     Returns:
         One row a split and objective: `{"split", "objective", "ledger", "again"}`.
@@ -35,6 +36,8 @@ def rescore(study: "Study", folder: Path) -> list[dict[str, Any]]:
     model.eval()  # type: ignore[no-untyped-call]
     rows = []
     for split, evaluation in trial.evaluations.items():
+        if split == "dev" and trial.state == STOPPED:  # estimates, from some of the items
+            continue
         scored = [study.plan.objectives[name] for name in evaluation.scores]
         objectives = [objective for objective in scored if not objective.of_merge]
         for name, outcomes in evaluator.evaluate(model, objectives, split).items():

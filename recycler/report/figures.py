@@ -54,16 +54,18 @@ def pairs(study: "Study") -> list[tuple[Objective, Objective]]:
 def groups(study: "Study", split: str) -> dict[str, list[Trial]]:
     """Trials scored on a split, by what they are; members of the front apart.
 
-    Those that racing stopped are among them with the dev items they were scored on.
+    Those that racing stopped are among them, with estimates for the dev items.
     """
     members = {trial.number for trial in study.front.trials}
     found: dict[str, list[Trial]] = {"stopped": [], "search": [], "greedy": [], "single": []}
     found |= {"uniform": [], "merge-best": [], "front": []}
     for trial in study.trials:
-        if trial.state == STOPPED:
+        if trial.number in members:
+            found["front"].append(trial)
+        elif trial.state == STOPPED:
             found["stopped"].append(trial)
         elif split in trial.evaluations and trial.state == COMPLETE:
-            found["front" if trial.number in members else trial.kind].append(trial)
+            found[trial.kind].append(trial)
     return {kind: trials for kind, trials in found.items() if trials}
 
 

@@ -21,9 +21,10 @@ from recycler.objectives import Array, Objective, Objectives
 from recycler.plan import Plan
 from recycler.protocols import Scorer
 from recycler.racing import settings_of
+from recycler.search.expected import expected
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
-from recycler.trial import COMPLETE, WHOLE, Job
+from recycler.trial import COMPLETE, STOPPED, WHOLE, Job
 
 
 def search(
@@ -130,7 +131,7 @@ def _scorer(function: Callable[..., Sequence[Any]], plan: Plan) -> Scorer:
 
 
 def _front(ledger: SqlStore, plan: Plan) -> Front:
-    trials = [t for t in ledger.trials(plan.name) if t.state == COMPLETE]
+    trials = [t for t in ledger.trials(plan.name) if t.state in (COMPLETE, STOPPED)]
     members = front_rows(trials, plan.objectives, "dev")
     members.sort(key=lambda t: -plan.objectives.gains([t.means("dev")])[0, 0])
     chances = probabilities(
@@ -141,12 +142,14 @@ def _front(ledger: SqlStore, plan: Plan) -> Front:
     )
     by_number = {t.number: float(p) for t, p in zip(trials, chances, strict=True)}
     reference = ledger.status(plan.name)["reference"]
+    hoped = expected(plan, trials, reference) if reference and plan.n > 1 else {}
     return Front(
         objectives=plan.objectives,
         members=tuple(Member(t, by_number[t.number]) for t in members),
         basis="dev",
         certainty="dev",
         reference=np.array(reference) if reference else None,
+        expected=np.array([hoped[t.number] for t in members]) if hoped else None,
     )
 
 

@@ -39,11 +39,11 @@ from recycler import pareto
 from recycler.search.simplex import (
     Array,
     SimplexSampler,
+    Squeeze,
     complete,
     gains,
     points,
     running,
-    squeezed,
 )
 
 # Do not compile BoTorch's C++ kernel on first use: it needs a compiler and gains little here.
@@ -78,7 +78,7 @@ class Nehvi(SimplexSampler):
         for j, corner in enumerate(
             self.problem.reference
         ):  # broken merges must not set the scales
-            y[:, j], factor = squeezed(y[:, j], float(corner))
+            y[:, j], factor = Squeeze.of(y[:, j], float(corner))(y[:, j])
             errors[:, j] *= factor
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), one_thread():
             warnings.simplefilter("ignore", BotorchWarning)

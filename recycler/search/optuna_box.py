@@ -128,11 +128,9 @@ def frozen(problem: Problem, trial: Trial, whole: dict[str, BaseDistribution]) -
     user: dict[str, Any] = {"kind": trial.kind, "name": trial.name, "finished": trial.finished}
     values = None
     if state is TrialState.COMPLETE:
-        scores = {n: (s.mean, s.stderr) for n, s in trial.evaluations["dev"].scores.items()}
-        scores |= trial.notes.get("estimate", {})
-        means = {name: mean for name, (mean, _) in scores.items()}
-        values = [float(g) for g in problem.objectives.gains([means])[0]]
-        user["stderr"] = [scores[o.name][1] for o in problem.objectives.searched]
+        scores = trial.evaluations["dev"].scores
+        values = [float(g) for g in problem.objectives.gains([trial.means("dev")])[0]]
+        user["stderr"] = [scores[o.name].stderr for o in problem.objectives.searched]
     start = datetime.fromtimestamp(0, UTC)
     return FrozenTrial(
         number=-1,  # given by the study
@@ -152,7 +150,7 @@ def frozen(problem: Problem, trial: Trial, whole: dict[str, BaseDistribution]) -
     )
 
 
-def problem_of(plan: Plan, trials: Sequence[Trial], reference: Sequence[float]) -> Problem:
+def problem_of(plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | Array) -> Problem:
     """What a sampler of this study may know."""
     singles = [t for t in trials if t.kind == "single" and t.state == COMPLETE]
     gains = plan.objectives.gains([t.means("dev") for t in singles])

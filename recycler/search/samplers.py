@@ -3,7 +3,7 @@
 May import: the nouns, protocols, registry, pareto, search.*.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from optuna.samplers import BaseSampler
@@ -18,6 +18,7 @@ from recycler.protocols import Problem, SamplerFactory
 from recycler.recipe import Recipe
 from recycler.registry import resolve
 from recycler.search import baselines, warm
+from recycler.search.expected import expected
 from recycler.search.optuna_box import ask, problem_of
 from recycler.trial import COMPLETE, Proposal, Trial
 
@@ -99,6 +100,10 @@ class Proposer:
         soup = baselines.greedy_soup(self.plan, trials)
         scored = [t for t in trials if t.is_baseline and t.state == COMPLETE]
         return [*scored, *([soup] if soup else [])]
+
+    def expected(self, trials: Sequence[Trial], reference: Sequence[float]) -> Mapping[int, Array]:
+        """Number of each scored trial -> its (m,) gains without the luck of its dev items."""
+        return expected(self.plan, trials, reference)
 
     def reference(self, trials: Sequence[Trial]) -> Array | None:
         """(m,) the fixed corner, once every single is finished, and what floors are relative to.

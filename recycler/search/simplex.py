@@ -7,6 +7,7 @@ May import: errors, protocols, space, numpy, scipy, optuna.
 
 import warnings
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,34 +62,41 @@ def utilities(problem: Problem, values: Array) -> Array:
     return means
 
 
-def compressed(values: Array, floor: float, unit: float) -> tuple[Array, Array]:
-    """Values whose part far below the floor is squeezed logarithmically, and the local factor.
+@dataclass(frozen=True, slots=True)
+class Squeeze:
+    """Squeezes gains logarithmically where they lie far below a floor.
 
     A merge that falls out of the basin must not decide the scales of those that do not.
 
-    Args:
-        values: (k,) gains.
+    Attributes:
         floor: from here downwards; above it nothing changes.
         unit: size of a step that counts.
-
-    Returns:
-        (k,) values, and (k,) by how much their errors shrink.
     """
-    below = np.maximum(floor - values, 0.0) / unit
-    squeezed = np.where(below > 0, floor - unit * np.log1p(below), values)
-    return squeezed, 1 / (1 + below)
 
+    floor: float
+    unit: float
 
-def _floor(values: Array, corner: float) -> float:
-    """The fixed corner, or three spreads of the upper half below the median where that is higher."""
-    middle, best = float(np.median(values)), float(values.max())
-    return max(corner, middle - 3 * (best - middle)) if best > middle else corner
+    @classmethod
+    def of(cls, values: Array, corner: float) -> "Squeeze":
+        """From where a model of (k,) gains should stop to care.
 
+        That is the fixed corner, or three spreads of the upper half below the median where that is
+        higher.
+        """
+        middle, best = float(np.median(values)), float(values.max())
+        floor = max(corner, middle - 3 * (best - middle)) if best > middle else corner
+        return cls(floor, max(best - floor, 1e-12))
 
-def squeezed(values: Array, corner: float) -> tuple[Array, Array]:
-    """`compressed` from where a model of the values should stop to care, at or above the corner."""
-    floor = _floor(values, corner)
-    return compressed(values, floor, max(float(values.max()) - floor, 1e-12))
+    def __call__(self, values: Array) -> tuple[Array, Array]:
+        """(k,) squeezed values, and (k,) by how much their errors shrink."""
+        below = np.maximum(self.floor - values, 0.0) / self.unit
+        squeezed = np.where(below > 0, self.floor - self.unit * np.log1p(below), values)
+        return squeezed, 1 / (1 + below)
+
+    def undone(self, squeezed: Array) -> Array:
+        """(k,) gains again."""
+        below = np.maximum(self.floor - squeezed, 0.0) / self.unit
+        return np.where(below > 0, self.floor - self.unit * np.expm1(below), squeezed)
 
 
 class SimplexSampler(BaseSampler, ABC):

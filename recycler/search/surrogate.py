@@ -13,7 +13,7 @@ Reference: Wilson et al. 2021, arXiv 2011.04026 (pathwise conditioning); Zhang &
 arXiv 2006.04655 (volume as a mean over random Chebyshev scalarizations).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,14 +23,15 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from recycler import pareto
+from recycler.protocols import Problem
 from recycler.search.simplex import (
     Array,
     SimplexSampler,
+    Squeeze,
     complete,
     gains,
     points,
     running,
-    squeezed,
 )
 
 FITTED = 160  # at most so many trials decide the kernel's scales; all of them condition the result
@@ -45,6 +46,7 @@ _GRID = {
     "length": (0.1, 0.2, 0.35, 0.6, 1.0),
 }
 _NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)  # where it is not known
+_EXACT = 1e-5  # noise, as a share of the variance of the values, that counts as none
 _PAIRED = (1.0, 0.5, 0.25, 0.1)  # share of a known variance that merges do not have in common
 CONSTANT = 10.0  # prior variance of the constant, in variances of the values
 
@@ -200,6 +202,38 @@ def _prior_draws(
     return functions
 
 
+def _models(
+    problem: Problem, x: Array, y: Array, errors: Array
+) -> Iterator[tuple[Posterior, Squeeze]]:
+    """One posterior an objective, of squeezed gains."""
+    for j in range(y.shape[1]):
+        squeeze = Squeeze.of(y[:, j], float(problem.reference[j]))
+        values, factor = squeeze(y[:, j])
+        variance = (errors[:, j] * factor) ** 2 if (errors[:, j] > 0).any() else None
+        yield Posterior(x, values, variance, problem.space.centre), squeeze
+
+
+def shrunk(problem: Problem, x: Array, y: Array, errors: Array) -> Array:
+    """(k, m) gains that are expected of merges on further items, given those of all of them.
+
+    A merge's own gain counts the less for it the larger its error is; the rest is what the others
+    say. Where no error is known, the noise is what the evidence finds. Gains without noise stay, and
+    so do properties of the merges themselves.
+
+    Args:
+        problem: gives the space and the fixed corner.
+        x: (k, d) points of the merges.
+        y: (k, m) their gains.
+        errors: (k, m) standard errors; a column of zeros where they are not known.
+    """
+    made, objectives = y.copy(), problem.objectives.searched
+    for j, (model, squeeze) in enumerate(_models(problem, x, y, errors)):
+        noisy = (errors[:, j] > 0).any() or model.scales.noise > _EXACT
+        if noisy and not objectives[j].of_merge:
+            made[:, j] = squeeze.undone(model.mean(x))
+    return made
+
+
 class Surrogate(SimplexSampler):
     """Expected improvement on one Bayesian surrogate an objective."""
 
@@ -209,7 +243,7 @@ class Surrogate(SimplexSampler):
             return self.problem.space.draw(self.rng, 1.0)
         x, y = points(self.problem, finished), gains(finished)
         errors = np.array([t.user_attrs["stderr"] for t in finished])
-        models = self._models(x, y, errors)
+        models = [model for model, _ in _models(self.problem, x, y, errors)]
         seen = np.concatenate([x, points(self.problem, running(study))])
         expected = np.stack([model.mean(seen) for model in models], axis=1)
         count = int(self.setting("draws", DRAWS))
@@ -225,15 +259,6 @@ class Surrogate(SimplexSampler):
             best = pool[np.argsort(-scores, kind="stable")[:24]]
             pool = self._sparse(np.concatenate([best, self._moves(best, 6 * len(best))]))
         return self.problem.space.project(pool[int(np.argmax(value(drawn(pool))))])
-
-    def _models(self, x: Array, y: Array, errors: Array) -> list[Posterior]:
-        models = []
-        for j in range(y.shape[1]):
-            values, factor = squeezed(y[:, j], float(self.problem.reference[j]))
-            known = bool((errors[:, j] > 0).any())
-            variance = (errors[:, j] * factor) ** 2 if known else None
-            models.append(Posterior(x, values, variance, self.problem.space.centre))
-        return models
 
     def _acquisition(self, front: Array) -> Callable[[Array], Array]:
         """(c, s, m) drawn gains -> (c,) worth: mean over s draws of what is added to the front.

@@ -162,14 +162,11 @@ class SqlStore:
         number: int,
         evaluation: Evaluation,
         state: str = COMPLETE,
-        notes: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the scores of one split; dev scores also end the trial.
 
         With `state: running`, they are those of the first items and the trial goes on; scores of more
         items replace them. With `state: stopped`, they stay what they are.
-
-        `notes` are added to the trial's own when it ends.
 
         Raises:
             Mismatch: the merged bytes differ from those scored before under this trial.
@@ -178,9 +175,7 @@ class SqlStore:
         rows = [_evaluation_row(study, number, evaluation, name) for name in evaluation.scores]
         try:
             with self._engine.begin() as db:
-                before, known = db.execute(
-                    _trial(sa.select(t.trials.c.digest, t.trials.c.notes), study, number)
-                ).one()
+                before = db.scalar(_trial(sa.select(t.trials.c.digest), study, number))
                 if before and evaluation.digest and before != evaluation.digest:
                     raise Mismatch(
                         f"trial {number} merged to {evaluation.digest}, before to {before}.",
@@ -194,8 +189,7 @@ class SqlStore:
                         _trial(t.trials.update(), study, number).values(digest=evaluation.digest)
                     )
                 elif evaluation.split == "dev":
-                    told = canonical({**json.loads(known), **(notes or {})})
-                    self._end(db, study, number, state, digest=evaluation.digest, notes=told)
+                    self._end(db, study, number, state, digest=evaluation.digest)
         except IntegrityError as error:
             raise Conflict(
                 f"trial {number} of {study!r} was already scored on {evaluation.split} items.",
