@@ -24,7 +24,7 @@ from recycler.evaluation import Outcomes
 from recycler.execute.inline import Inline
 from recycler.front import probabilities
 from recycler.loop import elected, run
-from recycler.search.expected import expected
+from recycler.search.expectation import expected
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
 

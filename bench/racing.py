@@ -27,7 +27,7 @@ from recycler.loop import elected, run
 from recycler.objectives import Objective, Objectives
 from recycler.plan import Plan
 from recycler.racing import settings_of
-from recycler.search.expected import expected
+from recycler.search.expectation import expected
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
 from recycler.trial import COMPLETE, STOPPED, Job
@@ -112,11 +112,14 @@ def study(landscape: Landscape, plan: Plan) -> tuple[dict[str, Result], dict[str
     trials = list(store.trials(plan.name))
     reference = np.array(store.status(plan.name)["reference"])
     scored = [t for t in trials if t.state in (COMPLETE, STOPPED)]
-    fronts = {"search": front_rows(scored, plan.objectives, "dev"), "study": elected(plan, trials)}
+    hoped = {split: expected(plan, trials, reference, split) for split in ("dev", "select")}
+    fronts = {
+        "search": front_rows(scored, plan.objectives, "dev", expected=hoped["dev"]),
+        "study": elected(plan, trials),
+    }
     found = {}
     for name, members in fronts.items():
-        split = "dev" if name == "search" else "select"
-        hopes = expected(plan, trials, reference, split)
+        hopes = hoped["dev" if name == "search" else "select"]
         pick = int(np.argmax([hopes[t.number].mean() for t in members]))
         rows = [scorer.outcomes(np.array(t.recipe.vector(plan.names)), "fresh") for t in members]
         fresh = plan.objectives.gains(

@@ -13,7 +13,7 @@ from recycler import pareto
 from recycler.errors import InvalidConfig, NotFound
 from recycler.evaluation import Outcomes, Score
 from recycler.objectives import Array, Floor, Objective, Objectives
-from recycler.trial import COMPLETE, RUNNING, Trial
+from recycler.trial import COMPLETE, RUNNING, STOPPED, Trial
 
 DRAWS = 2000  # bootstrap draws behind each probability
 AHEAD = 10  # evaluations that `outlook` looks ahead
@@ -40,7 +40,7 @@ class Front:
         reference: (m,) fixed worst corner, as gains; None before the singles are known.
         floors: (m,) smallest gains allowed on `basis` items; -inf where there is no floor.
         expected: (k, m) gains of the members without the luck of the items that chose them (see
-            `search.expected`), by which members are picked; None: by the scores themselves.
+            `search.expectation`), by which members are picked; None: by the scores themselves.
     """
 
     objectives: Objectives
@@ -228,14 +228,22 @@ def feasible(
 
 
 def front_rows(
-    trials: Sequence[Trial], objectives: Objectives, split: str, floors: Array | None = None
+    trials: Sequence[Trial],
+    objectives: Objectives,
+    split: str,
+    floors: Array | None = None,
+    expected: Mapping[int, Array] | None = None,
 ) -> list[Trial]:
     """The trials that are non-dominated by their means on a split, among those above the floors.
 
-    Where nobody meets the floors, among all.
+    Where nobody meets the floors, among all. If racing stopped some of the trials, what is expected
+    of each of them decides, where it is given: estimates from some of the items are mostly luck.
     """
     allowed = feasible(trials, objectives, split, floors)
-    gains = objectives.gains([trial.means(split) for trial in allowed])
+    if expected and split == "dev" and any(trial.state == STOPPED for trial in trials):
+        gains = np.array([expected[trial.number] for trial in allowed])
+    else:
+        gains = objectives.gains([trial.means(split) for trial in allowed])
     keep = pareto.nondominated(gains)
     return [trial for trial, kept in zip(allowed, keep, strict=True) if kept]
 

@@ -21,6 +21,7 @@ from recycler.objectives import Array
 from recycler.plan import Plan
 from recycler.protocols import Executor, Store
 from recycler.racing import estimate, promise
+from recycler.recipe import Recipe
 from recycler.trial import COMPLETE, FAILED, RUNNING, STOPPED, WHOLE, Job, Proposal, Trial
 
 # Times a trial is begun before it counts as what kills the process. Large, because a process is
@@ -28,7 +29,7 @@ from recycler.trial import COMPLETE, FAILED, RUNNING, STOPPED, WHOLE, Job, Propo
 ATTEMPTS = 20
 
 
-# Number of a trial -> (m,) gains that are expected of it (see `search.expected`).
+# Number of a trial -> (m,) gains that are expected of it (see `search.expectation`).
 Expected = Mapping[int, Array]
 
 
@@ -44,6 +45,10 @@ class Source(Protocol):
     def references(self, trials: Sequence[Trial]) -> Sequence[Trial]: ...
 
     def expected(self, trials: Sequence[Trial], reference: Sequence[float]) -> Expected: ...
+
+    def predicted(
+        self, trials: Sequence[Trial], reference: Sequence[float], recipe: Recipe
+    ) -> tuple[Array, Array] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ class _Run:
         self.trials = {trial.number: trial for trial in store.trials(plan.name)}
         self.reference: Sequence[float] | None = store.status(plan.name)["reference"]
         self.flying = 0
-        self._race = _Race(plan, store)
+        self._race = _Race(plan, store, source)
         self._onward: deque[Trial] = deque()  # trials whose next block is due
         self._due: list[int] = []  # numbers of the trials of this re-check
         self._refused: list[tuple[Trial, Failure]] = []
@@ -300,8 +305,8 @@ class _Run:
 class _Race:
     """Which block of dev items a candidate is scored on next, and whether it goes on after it."""
 
-    def __init__(self, plan: Plan, store: Store) -> None:
-        self._plan, self._store = plan, store
+    def __init__(self, plan: Plan, store: Store, source: Source) -> None:
+        self._plan, self._store, self._source = plan, store, source
         self._seen: dict[int, Evaluation] = {}  # of trials in flight: the blocks so far, as one
         self._whole: dict[int, Mapping[str, Outcomes | Score]] = {}  # of rivals: all dev items
         # an objective that is measured on items; none where nothing can race
@@ -365,6 +370,7 @@ class _Race:
             np.array(reference),
             seed=job.trial,
             floors=floors if meeting(rivals, objectives, "dev", floors).any() else None,
+            prior=self._source.predicted(ledger, reference, job.recipe),
         )
         if not hope.holds(self._plan.racing):
             return replace(found, scores=estimate(seen, others, objectives)), STOPPED

@@ -68,12 +68,14 @@ def promise(
     reference: Array,
     seed: int = 0,
     floors: Array | None = None,
+    prior: tuple[Array, Array] | None = None,
 ) -> Promise:
     """What a candidate may still become against the present front.
 
     The candidate's mean on all items is drawn as the rivals' average plus the paired difference on
     the items seen, bootstrapped by cluster; its spread is cut by √(1-s), for a mean over
-    all items is known to that extent.
+    all items is known to that extent. With a prior the draws are moved and narrowed to what both say
+    together.
 
     Args:
         candidate: objective -> outcomes of the first items, or the score of an objective that is
@@ -83,6 +85,8 @@ def promise(
         reference: (m,) fixed worst corner, as gains.
         seed: of the bootstrap.
         floors: (m,) smallest gains allowed; below one of them nothing is on the front.
+        prior: (m,) gains that other merges let one expect of the candidate, and (m,) their standard
+            deviations.
     """
     rng = np.random.default_rng(seed)
     means = np.empty((len(rivals), objectives.m))
@@ -96,6 +100,8 @@ def promise(
             means[:, j] = [objective.sign * o.mean for o in others if isinstance(o, Score)]
             continue
         means[:, j], draws[:, j] = _paired(objective, seen, others, counts, rng)
+        if prior is not None:
+            draws[:, j] = _with_prior(draws[:, j], prior[0][j], prior[1][j])
     return _promise(draws, means, reference, floors)
 
 
@@ -148,6 +154,19 @@ def _paired(
     rest = np.sqrt(1.0 - len(seen.ids) / len(others[0].ids))
     whole = means.mean() + mean + rest * (boot - mean)
     return objective.sign * means, objective.sign * whole
+
+
+def _with_prior(draws: Array, mean: float, deviation: float) -> Array:
+    """Draws of a normal variable moved and narrowed to the product of its law and a prior's."""
+    centre, spread = float(draws.mean()), float(draws.std())
+    if (
+        spread == 0.0 or deviation == 0.0
+    ):  # then one of the two is no evidence but a degenerate case
+        return draws
+    weight = spread**-2 / (spread**-2 + deviation**-2)
+    both = weight * centre + (1 - weight) * mean
+    moved: Array = both + np.sqrt(weight) * (draws - centre)
+    return moved
 
 
 def _comparable(

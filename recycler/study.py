@@ -31,7 +31,7 @@ from recycler.loop import Listener, elected, run
 from recycler.objectives import Array, Objective
 from recycler.plan import Plan
 from recycler.pool import Pool
-from recycler.search.expected import expected
+from recycler.search.expectation import expected
 from recycler.search.samplers import Proposer
 from recycler.trial import COMPLETE, FAILED, STOPPED, Trial
 from recycler.verdict import Verdict, verdict
@@ -163,10 +163,11 @@ class Study:
         trials, reference = self.trials, self.reference
         members = elected(self.plan, trials)
         basis = "select" if members else "dev"
+        hopes = self._expected(trials, basis)
         if not members:
             scored = [t for t in trials if t.state in (COMPLETE, STOPPED)]
             floors = floor_gains(trials, self.plan.objectives, "dev")
-            members = front_rows(scored, self.plan.objectives, "dev", floors)
+            members = front_rows(scored, self.plan.objectives, "dev", floors, hopes)
         members.sort(key=lambda t: -self.plan.objectives.gains([t.means(basis)])[0, 0])
         certainty = next(
             s for s in ("test", "select", "dev") if all(s in t.evaluations for t in members)
@@ -184,20 +185,18 @@ class Study:
             certainty=certainty,
             reference=reference,
             floors=floor_gains(trials, self.plan.objectives, basis),
-            expected=self._expected(trials, members, basis),
+            expected=np.array([hopes[t.number] for t in members]) if hopes and members else None,
         )
 
-    def _expected(
-        self, trials: Sequence[Trial], members: Sequence[Trial], split: str
-    ) -> Array | None:
-        """(k, m) gains expected of members; None before the singles are scored."""
+    def _expected(self, trials: Sequence[Trial], split: str) -> Mapping[int, Array]:
+        """Number of a trial -> gains expected of it on a split; empty before singles are scored."""
         reference = self.reference
-        if reference is None or not members or self.plan.n < 2:
-            return None
+        if reference is None or self.plan.n < 2:
+            return {}
         key = (split, tuple(t.number for t in trials if split in t.evaluations and t.finished))
         if key not in self._hopes:
             self._hopes[key] = expected(self.plan, trials, reference, split)
-        return np.array([self._hopes[key][trial.number] for trial in members])
+        return self._hopes[key]
 
     def _chances(self, trials: Sequence[Trial], split: str) -> Array:
         """(k,) probability of each trial to be non-dominated among them on a split's items."""

@@ -97,6 +97,32 @@ def test_pairing_sees_a_small_steady_lead_in_few_items() -> None:
         assert hope.chance == chance
 
 
+@pytest.mark.parametrize(
+    ("mean", "deviation"), [(0.1, 0.02), (-0.1, 0.02), (0.1, 0.2), (0.0, 50.0)]
+)
+def test_a_prior_moves_and_narrows_what_the_items_say(mean: float, deviation: float) -> None:
+    """Two normal laws of the lead over a rival at 0: their product is normal again."""
+    rng = np.random.default_rng(5)
+    rival, jitter = rng.normal(size=400), rng.normal(size=50)
+    rival -= rival.mean()
+    jitter += 0.1 - jitter.mean()
+    told = [
+        promise(
+            {"up": items(rival[:50] + jitter)},
+            [{"up": items(rival)}],
+            ONE,
+            np.array([-9.0]),
+            seed,
+            prior=(np.array([mean]), np.array([deviation])),
+        ).chance
+        for seed in range(24)
+    ]
+    seen = jitter.var() / 50 * (1 - 50 / 400)
+    both = 1 / (1 / seen + deviation**-2)
+    centre = both * (0.1 / seen + mean * deviation**-2)
+    assert np.mean(told) == pytest.approx(normal_share(centre / sqrt(both)), abs=0.03)
+
+
 def test_an_objective_without_items_is_known_exactly() -> None:
     hard = np.random.default_rng(0).normal(size=80)
     rivals = [{"up": items(hard), "down": Score(3.0, 0.0, 0)}]

@@ -56,6 +56,11 @@ def test_the_mean_is_that_of_the_textbook_formula() -> None:
         + y.mean()
     )
     np.testing.assert_allclose(posterior.mean(other), expected, rtol=1e-4, atol=1e-5)
+    across = kernel(posterior.scales, centre(5), other, x)
+    prior = kernel(posterior.scales, centre(5), other, other)
+    covariance = prior - across @ np.linalg.inv(gram) @ across.T
+    spread = y.std() * np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(posterior.deviation(other), spread, rtol=1e-3)
 
 
 def test_draws_have_the_posteriors_mean_and_covariance() -> None:

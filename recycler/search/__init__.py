@@ -21,7 +21,7 @@ from recycler.objectives import Array, Objective, Objectives
 from recycler.plan import Plan
 from recycler.protocols import Scorer
 from recycler.racing import settings_of
-from recycler.search.expected import expected
+from recycler.search.expectation import expected
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
 from recycler.trial import COMPLETE, STOPPED, WHOLE, Job
@@ -132,7 +132,9 @@ def _scorer(function: Callable[..., Sequence[Any]], plan: Plan) -> Scorer:
 
 def _front(ledger: SqlStore, plan: Plan) -> Front:
     trials = [t for t in ledger.trials(plan.name) if t.state in (COMPLETE, STOPPED)]
-    members = front_rows(trials, plan.objectives, "dev")
+    reference = ledger.status(plan.name)["reference"]
+    hoped = expected(plan, trials, reference) if reference and plan.n > 1 else {}
+    members = front_rows(trials, plan.objectives, "dev", expected=hoped)
     members.sort(key=lambda t: -plan.objectives.gains([t.means("dev")])[0, 0])
     chances = probabilities(
         [ledger.outcomes(plan.name, t.number, "dev") for t in trials],
@@ -141,8 +143,6 @@ def _front(ledger: SqlStore, plan: Plan) -> Front:
         plan.seed,
     )
     by_number = {t.number: float(p) for t, p in zip(trials, chances, strict=True)}
-    reference = ledger.status(plan.name)["reference"]
-    hoped = expected(plan, trials, reference) if reference and plan.n > 1 else {}
     return Front(
         objectives=plan.objectives,
         members=tuple(Member(t, by_number[t.number]) for t in members),

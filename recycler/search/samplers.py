@@ -18,8 +18,9 @@ from recycler.protocols import Problem, SamplerFactory
 from recycler.recipe import Recipe
 from recycler.registry import resolve
 from recycler.search import baselines, warm
-from recycler.search.expected import expected
+from recycler.search.expectation import expected, predicted
 from recycler.search.optuna_box import ask, problem_of
+from recycler.search.surrogate import MANY
 from recycler.trial import COMPLETE, Proposal, Trial
 
 SAMPLERS = {
@@ -35,9 +36,6 @@ SAMPLERS = {
     "dirichlet": "recycler.search.simplex:Dirichlet",
     "sobol": "recycler.search.simplex:SobolDraws",
 }
-# Evaluations from which a surrogate's proposals, whose time grows with the cube of the trials, no
-# longer pay.
-MANY = 2000
 _DRAWS = 20  # proposals tried before a repeated merge is replaced by a random one
 
 
@@ -104,6 +102,12 @@ class Proposer:
     def expected(self, trials: Sequence[Trial], reference: Sequence[float]) -> Mapping[int, Array]:
         """Number of each scored trial -> its (m,) gains without the luck of its dev items."""
         return expected(self.plan, trials, reference)
+
+    def predicted(
+        self, trials: Sequence[Trial], reference: Sequence[float], recipe: Recipe
+    ) -> tuple[Array, Array] | None:
+        """(m,) gains of a merge that is not scored yet, and (m,) their standard deviations."""
+        return predicted(self.plan, trials, reference, recipe)
 
     def reference(self, trials: Sequence[Trial]) -> Array | None:
         """(m,) the fixed corner, once every single is finished, and what floors are relative to.

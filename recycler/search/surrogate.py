@@ -34,6 +34,7 @@ from recycler.search.simplex import (
     running,
 )
 
+MANY = 2000  # trials from which all this, whose time grows with their cube, no longer pays
 FITTED = 160  # at most so many trials decide the kernel's scales; all of them condition the result
 FEATURES = 128  # random Fourier features of the smooth part
 DRAWS = 48  # functions of the posterior that a proposal is judged by
@@ -104,6 +105,14 @@ class Posterior:
         """(c,) posterior mean at (c, d) points, in the unit of the values."""
         expected: Array = kernel(self.scales, self._centre, w, self.x) @ self._weights
         return self.offset + self.unit * expected
+
+    def deviation(self, w: Array) -> Array:
+        """(c,) posterior standard deviation at (c, d) points, in the unit of the values."""
+        across = kernel(self.scales, self._centre, w, self.x)
+        prior = [kernel(self.scales, self._centre, row[None], row[None])[0, 0] for row in w]
+        variance = prior - (across * _solve(self._root, across.T).T).sum(1)
+        spread: Array = self.unit * np.sqrt(np.maximum(variance, 0.0))
+        return spread
 
     def draws(self, rng: np.random.Generator, count: int) -> Callable[[Array], Array]:
         """Functions of the posterior: (c, d) points -> (c, count) values."""
@@ -232,6 +241,27 @@ def shrunk(problem: Problem, x: Array, y: Array, errors: Array) -> Array:
         if noisy and not objectives[j].of_merge:
             made[:, j] = squeeze.undone(model.mean(x))
     return made
+
+
+def predicted(
+    problem: Problem, x: Array, y: Array, errors: Array, point: Array
+) -> tuple[Array, Array]:
+    """(m,) gains that the others let one expect at a (d,) point, and (m,) their deviations.
+
+    Args:
+        problem: as in `shrunk`.
+        x: as in `shrunk`.
+        y: as in `shrunk`.
+        errors: as in `shrunk`.
+        point: of a merge that is not among them.
+    """
+    means, deviations = [], []
+    for model, squeeze in _models(problem, x, y, errors):
+        mean = squeeze.undone(model.mean(point[None]))
+        _, factor = squeeze(mean)
+        means.append(mean[0])
+        deviations.append(model.deviation(point[None])[0] / factor[0])
+    return np.array(means), np.array(deviations)
 
 
 class Surrogate(SimplexSampler):

@@ -11,9 +11,10 @@ from contracts.sampler import bowls, opening, proceed, study_plan
 from recycler.evaluation import Evaluation, Score
 from recycler.front import front_rows
 from recycler.objectives import Array, Objective, Objectives
+from recycler.pareto import nondominated
 from recycler.plan import Plan
 from recycler.search import search
-from recycler.search.expected import expected
+from recycler.search.expectation import expected, predicted
 from recycler.search.samplers import Proposer
 from recycler.trial import STOPPED, Trial
 
@@ -130,6 +131,48 @@ def test_who_was_stopped_early_is_believed_less() -> None:
     sure, doubtful = hopes(plan, whole)[number], hopes(plan, begun)[number]
     assert (doubtful < sure).all()
     assert (sure < lucky).all()
+
+
+def test_a_prediction_knows_how_far_off_it_may_be() -> None:
+    """Bowls at points that nobody scored lie within the deviations."""
+    plan, trials, _ = drawer()
+    function, rng = bowls(N, M), np.random.default_rng(7)
+    reference = Proposer(plan).reference(trials)
+    assert reference is not None
+    misses, spreads = [], []
+    for w in rng.dirichlet(np.ones(N), 40):
+        found = predicted(plan, trials, reference, plan.recipe(tuple(w)))
+        assert found is not None
+        mean, deviation = found
+        misses.append((mean - function(w)) / deviation)
+        spreads.append(deviation)
+    assert 0.3 < rms(np.array(misses)) < 1.6
+    assert 0.01 < np.mean(spreads) < LUCK
+
+
+def test_among_very_many_trials_scores_count_as_they_are(monkeypatch) -> None:
+    monkeypatch.setattr("recycler.search.expectation.MANY", 20)
+    plan, trials, _ = drawer()
+    assert (hopes(plan, trials) == plan.objectives.gains([t.means("dev") for t in trials])).all()
+    reference = Proposer(plan).reference(trials)
+    assert reference is not None
+    assert predicted(plan, trials, reference, trials[0].recipe) is None
+    again = [
+        with_scores(t, "select", [0.5, t.number], LUCK) if t.number > 40 else t for t in trials
+    ]
+    assert hopes(plan, again, "select").shape == (len(trials) - 41, M)
+
+
+def test_where_racing_stopped_some_the_front_is_of_what_is_expected() -> None:
+    plan, trials, _ = drawer()
+    begun = [replace(t, state=STOPPED) if t.number % 3 else t for t in trials]
+    found = {t.number: g for t, g in zip(begun, hopes(plan, begun), strict=True)}
+    members = [t.number for t in front_rows(begun, plan.objectives, "dev", expected=found)]
+    gains = np.array(list(found.values()))
+    assert members == np.flatnonzero(nondominated(gains)).tolist()
+    whole = front_rows(trials, plan.objectives, "dev", expected=found)
+    assert whole == front_rows(trials, plan.objectives, "dev")
+    assert members != [t.number for t in whole]
 
 
 def test_a_search_picks_by_what_is_expected_and_its_members_by_their_scores() -> None:

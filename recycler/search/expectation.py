@@ -13,8 +13,10 @@ import numpy as np
 
 from recycler.objectives import Array
 from recycler.plan import Plan
+from recycler.recipe import Recipe
+from recycler.search import surrogate
 from recycler.search.optuna_box import problem_of
-from recycler.search.surrogate import shrunk
+from recycler.search.surrogate import MANY, shrunk
 from recycler.trial import COMPLETE, STOPPED, Trial
 
 
@@ -33,10 +35,10 @@ def expected(
         split: whose scores count: those on dev items alone, or those on this split too; in its
             terms, for the trials scored there.
     """
+    scored, x, y, errors = _ledger(plan, trials)
+    if len(scored) > MANY and split == "dev":
+        return dict(zip((trial.number for trial in scored), y, strict=True))
     problem = problem_of(plan, trials, reference)
-    scored = [trial for trial in trials if trial.state in (COMPLETE, STOPPED)]
-    x = np.array([problem.space.point_of(trial.recipe) for trial in scored])
-    y, errors = _measured(plan, scored, "dev")
     if split == "dev":
         asked, shift, found = scored, np.zeros(plan.objectives.m), shrunk(problem, x, y, errors)
     else:
@@ -44,10 +46,33 @@ def expected(
         asked = [scored[row] for row in rows]
         again, doubts = _measured(plan, asked, split)
         shift = again.mean(axis=0) - y[rows].mean(axis=0)
+        if len(scored) > MANY:
+            x, y, errors, rows = x[rows], y[rows], errors[rows], list(range(len(rows)))
         all_errors = np.concatenate((errors, doubts))
         both = np.concatenate((x, x[rows])), np.concatenate((y, again - shift)), all_errors
-        found = shrunk(problem, *both)[len(scored) :]
+        found = shrunk(problem, *both)[-len(rows) :]
     return {trial.number: gains for trial, gains in zip(asked, found + shift, strict=True)}
+
+
+def predicted(
+    plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | Array, recipe: Recipe
+) -> tuple[Array, Array] | None:
+    """(m,) gains that scored trials let one expect of another merge, and (m,) their deviations.
+
+    None where there are too many trials to ask.
+    """
+    scored, x, y, errors = _ledger(plan, trials)
+    if len(scored) > MANY:
+        return None
+    problem = problem_of(plan, trials, reference)
+    return surrogate.predicted(problem, x, y, errors, problem.space.point_of(recipe))
+
+
+def _ledger(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Trial], Array, Array, Array]:
+    """Of k scored trials: they, (k, d) points, (k, m) dev gains and (k, m) standard errors."""
+    scored = [trial for trial in trials if trial.state in (COMPLETE, STOPPED)]
+    x = np.array([plan.points.point_of(trial.recipe) for trial in scored])
+    return scored, x, *_measured(plan, scored, "dev")
 
 
 def _measured(plan: Plan, trials: Sequence[Trial], split: str) -> tuple[Array, Array]:
