@@ -307,11 +307,12 @@ class Study:
                 {
                     **_scored(member.trial),
                     "p_nondominated": member.p_nondominated,
+                    "expected": hoped,
                     "regret": regret,
                     "meets_floors": bool(meets),
                 }
-                for member, regret, meets in zip(
-                    front.members, self.regret(front), met, strict=True
+                for member, regret, meets, hoped in zip(
+                    front.members, self.regret(front), met, _hoped(front), strict=True
                 )
             ],
             "baselines": [{"name": trial.name, **_scored(trial)} for trial in baselines],
@@ -360,6 +361,15 @@ class Study:
 
 def _entry(objective: Objective) -> dict[str, Any]:
     return {key: value for key, value in asdict(objective).items() if key != "held_out"}
+
+
+def _hoped(front: Front) -> list[dict[str, float] | None]:
+    """For each member: objective -> score that is expected of it, by which it may be picked."""
+    if front.expected is None:
+        return [None] * len(front.members)
+    names = [objective.name for objective in front.objectives.searched]
+    rows = front.objectives.raw(front.expected).tolist()
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _described(objective: Objective) -> dict[str, Any]:

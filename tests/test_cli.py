@@ -104,6 +104,7 @@ def test_front_as_json_is_the_studys_front(world):
     member = table["members"][0]
     assert {"trial", "weights", "dev", "select", "test", "p_nondominated"} <= set(member)
     assert 0 <= member["p_nondominated"] <= 1
+    assert set(member["expected"]) == {o["name"] for o in table["objectives"]}
 
 
 def test_show_as_json_tells_recipe_scores_and_digest(world):
