@@ -5,7 +5,7 @@ dev items, as `recycler.search` returns it, and its front after the re-check on 
 fresh items that no part of either has seen; the pick is the member with the best expected average.
 Prints paired differences with 95 % intervals over pools and seeds.
 
-    python bench/racing.py [--quick] [--sampler auto] [--gain 0.02] [--chance 0.05]
+    python bench/racing.py [--quick] [--sampler auto] [--gain 0.01] [--chance 0.05]
 """
 
 import argparse

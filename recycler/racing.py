@@ -20,7 +20,7 @@ from recycler.evaluation import Outcomes, Score
 from recycler.objectives import Array, Objective, Objectives
 
 DRAWS = 256
-DEFAULTS: Mapping[str, Any] = {"blocks": [0.125, 0.25, 0.5, 1.0], "chance": 0.05, "gain": 0.002}
+DEFAULTS: Mapping[str, Any] = {"blocks": [0.125, 0.25, 0.5, 1.0], "chance": 0.05, "gain": 0.01}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def settings_of(wanted: bool | Mapping[str, Any]) -> dict[str, Any]:
     if unknown or not rising:
         raise InvalidConfig(
             f"racing: found {unknown[0] if unknown else blocks!r}.",
-            hint="`racing: true`, or `{blocks: [0.125, 0.25, 0.5, 1], chance: 0.05, gain: 0.002}`.",
+            hint="`racing: true`, or `{blocks: [0.125, 0.25, 0.5, 1], chance: 0.05, gain: 0.01}`.",
         )
     return made
 
