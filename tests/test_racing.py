@@ -24,6 +24,7 @@ from recycler.loop import Progress, run
 from recycler.objectives import Objective, Objectives
 from recycler.plan import Plan
 from recycler.racing import DEFAULTS, promise, settings_of
+from recycler.report import text
 from recycler.report.figures import front_figure, groups, lost, trace_figure
 from recycler.report.page import html_page
 from recycler.search.samplers import Proposer
@@ -483,3 +484,20 @@ def test_a_raced_merge_scores_the_same_again_from_its_folder(world, tmp_path) ->
     study.export(trial, tmp_path / "out")
     rows = rescore(study, tmp_path / "out")
     assert {row["split"] for row in rows} == set(trial.evaluations)
+
+
+def test_a_stopped_trial_is_exported_proved_and_shown_as_an_estimate(
+    world, tmp_path, capsys
+) -> None:
+    study = world.open()
+    stopped = [t for t in study.trials if t.state == STOPPED]
+    trial = next(t for t in stopped if "select" in t.evaluations)
+    done = study.export(trial, tmp_path / "out")
+    assert done["digest"] == trial.digest
+    again = {row["split"] for row in rescore(study, tmp_path / "out")}
+    assert again == set(trial.evaluations) - {"dev"}  # those of all items
+    text.trial(study.trial_json(trial.number))
+    said = capsys.readouterr().out
+    items = trial.evaluations["dev"].scores["text"].items
+    assert f"(estimated from {items} items)" in said
+    assert said.count("estimated") == len(study.plan.objectives.searched)

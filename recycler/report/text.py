@@ -14,7 +14,7 @@ from recycler.evaluation import Score
 from recycler.front import meeting
 from recycler.objectives import Objective
 from recycler.pool import ASSUMED_RATE, Pool
-from recycler.trial import Trial
+from recycler.trial import STOPPED, Trial
 
 if TYPE_CHECKING:
     from recycler.merge.survey import Reading
@@ -152,10 +152,11 @@ def trial(table: Mapping[str, Any]) -> None:
     for name, weight in table["weights"].items():
         out.print(f"  {weight:8.4f}  {name}{_own(recipe, name)}", markup=False)
     for split in ("dev", "select", "test"):
+        guess = "estimated from " if (table["state"], split) == (STOPPED, "dev") else ""
         for name, score in table.get(split, {}).items():
             out.print(
                 f"  {split:>6}  {name:<16} {score['mean']:.5f} ± {score['stderr']:.5f}  "
-                f"({score['items']} items)"
+                f"({guess}{score['items']} items)"
             )
     for split, seconds in table["seconds"].items():
         out.print(f"  {split:>6}  " + ", ".join(f"{k} {v:.3f} s" for k, v in seconds.items()))
