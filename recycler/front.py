@@ -35,7 +35,8 @@ class Front:
         objectives: what was searched.
         members: the front by the point estimates on `basis` items.
         basis: split whose items decided the membership: `dev` while the search runs (optimistic:
-            the search saw them), `select` after the re-check.
+            the search saw them), `select` after the re-check. On dev items of a raced search it is
+            what is expected of the members that decides (see `front_rows`).
         certainty: split whose items gave `p_nondominated`.
         reference: (m,) fixed worst corner, as gains; None before the singles are known.
         floors: (m,) smallest gains allowed on `basis` items; -inf where there is no floor.

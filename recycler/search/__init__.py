@@ -64,7 +64,9 @@ def search(
         listen: called after each evaluation.
 
     Returns:
-        The front by the scores that the search saw; `front.trials` have `recipe.vector(names)`.
+        The front by the scores that the search saw; `front.trials` have `recipe.vector(names)`. Its
+        picks go by expected gains (see `expectation`). Of a raced search it is the front by expected
+        gains, and the scores of members that were stopped are estimates.
     """
     labels = tuple(names) or tuple(f"w{i}" for i in range(n))
     if len(labels) != n or n < 1 or not directions:
