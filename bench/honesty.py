@@ -2,7 +2,8 @@
 
 Each run is a whole study: search on dev items, election on select items, report on test items. What
 it reports is then compared with items that no part of it has seen. Prints the bias of the reported
-average of the pick, how often its 95 % interval covers the fresh mean, how many members of the reported
+average of the pick (also less that of the uniform soup: which items are test and which fresh then
+cancels), how often its 95 % interval covers the fresh mean, how many members of the reported
 front are dominated on fresh items (p < 0.05), and whether P(non-dominated) is calibrated.
 
     python bench/honesty.py [--quick] [--plot calibration.png]
@@ -84,7 +85,11 @@ def study(landscape: Landscape, seed: int, evaluations: int) -> dict:
     )
     others = [scorer.outcomes(np.array(t.recipe.vector(plan.names)), "fresh") for t in rivals]
     gains = sign * np.array([[o.score().mean for o in row] for row in others])
+    off = (plan.objectives.gains([t.means("test") for t in rivals]) - gains).mean(1)
+    uniform = next(row for row, t in enumerate(rivals) if t.kind == "uniform")
+    picked = next(row for row, t in enumerate(rivals) if t.number == members[pick].number)
     return {
+        "chosen": 100 * (off[picked] - off[uniform]),
         "bias": 100 * sign * (told - truth),  # points, or hundredths of a bit
         "covers": abs(told - truth) <= 1.96 * doubt,
         "covers_both": abs(told - truth) <= 1.96 * np.hypot(doubt, error),
@@ -144,11 +149,13 @@ def main() -> None:
                 f"{r['false']} of {r['members']} members false",
                 flush=True,
             )
-    bias = np.array([r["bias"] for r in runs])
+    bias, chosen = (np.array([r[key] for r in runs]) for key in ("bias", "chosen"))
     members = sum(r["members"] for r in runs)
     print(
         f"\n{len(runs)} runs: reported - truth on {runs[0]['fresh']} fresh items "
         f"{bias.mean():+.2f} ± {1.96 * bias.std(ddof=1) / len(bias) ** 0.5:.2f} points (or 0.01 bits); "
+        f"less that of the uniform soup, which nobody chose, on the same items "
+        f"{chosen.mean():+.2f} ± {1.96 * chosen.std(ddof=1) / len(chosen) ** 0.5:.2f}; "
         f"the 95 % interval covers the fresh mean in {np.mean([r['covers'] for r in runs]):.0%}, "
         f"with the fresh mean's own error in {np.mean([r['covers_both'] for r in runs]):.0%}; "
         f"false members {sum(r['false'] for r in runs)} of {members} "

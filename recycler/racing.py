@@ -159,9 +159,7 @@ def _paired(
 def _with_prior(draws: Array, mean: float, deviation: float) -> Array:
     """Draws of a normal variable moved and narrowed to the product of its law and a prior's."""
     centre, spread = float(draws.mean()), float(draws.std())
-    if (
-        spread == 0.0 or deviation == 0.0
-    ):  # then one of the two is no evidence but a degenerate case
+    if spread == 0.0 or deviation == 0.0:  # no law to multiply
         return draws
     weight = spread**-2 / (spread**-2 + deviation**-2)
     both = weight * centre + (1 - weight) * mean
