@@ -43,9 +43,9 @@ def chosen(problem: Problem) -> str:
     """Name of the sampler that `auto` stands for.
 
     Only time decides. The surrogate less `dirichlet`, both at 50 evaluations, in points of the
-    pick's test average and % of test hypervolume (pools), by bench/search_bench.py with two seeds:
-    n = 4 +0.2, +9 (2); n = 8 -0.5, +28 (1); n = 16 +0.5, +17 (10); n = 32 +0.3, +9 (2). That shows
-    at no n a reason to leave the surrogate.
+    pick's test average and % of test hypervolume (pools), by bench/search_bench.py with three
+    seeds: n = 4 +0.0, +7 (2); n = 8 +0.0, +31 (1); n = 16 +0.9, +16 (10); n = 32 +0.3, +9 (2). That
+    shows at no n a reason to leave the surrogate.
     """
     return "nsga2" if problem.evaluations > MANY else "surrogate"
 
