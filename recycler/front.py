@@ -61,6 +61,11 @@ class Front:
         return self.objectives.gains([trial.means(split) for trial in self.trials])
 
     @property
+    def judged(self) -> Array:
+        """(k, m) gains of the members that picks go by."""
+        return self.gains(self.basis) if self.expected is None else self.expected
+
+    @property
     def feasible(self) -> bool:
         """Whether the members meet the floors; else nothing did, and the front is of all merges."""
         return bool(meeting(self.trials, self.objectives, self.basis, self.floors).all())
@@ -72,7 +77,7 @@ class Front:
     def knee(self) -> Trial:
         """The best balanced member (see `pareto.knee`)."""
         self._require_members()
-        return self.trials[pareto.knee(self._judged())]
+        return self.trials[pareto.knee(self.judged)]
 
     def prefer(self, weights: Mapping[str, float] | None = None) -> Trial:
         """The member with the largest weighted sum of gains, each scaled to the front's range.
@@ -82,7 +87,7 @@ class Front:
         self._require_members()
         if weights is None:
             weights = {o.name: o.weight for o in self.objectives.searched}
-        gains = self._judged()
+        gains = self.judged
         span = np.ptp(gains, axis=0)
         wanted = np.array([weights.get(o.name, 0.0) for o in self.objectives.searched])
         self._require_known(weights)
@@ -111,11 +116,7 @@ class Front:
                 + ", ".join(f"{name} {value:.4g}" for name, value in best.items())
                 + "; loosen a floor.",
             )
-        return self.trials[int(passing[pareto.knee(self._judged()[passing])])]
-
-    def _judged(self) -> Array:
-        """(k, m) gains that picks go by."""
-        return self.gains(self.basis) if self.expected is None else self.expected
+        return self.trials[int(passing[pareto.knee(self.judged[passing])])]
 
     def _require_members(self) -> None:
         if not self.members:

@@ -239,6 +239,12 @@ class Study:
             self.plan.seed,
         )
 
+    def best_average(self, front: Front) -> Trial | None:
+        """The member with the best expected average, in the verdict's steps; None if empty."""
+        if not front.members:
+            return None
+        return front.trials[int((front.judged / self.scales).mean(axis=1).argmax())]
+
     def floors(self, split: str) -> Array:
         """(m,) smallest gains that the floors allow on a split's items (see `floor_gains`)."""
         return floor_gains(self.trials, self.plan.objectives, split)
@@ -284,6 +290,7 @@ class Study:
         searched = self.plan.objectives.searched
         splits = ("dev", "test")
         found, limits = self.verdict(), self.floors(front.certainty)
+        best = self.best_average(front)
         met = meeting(front.trials, self.plan.objectives, front.certainty, limits)
         return {
             "study": self.name,
@@ -317,6 +324,7 @@ class Study:
             ],
             "baselines": [{"name": trial.name, **_scored(trial)} for trial in baselines],
             "verdict": found.to_json() if found else None,
+            "best_average": best.number if best else None,
             "feasible": front.feasible,
             "floors": {split: self._floors_json(split) for split in SPLITS},
             "gaps": self.gaps(front),

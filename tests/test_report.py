@@ -126,6 +126,10 @@ def test_the_verdict_is_said_wherever_the_front_is_shown(study, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert sentence in said
     assert html.escape(sentence) in html_page(study)
+    best = study.best_average(study.front)
+    told = f"By that average trial {best.number} ({best.name}) is expected to be the best member."
+    shown = best.number != study.verdict().trial
+    assert (told in said, html.escape(told) in html_page(study)) == (shown, shown)
     trial = next(t for t in study.trials if t.kind == "uniform")
     own = study.verdict(trial)
     assert own.trial == trial.number

@@ -37,6 +37,7 @@ def test_the_front_has_the_documented_shape(study: Study, table: dict) -> None:
         "members",
         "baselines",
         "verdict",
+        "best_average",
         "feasible",
         "floors",
         "gaps",
@@ -88,6 +89,13 @@ def test_the_verdict_follows_from_the_json_alone(study: Study, table: dict) -> N
         )
         return sum(scaled) / 2
 
+    hopes = {
+        row["trial"]: average(
+            {"select": {n: {"mean": v} for n, v in row["expected"].items()}}, "select"
+        )
+        for row in table["members"]
+    }
+    assert table["best_average"] == max(hopes, key=hopes.__getitem__)
     best = max(singles, key=lambda row: average(row, "select"))
     for rival, key in ((best["trial"], "single"), (None, "greedy")):
         found = told[key]

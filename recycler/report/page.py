@@ -18,7 +18,7 @@ from recycler.report.figures import (
     trace_figure,
     weights_figure,
 )
-from recycler.report.text import costs, infeasible
+from recycler.report.text import best_average, costs, infeasible
 from recycler.trial import Trial
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def _verdict(study: "Study") -> str:
     """The answer in one sentence, and a loud word where no merge meets the floors."""
     found, front = study.verdict(), study.front
     parts = [f'<p class="verdict">{html.escape(found.sentence)}</p>'] if found else []
+    if said := best_average(study):
+        parts.append(f"<p>{html.escape(said)}</p>")
     if not front.feasible:
         parts.append(f'<p class="bad">{html.escape(infeasible(study, front.basis))}</p>')
     return "".join(parts)

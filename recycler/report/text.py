@@ -68,8 +68,18 @@ def _verdict(out: Console, table: Mapping[str, Any], study: "Study") -> None:
     """The answer in one sentence, and whether the floors were met."""
     if table["verdict"]:
         out.print(table["verdict"]["sentence"], style="bold", markup=False)
+    if said := best_average(study):
+        out.print(said, markup=False)
     if not table["feasible"]:
         out.print(infeasible(study, table["basis"]), style="bold red", markup=False)
+
+
+def best_average(study: "Study") -> str:
+    """Which member has the best of the verdict's averages; empty where the verdict is on that one."""
+    found, best = study.verdict(), study.best_average(study.front)
+    if not found or not best or best.number == found.trial:
+        return ""
+    return f"By that average trial {best.number} ({best.name}) is expected to be the best member."
 
 
 def infeasible(study: "Study", basis: str) -> str:
