@@ -346,16 +346,21 @@ def test_ctrl_c_in_the_middle_leaves_what_was_there(toy_pool, tmp_path, threads,
         during.append(left_in(out.parent))
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        write_folder(
-            recipe,
-            toy_pool,
-            toy_pool.checkpoints[0],
-            out,
-            force=force,
-            threads=threads,
-            on_bytes=once(interrupt),
-        )
+    # a shell starts what runs in its background with SIGINT ignored, and tests may run there
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_folder(
+                recipe,
+                toy_pool,
+                toy_pool.checkpoints[0],
+                out,
+                force=force,
+                threads=threads,
+                on_bytes=once(interrupt),
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)
     (seen,) = during
     assert any(name.startswith(".out.") and name.endswith(".part") for name in seen)
     assert left_in(out.parent) == (["out"] if force else [])
