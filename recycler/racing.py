@@ -51,14 +51,27 @@ def settings_of(wanted: bool | Mapping[str, Any]) -> dict[str, Any]:
     given = {} if wanted is True else dict(wanted)
     unknown = sorted(set(given) - set(DEFAULTS))
     made = {**DEFAULTS, **given}
-    blocks = made["blocks"]
-    rising = list(blocks) == sorted(set(blocks)) and blocks and blocks[0] > 0 and blocks[-1] == 1
-    if unknown or not rising:
+    blocks, limits = made["blocks"], [made["chance"], made["gain"]]
+    if isinstance(blocks, tuple):
+        made["blocks"] = blocks = list(blocks)
+    if unknown:
+        wrong: Any = unknown[0]
+    elif not all(isinstance(x, int | float) for x in limits):
+        wrong = {"chance": limits[0], "gain": limits[1]}
+    else:
+        wrong = blocks if not _rising(blocks) else None
+    if wrong is not None:
         raise InvalidConfig(
-            f"racing: found {unknown[0] if unknown else blocks!r}.",
+            f"racing: found {wrong!r}.",
             hint="`racing: true`, or `{blocks: [0.125, 0.25, 0.5, 1], chance: 0.05, gain: 0.01}`.",
         )
     return made
+
+
+def _rising(blocks: Any) -> bool:
+    """Whether these are shares that rise to 1."""
+    shares = [x for x in blocks if isinstance(x, int | float)] if isinstance(blocks, list) else []
+    return bool(shares) and shares == sorted({0.0, *shares})[1:] == blocks and shares[-1] == 1
 
 
 def promise(

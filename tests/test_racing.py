@@ -27,6 +27,7 @@ from recycler.racing import DEFAULTS, promise, settings_of
 from recycler.report import text
 from recycler.report.figures import front_figure, groups, lost, trace_figure
 from recycler.report.page import html_page
+from recycler.search import search
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
 from recycler.study import Study
@@ -151,7 +152,19 @@ def test_candidates_scored_on_different_items_are_not_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"block": [1]}, {"blocks": [0.5]}, {"blocks": [0.5, 0.5, 1]}, {"blocks": [0, 1]}]
+    "wrong",
+    [
+        {"block": [1]},
+        {"blocks": [0.5]},
+        {"blocks": [0.5, 0.5, 1]},
+        {"blocks": [0.5, 0.25, 1]},
+        {"blocks": [0, 1]},
+        {"blocks": ["a", 1]},
+        {"blocks": []},
+        {"blocks": 3},
+        {"gain": "x"},
+        {"chance": None},
+    ],
 )
 def test_settings_that_make_no_race_are_refused(wrong: dict) -> None:
     with pytest.raises(InvalidConfig, match="racing: found"):
@@ -159,6 +172,13 @@ def test_settings_that_make_no_race_are_refused(wrong: dict) -> None:
     assert settings_of(False) == {}
     assert settings_of(True) == DEFAULTS
     assert settings_of({"chance": 0.2})["chance"] == 0.2
+    assert settings_of({"blocks": (0.5, 1)})["blocks"] == [0.5, 1]
+
+
+@pytest.mark.parametrize("function", [lambda w: [[0.5]], lambda w, *, seed=0: [[0.5]]])
+def test_a_search_says_at_once_that_its_function_can_not_race(function: Any) -> None:
+    with pytest.raises(InvalidConfig, match="does not take: got an unexpected keyword"):
+        search(function, 3, ["max"], racing=True)
 
 
 # --- a raced study whose items are known ---

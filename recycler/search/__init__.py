@@ -4,6 +4,7 @@
 May import: the nouns, loop, store, execute.inline, search.*.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
@@ -89,6 +90,8 @@ def search(
         racing=settings_of(racing),
         evaluator={"kind": "function"},
     )
+    if plan.racing:
+        _require_parts(function)
     ledger = SqlStore(store)
     _register(ledger, plan)
     with ledger.hold(study):
@@ -101,6 +104,20 @@ def search(
             phases=(),
         )
     return _front(ledger, plan)
+
+
+def _require_parts(function: Callable[..., Any]) -> None:
+    """Raise unless the function can be called for a part of the items."""
+    try:
+        inspect.signature(function).bind(np.ones(1), part=WHOLE)
+    except TypeError as error:
+        raise InvalidConfig(
+            f"racing calls the function with `part`, which it does not take: {error}.",
+            hint="take `part=(0.0, 1.0)`, shares of the items from where to where, and return the "
+            "values of these items.",
+        ) from None
+    except ValueError:  # a function without a signature, such as one written in C
+        pass
 
 
 def _register(ledger: SqlStore, plan: Plan) -> None:
