@@ -50,7 +50,7 @@ class Study:
         self.workspace = workspace or Workspace(create=False)
         self.plan: Plan = self.workspace.store.plan(name)
         self._known: dict[tuple[str, tuple[int, ...]], Array] = {}
-        self._hopes: dict[tuple[str, tuple[int, ...]], Mapping[int, Array]] = {}
+        self._hopes: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Mapping[int, Array]] = {}
 
     @classmethod
     def create(
@@ -193,7 +193,12 @@ class Study:
         reference = self.reference
         if reference is None or self.plan.n < 2:
             return {}
-        key = (split, tuple(t.number for t in trials if split in t.evaluations and t.finished))
+        ended = [t for t in trials if t.finished]  # dev scores count for every split
+        key = (
+            split,
+            tuple(t.number for t in ended),
+            tuple(t.number for t in ended if split in t.evaluations),
+        )
         if key not in self._hopes:
             self._hopes[key] = expected(self.plan, trials, reference, split)
         return self._hopes[key]

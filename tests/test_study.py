@@ -244,6 +244,8 @@ def test_a_study_made_in_python_runs_resumes_and_extends(drawer: list, tmp_path)
     assert create().run().trials == first
     longer = create(evaluations=5).run()
     assert len(longer.trials) == len(first) + 2
+    anew = Study("py", Workspace(create=False)).front.expected  # what was remembered is not stale
+    assert np.array_equal(study.front.expected, anew)
     assert [t.recipe for t in longer.trials[: len(first)]] == [t.recipe for t in first]
     with pytest.raises(Conflict, match="seed is 0 in the ledger, 1 now"):
         create(evaluations=5, seed=1)

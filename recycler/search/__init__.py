@@ -109,15 +109,17 @@ def search(
 def _require_parts(function: Callable[..., Any]) -> None:
     """Raise unless the function can be called for a part of the items."""
     try:
-        inspect.signature(function).bind(np.ones(1), part=WHOLE)
+        signature = inspect.signature(function)
+    except ValueError:  # it has none, such as a function written in C: the first call will tell
+        return
+    try:
+        signature.bind(np.ones(1), part=WHOLE)
     except TypeError as error:
         raise InvalidConfig(
             f"racing calls the function with `part`, which it does not take: {error}.",
             hint="take `part=(0.0, 1.0)`, shares of the items from where to where, and return the "
             "values of these items.",
         ) from None
-    except ValueError:  # a function without a signature, such as one written in C
-        pass
 
 
 def _register(ledger: SqlStore, plan: Plan) -> None:

@@ -175,7 +175,8 @@ class SqlStore:
         rows = [_evaluation_row(study, number, evaluation, name) for name in evaluation.scores]
         try:
             with self._engine.begin() as db:
-                before = db.scalar(_trial(sa.select(t.trials.c.digest), study, number))
+                wanted = _trial(sa.select(t.trials.c.digest), study, number)
+                before = db.execute(wanted).scalar_one()
                 if before and evaluation.digest and before != evaluation.digest:
                     raise Mismatch(
                         f"trial {number} merged to {evaluation.digest}, before to {before}.",

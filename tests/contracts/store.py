@@ -213,6 +213,14 @@ class StoreContract:
         (trial,) = store.trials(study)
         assert (trial.state, trial.failure) == ("failed", why)
 
+    def test_scores_of_a_trial_that_never_began_are_refused(
+        self, store: Store, study: str
+    ) -> None:
+        with pytest.raises(Exception):  # noqa: B017, PT011 -- which one is the store's own affair
+            store.record(study, 7, evaluation())
+        store.start(study, proposal((0.3, 0.7, 0.0)))
+        assert [t.evaluations for t in store.trials(study)] == [{}]
+
     def test_a_trial_ends_once(self, store: Store, study: str) -> None:
         why = Failure("exception", "why")
         for share in (0.1, 0.2):
