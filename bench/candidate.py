@@ -20,14 +20,14 @@ from lm_eval.tasks import TaskManager  # noqa: E402
 from machine import machine  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
-from recycler.config import read_study  # noqa: E402
+from recycler.checkpoints.pool import Pool  # noqa: E402
 from recycler.demo.walkthrough import HERE, STUDY  # noqa: E402
 from recycler.evaluate.harness import read_task_folder  # noqa: E402
 from recycler.export import write_folder  # noqa: E402
-from recycler.pool import Pool  # noqa: E402
+from recycler.nouns.trial import Job  # noqa: E402
 from recycler.study import Study  # noqa: E402
-from recycler.trial import Job  # noqa: E402
-from recycler.workspace import Workspace  # noqa: E402
+from recycler.submit.config import read_study  # noqa: E402
+from recycler.submit.workspace import Workspace  # noqa: E402
 
 ROUNDS = 5
 

@@ -14,7 +14,7 @@ from recycler.demo.walkthrough import walk
 from recycler.environment import prepare
 from recycler.report.figures import front_png
 from recycler.study import Study
-from recycler.workspace import Workspace
+from recycler.submit.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- figures: bench/demo_figures.py -->\n", "<!-- /figures -->"

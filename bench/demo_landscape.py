@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from landscapes import PoolSpec
 
-from recycler.config import read_study
+from recycler.checkpoints.pool import Pool
 from recycler.execute.scorer import MergeScorerFactory
-from recycler.pool import Pool
-from recycler.recipe import Ingredient, Recipe
-from recycler.trial import Job
+from recycler.nouns.recipe import Ingredient, Recipe
+from recycler.nouns.trial import Job
+from recycler.submit.config import read_study
 
 DEMO = Path(__file__).resolve().parent.parent / "recycler" / "demo"
 SPEC = PoolSpec("demo", "demo", 13, 3, 250, 0, 0.0)

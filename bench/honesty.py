@@ -20,11 +20,11 @@ from landscapes import Landscape, PoolSpec
 from machine import machine
 from racing import Scorer, plan_of
 
-from recycler import pareto
-from recycler.evaluation import Outcomes
 from recycler.execute.inline import Inline
-from recycler.front import probabilities
+from recycler.front import pareto
+from recycler.front.front import probabilities
 from recycler.loop import elected, run
+from recycler.nouns.evaluation import Outcomes
 from recycler.search.expectation import expected
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore

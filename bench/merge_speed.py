@@ -17,10 +17,10 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from recycler.merge.files import MergeFile, read_recipe
+from recycler.merge.recipes import MergeFile, read_recipe
 from recycler.merge.sources import Sources
-from recycler.merge.tensors import merges
-from recycler.recipe import Recipe
+from recycler.merge.stream import merges
+from recycler.nouns.recipe import Recipe
 
 DENSITY = 0.5
 QWEN2_HALF = {

@@ -18,19 +18,19 @@ import torch
 from landscapes import TEST_COPIES, Landscape, PoolSpec
 from machine import machine
 
-from recycler import pareto
 from recycler.evaluate.results import evaluation_of
-from recycler.evaluation import Evaluation, Outcomes
 from recycler.execute.inline import Inline
-from recycler.front import front_rows
+from recycler.front import pareto
+from recycler.front.front import front_rows
+from recycler.front.racing import settings_of
 from recycler.loop import elected, run
-from recycler.objectives import Objective, Objectives
-from recycler.plan import Plan
-from recycler.racing import settings_of
+from recycler.nouns.evaluation import Evaluation, Outcomes
+from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import SCORED, Job
 from recycler.search.expectation import expected
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
-from recycler.trial import COMPLETE, STOPPED, Job
 
 POOLS = [
     PoolSpec(f"{kind}-{net}", net, 16, 3, 400, base, heat, seed=seed)
@@ -111,7 +111,7 @@ def study(landscape: Landscape, plan: Plan) -> tuple[dict[str, Result], dict[str
     run(plan, store, Proposer(plan), Inline(lambda: scorer), phases=("select",))
     trials = list(store.trials(plan.name))
     reference = np.array(store.status(plan.name)["reference"])
-    scored = [t for t in trials if t.state in (COMPLETE, STOPPED)]
+    scored = [t for t in trials if t.state in SCORED]
     hoped = {split: expected(plan, trials, reference, split) for split in ("dev", "select")}
     fronts = {
         "search": front_rows(scored, plan.objectives, "dev", expected=hoped["dev"]),

@@ -31,14 +31,14 @@ from demo_landscape import SPEC, DemoLandscape
 from landscapes import Landscape, PoolSpec
 from machine import machine
 
-from recycler import pareto
-from recycler.evaluation import Evaluation, Score
-from recycler.objectives import Objective, Objectives
-from recycler.plan import Plan
+from recycler.front import pareto
+from recycler.nouns.evaluation import Evaluation, Score
+from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.space import normalised
+from recycler.nouns.trial import Proposal, State, Trial
 from recycler.search import baselines
 from recycler.search.samplers import Proposer
-from recycler.space import normalised
-from recycler.trial import COMPLETE, Proposal, Trial
 
 POOLS = (
     PoolSpec("mlp-far-3", "mlp", 16, 3, 400, 250, 6.0),
@@ -150,7 +150,7 @@ class Search:
                 name=proposal.name,
                 recipe=proposal.recipe,
                 notes=proposal.notes,
-                state=COMPLETE,
+                state=State.COMPLETE,
                 finished=len(self.trials),
                 evaluations={"dev": Evaluation(split="dev", scores=scores)},
             )
@@ -318,7 +318,7 @@ def proposal_times() -> None:
                 kind=kind,
                 name=kind,
                 recipe=recipe,
-                state=COMPLETE,
+                state=State.COMPLETE,
                 evaluations=found,
             )
         )

@@ -13,15 +13,15 @@ __version__ = "0.1.0"
 prepare()  # before torch, tqdm or ray are imported by anything below
 
 _HOME = {
-    "Checkpoint": "recycler.checkpoint",
-    "Front": "recycler.front",
-    "Objective": "recycler.objectives",
-    "Objectives": "recycler.objectives",
-    "Pool": "recycler.pool",
-    "Recipe": "recycler.recipe",
+    "Checkpoint": "recycler.checkpoints.folder",
+    "Front": "recycler.front.front",
+    "Objective": "recycler.nouns.objectives",
+    "Objectives": "recycler.nouns.objectives",
+    "Pool": "recycler.checkpoints.pool",
+    "Recipe": "recycler.nouns.recipe",
     "RecyclerError": "recycler.errors",
     "Study": "recycler.study",
-    "Workspace": "recycler.workspace",
+    "Workspace": "recycler.submit.workspace",
     "search": "recycler.search",
 }
 __all__ = sorted(_HOME)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from recycler import __version__
-from recycler.checkpoint import Checkpoint, TensorSpec
+from recycler.checkpoints.folder import Checkpoint, TensorSpec
+from recycler.checkpoints.pool import Pool
 from recycler.errors import (
     BrokenCheckpoint,
     Conflict,
@@ -28,14 +29,13 @@ from recycler.errors import (
     NotFound,
     RecyclerError,
 )
-from recycler.merge.disk import SHARD_BYTES, write_weights
-from recycler.merge.files import mergekit_recipe, own_recipe, read_recipe
+from recycler.merge.folder import SHARD_BYTES, write_weights
+from recycler.merge.recipes import mergekit_recipe, own_recipe, read_recipe
 from recycler.merge.sources import Sources, sample
-from recycler.merge.tensors import Loss, output_specs
-from recycler.pool import Pool
-from recycler.recipe import Recipe
+from recycler.merge.stream import Loss, output_specs
+from recycler.nouns.recipe import Recipe
+from recycler.nouns.trial import SCORED, Trial
 from recycler.report.progress import ProgressBar
-from recycler.trial import COMPLETE, STOPPED, Trial
 
 if TYPE_CHECKING:
     from recycler.study import Study
@@ -79,7 +79,7 @@ def export(
         Conflict: `out` exists and `force` is off.
         Mismatch: the written bytes are not those that were scored; nothing is left behind.
     """
-    if trial.state not in (COMPLETE, STOPPED):
+    if trial.state not in SCORED:
         raise InvalidConfig(
             f"trial {trial.number} is {trial.state}, so there is nothing to export.",
             hint=f"`recycler front {study.name}` lists merges that can be.",

@@ -13,16 +13,16 @@ from typing import Protocol
 
 import numpy as np
 
-from recycler import pareto
 from recycler.errors import InvalidConfig, NotFound, StudyFailed
-from recycler.evaluation import Evaluation, Failure, Outcomes, Score
-from recycler.front import AHEAD, feasible, floor_gains, front_rows, meeting, outlook
-from recycler.objectives import Array
-from recycler.plan import Plan
+from recycler.front import pareto
+from recycler.front.front import AHEAD, feasible, floor_gains, front_rows, meeting, outlook
+from recycler.front.racing import estimate, promise
+from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
+from recycler.nouns.objectives import Array
+from recycler.nouns.plan import Plan
+from recycler.nouns.recipe import Recipe
+from recycler.nouns.trial import SCORED, WHOLE, Job, Proposal, State, Trial
 from recycler.protocols import Executor, Store
-from recycler.racing import estimate, promise
-from recycler.recipe import Recipe
-from recycler.trial import COMPLETE, FAILED, RUNNING, STOPPED, WHOLE, Job, Proposal, Trial
 
 # Times a trial is begun before it counts as what kills the process. Large, because a process is
 # also killed for reasons that are not the trial's, and often before the trial has begun to run.
@@ -157,7 +157,7 @@ class _Run:
 
     def _search_jobs(self) -> Iterator[Job | None]:
         """Jobs one after the other; None where scores are awaited."""
-        for trial in [trial for trial in self.ledger if trial.state == RUNNING]:
+        for trial in [trial for trial in self.ledger if trial.state == State.RUNNING]:
             if trial.attempts >= ATTEMPTS:
                 self._failed(trial, Failure("process-died", f"the process died {ATTEMPTS} times."))
                 continue
@@ -189,7 +189,7 @@ class _Run:
             source = self.store.trials(study)[number] if alike else trial
         except (NotFound, IndexError):
             return False
-        if source.state != COMPLETE or source.recipe.id != trial.recipe.id:
+        if source.state != State.COMPLETE or source.recipe.id != trial.recipe.id:
             return False
         scores = source.evaluations["dev"].scores
         names = [objective.name for objective in self.plan.objectives.searched]
@@ -243,12 +243,12 @@ class _Run:
             else:  # told when the others are done
                 self._refused.append((trial, result))
             return
-        state = COMPLETE
+        state = State.COMPLETE
         if job.split == "dev" and job.part != WHOLE:
             result, state = self._race.judge(job, result, self.ledger, self.reference)
         self.store.record(self.plan.name, trial.number, result, state)
         self._refresh()
-        if state == RUNNING:
+        if state == State.RUNNING:
             self._onward.append(self.trials[trial.number])
         self._fix_reference()
 
@@ -256,8 +256,8 @@ class _Run:
         self.store.fail(self.plan.name, trial.number, failure)
         self._refresh()
         self._fix_reference()
-        ended = [t for t in self.ledger if t.state != RUNNING]
-        share = sum(t.state == FAILED for t in ended) / len(ended)
+        ended = [t for t in self.ledger if t.state != State.RUNNING]
+        share = sum(t.state == State.FAILED for t in ended) / len(ended)
         if len(ended) >= 4 and share > self.plan.failed_share:
             raise StudyFailed(
                 f"{share:.0%} of {len(ended)} trials failed, more than the allowed "
@@ -276,7 +276,7 @@ class _Run:
                 self.store.set_reference(self.plan.name, self.reference)
 
     def _tell(self, phase: str, trial: Trial | None) -> None:
-        ended = [t for t in self.ledger if t.state != RUNNING]
+        ended = [t for t in self.ledger if t.state != State.RUNNING]
         if phase == "search":
             references = sum(t.is_baseline for t in ended)
             budget = self.plan.evaluations if self.plan.n > 1 else 0
@@ -321,7 +321,7 @@ class _Race:
             known = self._store.outcomes(self._plan.name, trial.number, "dev")
             self._seen[trial.number] = replace(trial.evaluations["dev"], outcomes=known)
         name = self._measured
-        scored = next(t for t in ledger if t.state == COMPLETE).evaluations["dev"].scores
+        scored = next(t for t in ledger if t.state == State.COMPLETE).evaluations["dev"].scores
         counts = [scored[o.name].items for o in self._plan.objectives.searched if not o.of_merge]
         fewest = min((items for items in counts if items), default=sys.maxsize)
         # of few items a small share is none
@@ -338,7 +338,7 @@ class _Race:
         block: Evaluation,
         ledger: Sequence[Trial],
         reference: Sequence[float] | None,
-    ) -> tuple[Evaluation, str]:
+    ) -> tuple[Evaluation, State]:
         """All that a candidate has been scored on with its newest block, and its state.
 
         The scores of a stopped one are estimates for all dev items, with their larger errors.
@@ -346,7 +346,7 @@ class _Race:
         before = self._seen.pop(job.trial, None)
         found = before.joined(block) if before else block
         if job.part[1] >= 1.0:
-            return found, COMPLETE
+            return found, State.COMPLETE
         objectives = self._plan.objectives
         measured = {o.name for o in objectives.searched if not o.of_merge}
         if set(found.outcomes) != measured or reference is None:
@@ -356,7 +356,9 @@ class _Race:
                 "another name.",
             )
         floors = floor_gains(ledger, objectives, "dev")
-        rivals = front_rows([t for t in ledger if t.state == COMPLETE], objectives, "dev", floors)
+        rivals = front_rows(
+            [t for t in ledger if t.state == State.COMPLETE], objectives, "dev", floors
+        )
         for trial in rivals:
             if trial.number not in self._whole:
                 known = self._store.outcomes(self._plan.name, trial.number, "dev")
@@ -373,9 +375,9 @@ class _Race:
             prior=self._source.predicted(ledger, reference, job.recipe),
         )
         if not hope.holds(self._plan.racing):
-            return replace(found, scores=estimate(seen, others, objectives)), STOPPED
+            return replace(found, scores=estimate(seen, others, objectives)), State.PRUNED
         self._seen[job.trial] = found
-        return found, RUNNING
+        return found, State.RUNNING
 
 
 def exhausted(
@@ -384,7 +386,7 @@ def exhausted(
     """The outlook that ends the search by `plan.stop_gain`; None where it goes on."""
     if plan.stop_gain <= 0.0:  # a volume that is summed in another order may seem to shrink
         return None
-    made = sum(t.kind == "search" and t.state != RUNNING and not t.copied for t in trials)
+    made = sum(t.kind == "search" and t.state != State.RUNNING and not t.copied for t in trials)
     expected = outlook(trials, plan.objectives, reference) if made >= plan.stop_after else None
     return expected if expected is not None and expected < plan.stop_gain else None
 
@@ -402,7 +404,7 @@ def finalists(
     are.
     """
     floors = floor_gains(trials, plan.objectives, "dev")
-    scored = [trial for trial in trials if trial.state in (COMPLETE, STOPPED)]
+    scored = [trial for trial in trials if trial.state in SCORED]
     told = plan.objectives.gains([trial.means("dev") for trial in scored])
     hoped = expected or {t.number: row for t, row in zip(scored, told, strict=True)}
     left = feasible(scored, plan.objectives, "dev", floors)

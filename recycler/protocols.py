@@ -7,13 +7,13 @@ Letters: n checkpoints, m objectives, d coordinates of a point. May import: the 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from recycler.evaluation import Evaluation, Failure, Outcomes, Score
-from recycler.objectives import Array, Objective, Objectives
-from recycler.plan import Plan
-from recycler.space import Space
-from recycler.trial import COMPLETE, WHOLE, Job, Proposal, Trial
+from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
+from recycler.nouns.objectives import Array, Objective, Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.space import Space
+from recycler.nouns.trial import WHOLE, Job, Proposal, State, Trial
 
 if TYPE_CHECKING:
     import optuna
@@ -80,14 +80,44 @@ class Problem:
 SamplerFactory = Callable[[Problem, int], "optuna.samplers.BaseSampler"]
 
 
-class Evaluator(Protocol):
-    """Scores the model that is resident now; never remembers scores of earlier weights.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What an evaluator is made with, besides settings of its own.
 
+    Attributes:
+        objectives: those it is asked to score: all of the study but `merge.nonzero` and the like.
+        items: sizes of the splits and `seed`, as in a study file.
+        tokenizer: folder of the tokenizer.
+        root: folder that relative paths of the settings are relative to.
+        device: torch device of the resident model.
+    """
+
+    objectives: tuple[Objective, ...]
+    items: Mapping[str, Any]
+    tokenizer: str
+    root: str = ""
+    device: str = "cpu"
+
+
+class Evaluator(Protocol):
+    """Scores a merge; never remembers scores of earlier weights. Made as `Class(context, settings)`.
+
+    * `Settings` is a pydantic model of its own settings; a study file's `evaluator:` section, less
+      `kind`, is checked against it when the study is submitted.
+    * `takes` says what `evaluate` gets first: the resident `model`, or the `folder` of a merge.
+    * `measures()` gives, for each objective of the context, everything that decides what its scores
+      are scores of, as JSON data by name (content of tasks and data, items, versions …). Scores are
+      compared and reused only where all of it is equal.
     * Weights A, then B, then A again give A's outcomes again.
     * The items of a split are the same in every call, in the same order, in every process.
     * `part` asks for the items from one share of that order to another; the outcomes of all parts,
       one after the other, are those of the whole.
     """
+
+    Settings: ClassVar[type[Any]]
+    takes: ClassVar[Literal["model", "folder"]]
+
+    def measures(self) -> Mapping[str, Mapping[str, Any]]: ...
 
     def evaluate(
         self,
@@ -161,7 +191,7 @@ class Store(Protocol):
         study: str,
         number: int,
         evaluation: Evaluation,
-        state: str = COMPLETE,
+        state: str = State.COMPLETE,
     ) -> None: ...
 
     def fail(self, study: str, number: int, failure: Failure) -> None: ...

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from recycler import pareto
-from recycler.config import ExecutionSection, parse_study
+from recycler.checkpoints.pool import Pool
 from recycler.errors import NotFound
-from recycler.evaluation import SPLITS
-from recycler.front import (
+from recycler.front import pareto
+from recycler.front.front import (
     Front,
     Member,
     floor_gains,
@@ -27,15 +26,16 @@ from recycler.front import (
     regrets,
     volume,
 )
+from recycler.front.verdict import Verdict, verdict
 from recycler.loop import Listener, elected, run
-from recycler.objectives import Array, Objective
-from recycler.plan import Plan
-from recycler.pool import Pool
+from recycler.nouns.evaluation import SPLITS
+from recycler.nouns.objectives import Array, Objective
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import SCORED, State, Trial
 from recycler.search.expectation import expected
 from recycler.search.samplers import Proposer
-from recycler.trial import COMPLETE, FAILED, STOPPED, Trial
-from recycler.verdict import Verdict, verdict
-from recycler.workspace import OnBytes, Workspace
+from recycler.submit.config import ExecutionSection, parse_study
+from recycler.submit.workspace import OnBytes, Workspace
 
 
 class Study:
@@ -165,16 +165,14 @@ class Study:
         basis = "select" if members else "dev"
         hopes = self._expected(trials, basis)
         if not members:
-            scored = [t for t in trials if t.state in (COMPLETE, STOPPED)]
+            scored = [t for t in trials if t.state in SCORED]
             floors = floor_gains(trials, self.plan.objectives, "dev")
             members = front_rows(scored, self.plan.objectives, "dev", floors, hopes)
         members.sort(key=lambda t: -self.plan.objectives.gains([t.means(basis)])[0, 0])
         certainty = next(
             s for s in ("test", "select", "dev") if all(s in t.evaluations for t in members)
         )
-        rivals = [
-            t for t in trials if certainty in t.evaluations and t.state in (COMPLETE, STOPPED)
-        ]
+        rivals = [t for t in trials if certainty in t.evaluations and t.state in SCORED]
         chances = dict(
             zip([t.number for t in rivals], self._chances(rivals, certainty), strict=True)
         )
@@ -221,7 +219,7 @@ class Study:
     @property
     def scales(self) -> Array:
         """(m,) one step of each objective in averages: its scale, or the range of the singles."""
-        singles = [t for t in self.trials if t.kind == "single" and t.state == COMPLETE]
+        singles = [t for t in self.trials if t.kind == "single" and t.state == State.COMPLETE]
         gains = self.plan.objectives.gains([t.means("dev") for t in singles])
         return self.plan.objectives.scales(gains)
 
@@ -279,11 +277,14 @@ class Study:
         evaluations; None where scores came without items.
         """
         trials = self.trials
-        counts = {s: sum(t.state == s for t in trials) for s in (COMPLETE, STOPPED, FAILED)}
+        counts = {
+            s: sum(t.state == s for t in trials)
+            for s in (State.COMPLETE, State.PRUNED, State.FAILED)
+        }
         items = {
             t.number: sum(score.items for score in t.evaluations["dev"].scores.values())
             for t in trials
-            if t.state in (COMPLETE, STOPPED)
+            if t.state in SCORED
         }
         raced = [items[t.number] for t in trials if t.number in items and not t.is_baseline]
         whole = max(items.values(), default=0) * len(raced)
@@ -311,8 +312,7 @@ class Study:
                 for split in splits
             },
             "evaluations": sum(
-                t.state in (COMPLETE, STOPPED) and not t.is_baseline and not t.copied
-                for t in self.trials
+                t.state in SCORED and not t.is_baseline and not t.copied for t in self.trials
             ),
             "basis": front.basis,
             "members": [

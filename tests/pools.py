@@ -8,11 +8,11 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from recycler.merge.disk import write_weights
+from recycler.checkpoints.pool import Pool
+from recycler.merge.folder import write_weights
 from recycler.merge.sources import Sources
-from recycler.merge.tensors import merged
-from recycler.pool import Pool
-from recycler.recipe import Ingredient, Recipe
+from recycler.merge.stream import merged
+from recycler.nouns.recipe import Ingredient, Recipe
 
 Tensors = dict[str, torch.Tensor]
 

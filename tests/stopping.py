@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from recycler.evaluate.results import evaluation_of
-from recycler.evaluation import Outcomes
 from recycler.loop import run
-from recycler.objectives import Objective, Objectives
-from recycler.plan import Plan
+from recycler.nouns.evaluation import Outcomes
+from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import State
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
-from recycler.trial import COMPLETE
 
 ITEMS = 40
 
@@ -133,4 +133,4 @@ def ledger(store: SqlStore) -> list[dict]:
 
 
 def complete(found: list[dict]) -> int:
-    return sum(trial["state"] == COMPLETE for trial in found)
+    return sum(trial["state"] == State.COMPLETE for trial in found)

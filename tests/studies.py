@@ -7,7 +7,7 @@ from pathlib import Path
 import toy
 
 from recycler.study import Study
-from recycler.workspace import Workspace
+from recycler.submit.workspace import Workspace
 
 NAME = "toy"
 

@@ -17,10 +17,10 @@ import yaml
 from broken_pools import CASES, WEIGHTS, arrays, folder, packed, safetensors
 
 import recycler as package
-from recycler import compare
-from recycler.cli import main
-from recycler.merge.survey import read
-from recycler.pool import survey
+from recycler.checkpoints import compare
+from recycler.checkpoints.pool import survey
+from recycler.cli.commands import main
+from recycler.merge.deep import read
 
 SECONDS = 20  # a case takes milliseconds: this is for what would hang
 
@@ -211,8 +211,8 @@ def test_the_process_does_not_grow_over_the_whole_corpus(tmp_path):
     (tmp_path / "pools.json").write_text(json.dumps(pools))
     code = """
 import json, resource, sys
-from recycler.merge.survey import read
-from recycler.pool import survey
+from recycler.merge.deep import read
+from recycler.checkpoints.pool import survey
 pools = json.load(open(sys.argv[1]))
 used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 survey(pools[0])

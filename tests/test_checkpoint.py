@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from recycler.checkpoint import DTYPES, HEADER_LIMIT, Checkpoint, read_header
+from recycler.checkpoints.folder import DTYPES, HEADER_LIMIT, Checkpoint, read_header
 from recycler.errors import BrokenCheckpoint, NotFound
 
 TENSOR = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}

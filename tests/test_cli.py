@@ -15,8 +15,8 @@ import yaml
 from click.testing import CliRunner
 from studies import World, finished
 
-from recycler.checkpoint import Checkpoint
-from recycler.cli import cli, main
+from recycler.checkpoints.folder import Checkpoint
+from recycler.cli.commands import cli, main
 
 COMMANDS = [
     "demo",

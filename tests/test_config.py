@@ -7,11 +7,11 @@ import yaml
 from pydantic import BaseModel
 
 import recycler
-from recycler import config
-from recycler.config import parse_study, read_study
 from recycler.errors import InvalidConfig, NotFound
 from recycler.evaluate.items import DEFAULT_ITEMS
 from recycler.search.samplers import SAMPLERS
+from recycler.submit import config
+from recycler.submit.config import parse_study, read_study
 
 PACKAGE = Path(recycler.__file__).parent
 CONFIGS = PACKAGE.parent / "configs"

@@ -21,10 +21,10 @@ from recycler.evaluate.harness import LmEval, read_task_folder
 from recycler.evaluate.items import split_items
 from recycler.evaluate.python import PythonEvaluator
 from recycler.evaluate.results import evaluation_of, failure_of, read_values
-from recycler.evaluation import SPLITS, Outcomes, Score
-from recycler.objectives import Objective
-from recycler.recipe import Ingredient, Recipe
-from recycler.trial import Job
+from recycler.nouns.evaluation import SPLITS, Outcomes, Score
+from recycler.nouns.objectives import Objective
+from recycler.nouns.recipe import Ingredient, Recipe
+from recycler.nouns.trial import Job
 
 ITEMS = {"dev": 10, "select": 8, "test": 12}
 OBJECTIVES = (
@@ -78,7 +78,7 @@ class TestPythonContract(EvaluatorContract):
     def make(cls, tmp_path_factory, tokenizer):
         root = tmp_path_factory.mktemp("python")
         (root / "norms_of_weights.py").write_text(
-            "from recycler.evaluation import Outcomes\n"
+            "from recycler.nouns.evaluation import Outcomes\n"
             "SPLITS = ('dev', 'select', 'test')\n"
             "def score(model, tokenizer, split):\n"
             "    weight = model.get_output_embeddings().weight\n"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recycler.evaluation import Outcomes, Score
+from recycler.nouns.evaluation import Outcomes, Score
 
 numbers = st.floats(-100, 100, allow_subnormal=False)
 

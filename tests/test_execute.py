@@ -9,16 +9,16 @@ from contracts.executor import ExecutorContract, drain
 from contracts.merge_method import bits
 from transformers import AutoModelForCausalLM
 
+from recycler.checkpoints.pool import Pool
 from recycler.errors import InvalidConfig, NotFound
-from recycler.evaluation import Evaluation, Failure
 from recycler.execute import ray_workers
 from recycler.execute.inline import Inline
 from recycler.execute.ray_workers import RayWorkers
 from recycler.execute.scorer import MergeScorerFactory
-from recycler.objectives import Objective, Objectives
-from recycler.pool import Pool
-from recycler.recipe import Ingredient, Recipe
-from recycler.trial import Job
+from recycler.nouns.evaluation import Evaluation, Failure
+from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.recipe import Ingredient, Recipe
+from recycler.nouns.trial import Job
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from contracts.sampler import bowls, opening, proceed, study_plan
 
-from recycler.evaluation import Evaluation, Score
-from recycler.front import front_rows
-from recycler.objectives import Array, Objective, Objectives
-from recycler.pareto import nondominated
-from recycler.plan import Plan
-from recycler.search import search
+from recycler.front.front import front_rows
+from recycler.front.pareto import nondominated
+from recycler.nouns.evaluation import Evaluation, Score
+from recycler.nouns.objectives import Array, Objective, Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import State, Trial
 from recycler.search.expectation import expected, predicted
+from recycler.search.function import search
 from recycler.search.samplers import Proposer
-from recycler.trial import STOPPED, Trial
 
 N, M, LUCK = 5, 2, 0.1
 
@@ -127,7 +127,7 @@ def test_who_was_stopped_early_is_believed_less() -> None:
     lucky = [s + 0.3 for s in trials[number].means("dev").values()]
     whole = [*trials[:-1], with_scores(trials[number], "dev", lucky, LUCK)]
     eighth = with_scores(trials[number], "dev", lucky, LUCK * 8**0.5)
-    begun = [*trials[:-1], replace(eighth, state=STOPPED)]
+    begun = [*trials[:-1], replace(eighth, state=State.PRUNED)]
     sure, doubtful = hopes(plan, whole)[number], hopes(plan, begun)[number]
     assert (doubtful < sure).all()
     assert (sure < lucky).all()
@@ -165,7 +165,7 @@ def test_among_very_many_trials_scores_count_as_they_are(monkeypatch) -> None:
 
 def test_where_racing_stopped_some_the_front_is_of_what_is_expected() -> None:
     plan, trials, _ = drawer()
-    begun = [replace(t, state=STOPPED) if t.number % 3 else t for t in trials]
+    begun = [replace(t, state=State.PRUNED) if t.number % 3 else t for t in trials]
     found = {t.number: g for t, g in zip(begun, hopes(plan, begun), strict=True)}
     members = [t.number for t in front_rows(begun, plan.objectives, "dev", expected=found)]
     gains = np.array(list(found.values()))

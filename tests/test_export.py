@@ -21,14 +21,14 @@ from studies import World, finished
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from recycler.checkpoint import Checkpoint
+from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint, Conflict, InvalidConfig, Mismatch, NotFound
-from recycler.evaluation import Failure
 from recycler.execute.rescore import rescore
 from recycler.export import merge_file, verify, write_folder
-from recycler.pool import Pool
-from recycler.recipe import Recipe
-from recycler.trial import Proposal
+from recycler.nouns.evaluation import Failure
+from recycler.nouns.recipe import Recipe
+from recycler.nouns.trial import Proposal
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 sys.argv = ["recycler", "merge", *sys.argv[1:]]
-from recycler.cli import main
+from recycler.cli.commands import main
 main()
 """
 

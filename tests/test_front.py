@@ -6,10 +6,9 @@ from math import erf, sqrt
 import numpy as np
 import pytest
 
-from recycler import pareto
 from recycler.errors import InvalidConfig, NotFound
-from recycler.evaluation import Evaluation, Outcomes, Score
-from recycler.front import (
+from recycler.front import pareto
+from recycler.front.front import (
     Front,
     Member,
     floor_gains,
@@ -18,9 +17,10 @@ from recycler.front import (
     probabilities,
     volume,
 )
-from recycler.objectives import Objective, Objectives
-from recycler.recipe import Ingredient, Recipe
-from recycler.trial import COMPLETE, Trial
+from recycler.nouns.evaluation import Evaluation, Outcomes, Score
+from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.recipe import Ingredient, Recipe
+from recycler.nouns.trial import State, Trial
 
 # `speed` is better when larger, `loss` when smaller; `secret` is not searched.
 OBJECTIVES = Objectives(
@@ -45,7 +45,7 @@ def trial(number, speed, loss, split="dev"):
         kind="search",
         name=f"search {number}",
         recipe=Recipe("linear", (Ingredient(f"f{number}", str(number), 1.0),), "float32"),
-        state=COMPLETE,
+        state=State.COMPLETE,
         evaluations={split: Evaluation(split=split, scores=scores)},
     )
 
@@ -282,14 +282,14 @@ def test_knee_of_the_front_is_the_knee_of_its_gains():
 # --- floors ---
 
 
-def baseline(number, kind, name, speed, loss, state=COMPLETE):
+def baseline(number, kind, name, speed, loss, state=State.COMPLETE):
     made = trial(number, speed, loss)
     return replace(
         made,
         kind=kind,
         name=name,
         state=state,
-        evaluations=made.evaluations if state == COMPLETE else {},
+        evaluations=made.evaluations if state == State.COMPLETE else {},
     )
 
 

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from contracts.sampler import bowls, study_plan
 
-from recycler import pareto
 from recycler.errors import InvalidConfig, StudyFailed
 from recycler.evaluate.results import evaluation_of, read_values
-from recycler.evaluation import Evaluation, Score
 from recycler.execute.inline import Inline
-from recycler.front import floor_gains, front_rows, outlook
+from recycler.front import pareto
+from recycler.front.front import floor_gains, front_rows, outlook
 from recycler.loop import ATTEMPTS, Progress, elected, exhausted, finalists, run
-from recycler.objectives import Objective, Objectives
-from recycler.plan import Plan
+from recycler.nouns.evaluation import Evaluation, Score
+from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import Job, State, Trial
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
-from recycler.trial import COMPLETE, Job, Trial
 
 
 def finish(
@@ -434,7 +434,7 @@ def test_a_search_that_finds_nothing_more_still_spends_its_whole_budget() -> Non
                     kind="search",
                     name="x",
                     recipe=recipe,
-                    state=COMPLETE,
+                    state=State.COMPLETE,
                     finished=number,
                     evaluations={"dev": Evaluation(split="dev", scores=scores)},
                 )

@@ -18,16 +18,16 @@ from pools import folder_of, merge_to, merged_tensors, pool_of, recipe_of
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 import recycler.merge.sources as sources_module
-from recycler.checkpoint import Checkpoint
+from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint, Incompatible, InvalidConfig
 from recycler.merge import kernels
-from recycler.merge.live import Resident
 from recycler.merge.methods import METHODS, mask_key
 from recycler.merge.plain import as_tensor, random24
+from recycler.merge.resident import Resident
 from recycler.merge.sources import Sources, blocks
-from recycler.merge.tensors import Digest, merged, merges
-from recycler.pool import Pool
-from recycler.recipe import Ingredient, Recipe
+from recycler.merge.stream import Digest, merged, merges
+from recycler.nouns.recipe import Ingredient, Recipe
 
 # dtype -> (torch dtype, bits of the significand behind the point, smallest normal exponent)
 FORMATS = {
@@ -544,11 +544,11 @@ def test_what_was_found_out_once_is_not_read_for_again(tmp_path, monkeypatch, me
 HASH_SEEDS = """
 import sys
 from pathlib import Path
-from recycler.merge.disk import write_weights
+from recycler.merge.folder import write_weights
 from recycler.merge.methods import METHODS
 from recycler.merge.sources import Sources
-from recycler.pool import Pool
-from recycler.recipe import Ingredient, Recipe
+from recycler.checkpoints.pool import Pool
+from recycler.nouns.recipe import Ingredient, Recipe
 pool = Pool.open(sys.argv[2:-1], sys.argv[-1])
 base = Ingredient(pool.base.fingerprint(), pool.base.name, 1.0)
 for method in sorted(METHODS):

@@ -19,11 +19,11 @@ from contracts.merge_method import bits
 from pools import folder_of, merged_tensors, pool_of, recipe_of
 from transformers import AutoModelForCausalLM
 
-from recycler.checkpoint import Checkpoint
+from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint, Conflict, Incompatible, RecyclerError
 from recycler.export import merge_file, write_folder
 from recycler.merge.methods import METHODS
-from recycler.pool import Pool
 
 PROMPT = torch.tensor([[5, 80, 9, 200, 33, 7]])
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -432,10 +432,10 @@ def test_shards_threads_and_one_file_hold_the_same_bytes(drawer, tmp_path, metho
 MEMORY = """
 import sys, threading, time
 from pathlib import Path
-from recycler.merge.disk import write_weights
+from recycler.merge.folder import write_weights
 from recycler.merge.sources import Sources
-from recycler.pool import Pool
-from recycler.recipe import Ingredient, Recipe
+from recycler.checkpoints.pool import Pool
+from recycler.nouns.recipe import Ingredient, Recipe
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()

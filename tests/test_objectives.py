@@ -8,12 +8,12 @@ import pytest
 from scipy.stats import spearmanr
 
 from recycler.errors import InvalidConfig, NotFound
-from recycler.evaluation import Evaluation, Score
-from recycler.front import front_rows
-from recycler.objectives import KNOWN_METRICS, Floor, Objective, Objectives
-from recycler.pareto import nondominated
-from recycler.recipe import Ingredient, Recipe
-from recycler.trial import COMPLETE, Trial
+from recycler.front.front import front_rows
+from recycler.front.pareto import nondominated
+from recycler.nouns.evaluation import Evaluation, Score
+from recycler.nouns.objectives import KNOWN_METRICS, Floor, Objective, Objectives
+from recycler.nouns.recipe import Ingredient, Recipe
+from recycler.nouns.trial import State, Trial
 
 TABLE_2 = Path(__file__).parent / "data" / "khalifa_table2.csv"
 BENCHMARKS = ("MBPP", "GSM8K", "IFEval", "MMLU-Pro", "MuSR")
@@ -39,7 +39,7 @@ def as_trial(number, scores):
         kind="single",
         name=f"single:{number}",
         recipe=Recipe("linear", (Ingredient(f"sha256:{number:02}", str(number), 1.0),), "float32"),
-        state=COMPLETE,
+        state=State.COMPLETE,
         evaluations={
             "dev": Evaluation(
                 split="dev", scores={name: Score(mean, 1.0, 500) for name, mean in scores.items()}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recycler import pareto
+from recycler.front import pareto
 
 # A coarse grid, so that ties and repeated rows are common; sums and products of it are exact.
 GRID = st.integers(0, 5).map(float)

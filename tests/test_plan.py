@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from recycler.errors import InvalidConfig
-from recycler.evaluation import Evaluation, Score
-from recycler.objectives import Objective, Objectives
-from recycler.plan import Plan
-from recycler.recipe import Ingredient, Recipe, canonical
-from recycler.trial import BASELINES, KINDS, Trial
+from recycler.nouns.evaluation import Evaluation, Score
+from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.recipe import Ingredient, Recipe, canonical
+from recycler.nouns.trial import BASELINES, Kind, Trial
 
 PLAN = Plan(
     name="study",
@@ -124,9 +124,9 @@ def test_a_trial_knows_its_means_on_each_split_and_whether_it_is_on_top_of_the_b
             recipe=PLAN.recipe((1.0, 0.0, 0.0)),
             evaluations={"dev": evaluation},
         )
-        for kind in KINDS
+        for kind in Kind
     }
-    assert [kind for kind in KINDS if trials[kind].is_baseline] == list(BASELINES)
+    assert [kind for kind in Kind if trials[kind].is_baseline] == list(BASELINES)
     assert trials["search"].means("dev") == {"loss": 1.5}
     assert trials["search"].means("test") == {}
 

@@ -10,9 +10,9 @@ import toy
 import yaml
 from safetensors.torch import load_file, save_file
 
-from recycler.checkpoint import Checkpoint
+from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.pool import ERROR, WARNING, Pool, survey
 from recycler.errors import Incompatible, InvalidConfig, NotFound
-from recycler.pool import ERROR, WARNING, Pool, survey
 
 
 @pytest.fixture(scope="session")

@@ -16,23 +16,23 @@ from recycler.evaluate.harness import LmEval
 from recycler.evaluate.items import part_of
 from recycler.evaluate.python import PythonEvaluator
 from recycler.evaluate.results import evaluation_of
-from recycler.evaluation import Evaluation, Outcomes, Score
 from recycler.execute.inline import Inline
 from recycler.execute.rescore import rescore
-from recycler.front import drawn_gains, probabilities
+from recycler.front.front import drawn_gains, probabilities
+from recycler.front.racing import DEFAULTS, promise, settings_of
 from recycler.loop import Progress, run
-from recycler.objectives import Objective, Objectives
-from recycler.plan import Plan
-from recycler.racing import DEFAULTS, promise, settings_of
+from recycler.nouns.evaluation import Evaluation, Outcomes, Score
+from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import Job, State
 from recycler.report import text
 from recycler.report.figures import front_figure, groups, lost, trace_figure
 from recycler.report.page import html_page
-from recycler.search import search
+from recycler.search.function import search
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
 from recycler.study import Study
-from recycler.trial import COMPLETE, STOPPED, Job
-from recycler.workspace import Workspace
+from recycler.submit.workspace import Workspace
 
 ONE = Objectives((Objective("up", "value", "max"),))
 TWO = Objectives((Objective("up", "value", "max"), Objective("down", "value", "min")))
@@ -239,7 +239,7 @@ def undisturbed() -> tuple[Plan, SqlStore, Known]:
 def test_blocks_follow_one_another_and_add_up_to_the_whole(undisturbed: Any) -> None:
     plan, store, scorer = undisturbed
     trials = store.trials("study")
-    assert {t.state for t in trials if t.kind == "search"} == {COMPLETE, STOPPED}
+    assert {t.state for t in trials if t.kind == "search"} == {State.COMPLETE, State.PRUNED}
     for trial in trials:
         parts = [
             job.part for job in scorer.jobs if (job.trial, job.split) == (trial.number, "dev")
@@ -249,7 +249,7 @@ def test_blocks_follow_one_another_and_add_up_to_the_whole(undisturbed: Any) -> 
             continue
         steps = list(zip([0.0, *BLOCKS], BLOCKS, strict=False))
         assert parts == steps[: len(parts)]
-        assert (len(parts) == len(BLOCKS)) == (trial.state == COMPLETE)
+        assert (len(parts) == len(BLOCKS)) == (trial.state == State.COMPLETE)
         scored = [
             i for number, split, i in scorer.seen if (number, split) == (trial.number, "dev")
         ]
@@ -258,14 +258,14 @@ def test_blocks_follow_one_another_and_add_up_to_the_whole(undisturbed: Any) -> 
         outcomes = store.outcomes("study", trial.number, "dev")
         for name, values in exact.items():
             assert outcomes[name].values == tuple(values[: len(scored)].tolist())
-            if trial.state == COMPLETE:
+            if trial.state == State.COMPLETE:
                 assert trial.evaluations["dev"].scores[name] == outcomes[name].score()
 
 
 def test_a_stopped_trial_is_scored_by_estimates_with_their_wider_error(undisturbed: Any) -> None:
     plan, store, _ = undisturbed
     trials = store.trials("study")
-    stopped = [t for t in trials if t.state == STOPPED]
+    stopped = [t for t in trials if t.state == State.PRUNED]
     assert stopped
     misses, plain = [], []
     for trial in stopped:
@@ -285,7 +285,7 @@ def test_stopped_trials_may_be_finalists(undisturbed: Any) -> None:
     _, store, scorer = undisturbed
     trials = {t.number: t for t in store.trials("study")}
     again = {number for number, split, _ in scorer.seen if split == "select"}
-    assert {trials[number].state for number in again} == {COMPLETE, STOPPED}
+    assert {trials[number].state for number in again} == {State.COMPLETE, State.PRUNED}
     for number in again:
         items = [i for n, split, i in scorer.seen if (n, split) == (number, "select")]
         assert items == list(range(ITEMS))
@@ -305,7 +305,7 @@ def test_racing_stops_no_member_of_the_true_dev_front_here(undisturbed: Any) -> 
         for t, mine in zip(trials, means, strict=True)
         if not ((means >= mine).all(1) & (means > mine).any(1)).any()
     }
-    lost_members = front & {t.number for t in trials if t.state == STOPPED}
+    lost_members = front & {t.number for t in trials if t.state == State.PRUNED}
     assert len(lost_members) <= 0.25 * len(front)  # a chance of 0.2 is given up on purpose
     evaluated = sum(split == "dev" for _, split, _ in scorer.seen)
     assert evaluated < 0.8 * ITEMS * len(trials)
@@ -345,7 +345,7 @@ def test_properties_of_the_merge_race_along() -> None:
 
     run(plan, store, Proposer(plan), Inline(lambda: score))
     searched = [t for t in store.trials("study") if t.kind == "search"]
-    assert {t.state for t in searched} == {COMPLETE, STOPPED}
+    assert {t.state for t in searched} == {State.COMPLETE, State.PRUNED}
     assert all(t.evaluations["dev"].scores["few"] == Score(3.0, 0.0, 0) for t in searched)
 
 
@@ -439,11 +439,11 @@ def world(tmp_path_factory):
 
 def test_the_page_counts_the_stopped_and_draws_them_as_crosses(world) -> None:
     study = world.open()
-    table, stopped = study.front_json(), [t for t in study.trials if t.state == STOPPED]
+    table, stopped = study.front_json(), [t for t in study.trials if t.state == State.PRUNED]
     assert stopped
     assert table["counts"] == {
         "complete": len(study.trials) - len(stopped),
-        "stopped": len(stopped),
+        "pruned": len(stopped),
         "failed": 0,
     }
     raced_trials = [t for t in study.trials if not t.is_baseline]
@@ -455,8 +455,8 @@ def test_the_page_counts_the_stopped_and_draws_them_as_crosses(world) -> None:
     assert f"{table['item_share']:.0%} of the item evaluations" in page
     members = {t.number for t in study.front.trials}  # on select items, whoever was stopped before
     beaten = [t for t in stopped if t.number not in members]
-    assert [t.number for t in groups(study, "test")["stopped"]] == [t.number for t in beaten]
-    (crosses,) = [part for part in front_figure(study).data if part.name.startswith("stopped")]
+    assert [t.number for t in groups(study, "test")["pruned"]] == [t.number for t in beaten]
+    (crosses,) = [part for part in front_figure(study).data if part.name.startswith("pruned")]
     assert list(crosses.x) == [t.means("dev")["text"] for t in beaten]
     assert [t.number for *_, t in lost(study)] == [t.number for t in stopped]
     assert len(trace_figure(study).data[1].x) == len(stopped)
@@ -480,7 +480,7 @@ def test_trials_stopped_on_other_items_leave_the_bootstrap_paired(drawer, tmp_pa
         study.run(listen=stop)
     front, trials = study.front, study.trials
     assert (front.basis, front.certainty) == ("dev", "dev")
-    whole = [t for t in trials if t.state == COMPLETE]
+    whole = [t for t in trials if t.state == State.COMPLETE]
     assert len(whole) < len(trials)
     outcomes = [workspace.store.outcomes("toy", t.number, "dev") for t in trials]
     scores = [t.evaluations["dev"].scores for t in trials]
@@ -492,7 +492,7 @@ def test_trials_stopped_on_other_items_leave_the_bootstrap_paired(drawer, tmp_pa
         [t.evaluations["dev"].scores for t in whole],
         study.plan.objectives,
     )
-    assert (draws[:, [t.state == COMPLETE for t in trials], 0] == alone[:, :, 0]).all()
+    assert (draws[:, [t.state == State.COMPLETE for t in trials], 0] == alone[:, :, 0]).all()
     assert [m.p_nondominated for m in front.members] == [
         expected[m.trial.number] for m in front.members
     ]
@@ -500,7 +500,7 @@ def test_trials_stopped_on_other_items_leave_the_bootstrap_paired(drawer, tmp_pa
 
 def test_a_raced_merge_scores_the_same_again_from_its_folder(world, tmp_path) -> None:
     study = world.open()
-    trial = next(t for t in study.trials if t.kind == "search" and t.state == COMPLETE)
+    trial = next(t for t in study.trials if t.kind == "search" and t.state == State.COMPLETE)
     study.export(trial, tmp_path / "out")
     rows = rescore(study, tmp_path / "out")
     assert {row["split"] for row in rows} == set(trial.evaluations)
@@ -510,7 +510,7 @@ def test_a_stopped_trial_is_exported_proved_and_shown_as_an_estimate(
     world, tmp_path, capsys
 ) -> None:
     study = world.open()
-    stopped = [t for t in study.trials if t.state == STOPPED]
+    stopped = [t for t in study.trials if t.state == State.PRUNED]
     trial = next(t for t in stopped if "select" in t.evaluations)
     done = study.export(trial, tmp_path / "out")
     assert done["digest"] == trial.digest

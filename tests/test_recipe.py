@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recycler.errors import InvalidConfig
-from recycler.recipe import DTYPES, Ingredient, Recipe, canonical
+from recycler.nouns.recipe import DTYPES, Ingredient, Recipe, canonical
 
 prints = st.text("0123456789abcdef", min_size=1, max_size=3)
 weights = st.floats(-2, 2)

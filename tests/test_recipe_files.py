@@ -10,14 +10,14 @@ import toy
 import yaml
 from pools import merge_to
 
-from recycler.checkpoint import Checkpoint
+from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.pool import Pool
 from recycler.errors import Incompatible, InvalidConfig, NotFound
 from recycler.export import merge_file
-from recycler.merge.files import mergekit_recipe, own_recipe, read_recipe
 from recycler.merge.methods import METHODS
-from recycler.pool import Pool
-from recycler.recipe import Ingredient, Recipe
-from recycler.schedule import places, value_at
+from recycler.merge.recipes import mergekit_recipe, own_recipe, read_recipe
+from recycler.nouns.layers import places, value_at
+from recycler.nouns.recipe import Ingredient, Recipe
 
 Q = "model.layers.{}.self_attn.q_proj.weight"
 MLP = "model.layers.{}.mlp.up_proj.weight"

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from studies import World, finished
 
+from recycler.checkpoints.pool import Pool
 from recycler.loop import Progress as Step
-from recycler.objectives import Objective
-from recycler.pool import Pool
+from recycler.nouns.objectives import Objective
+from recycler.nouns.trial import State
 from recycler.report import text
 from recycler.report.card import honest_split, model_card
 from recycler.report.figures import front_figure, front_png, groups, trace, weights_figure
@@ -17,8 +18,7 @@ from recycler.report.page import html_page
 from recycler.report.progress import ProgressBar
 from recycler.report.tables import front_table
 from recycler.study import Study
-from recycler.trial import COMPLETE
-from recycler.workspace import Workspace
+from recycler.submit.workspace import Workspace
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def study(tmp_path_factory):
 
 def test_the_hypervolume_trace_never_falls_and_ends_at_moocores_volume(study):
     values = trace(study)
-    scored = [t for t in study.trials if t.state == COMPLETE]
+    scored = [t for t in study.trials if t.state == State.COMPLETE]
     assert len(values) == len(scored)
     assert values == sorted(values)
     gains = study.plan.objectives.gains([t.means("dev") for t in scored])

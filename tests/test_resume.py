@@ -3,7 +3,7 @@
 import pytest
 import stopping
 
-from recycler.racing import settings_of
+from recycler.front.racing import settings_of
 from recycler.search.samplers import SAMPLERS
 
 # bench/resume.py runs all of them with 60
@@ -33,7 +33,7 @@ def test_a_race_goes_on_at_the_block_where_it_was_stopped(tmp_path):
     expected = stopping.undisturbed(made, tmp_path / "whole.db")
     found, _ = stopping.stopped_after_every_event(made, tmp_path / "stopped.db")
     assert found == expected
-    assert any(trial["state"] == "stopped" for trial in found)
+    assert any(trial["state"] == "pruned" for trial in found)
 
 
 @pytest.mark.parametrize("items", [1, 3, 4])
@@ -41,5 +41,5 @@ def test_a_race_on_very_few_items_has_no_block_without_one(items, tmp_path, monk
     monkeypatch.setattr(stopping, "ITEMS", items)
     made = stopping.plan("dirichlet", 8, greedy=False, racing=settings_of(True))
     found = stopping.undisturbed(made, tmp_path / "whole.db")
-    assert {trial["state"] for trial in found} <= {"complete", "stopped"}
+    assert {trial["state"] for trial in found} <= {"complete", "pruned"}
     assert all(t["scores"]["dev"]["a"].items >= 1 for t in found)

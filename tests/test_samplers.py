@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recycler import pareto
 from recycler.errors import InvalidConfig, StudyFailed
-from recycler.evaluation import Failure
+from recycler.front import pareto
+from recycler.nouns.evaluation import Failure
+from recycler.nouns.space import normalised
+from recycler.nouns.trial import State, Trial
 from recycler.search.samplers import SAMPLERS, Proposer, derived_seed
-from recycler.space import normalised
-from recycler.trial import COMPLETE, FAILED, Trial
 
 QUICK = {"samples": 8, "raw": 8, "maxiter": 3, "restarts": 1}
 
@@ -329,7 +329,7 @@ def test_no_single_scored_ends_the_study_with_its_reason() -> None:
     plan = study_plan("dirichlet", 3, 2)
     singles = proceed(plan, [], bowls(3, 2), 3)
     why = Failure("exception", "why")
-    lost = [replace(t, state=FAILED, evaluations={}, failure=why) for t in singles]
+    lost = [replace(t, state=State.FAILED, evaluations={}, failure=why) for t in singles]
     with pytest.raises(StudyFailed, match="every single checkpoint failed"):
         Proposer(plan).reference(lost)
 
@@ -340,4 +340,4 @@ def test_the_budget_counts_all_but_the_references() -> None:
     while Proposer(plan).next(ledger, Proposer(plan).reference(ledger)) is not None:
         ledger = proceed(plan, ledger, function, 1)
     assert sum(t.kind in ("greedy", "search") for t in ledger) == 5
-    assert all(t.state == COMPLETE for t in ledger)
+    assert all(t.state == State.COMPLETE for t in ledger)

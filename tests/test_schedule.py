@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 import pytest
 
 from recycler.errors import InvalidConfig
-from recycler.schedule import Place, checked, layer_range, places, scalars, value_at, varies
+from recycler.nouns.layers import Place, checked, layer_range, places, scalars, value_at, varies
 
 EMBED, NORM = "model.embed_tokens.weight", "model.norm.weight"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from contracts.sampler import bowls
 
-import recycler.search
+import recycler.search.function
 from recycler import RecyclerError, search
 from recycler.errors import InvalidConfig
 from recycler.search.samplers import SAMPLERS
@@ -67,7 +67,7 @@ def test_a_search_stopped_at_any_evaluation_goes_on_as_if_it_had_not_been(
 
 def test_the_package_and_the_function_are_one() -> None:
     function = bowls(2, 1)
-    for call in (search, recycler.search, recycler.search.search):
+    for call in (search, recycler.search, recycler.search.function.search):
         assert call(function, 2, ["max"], sampler="dirichlet", evaluations=1).members
 
 

@@ -13,14 +13,14 @@ from pools import merged_tensors, pool_of
 
 from recycler.errors import InvalidConfig
 from recycler.evaluate.results import evaluation_of, read_values
-from recycler.evaluation import Evaluation
 from recycler.execute.inline import Inline
 from recycler.loop import run
-from recycler.plan import Plan
+from recycler.nouns.evaluation import Evaluation
+from recycler.nouns.plan import Plan
+from recycler.nouns.space import Space, settings_of
+from recycler.nouns.trial import Job
 from recycler.search.samplers import Proposer
-from recycler.space import Space, settings_of
 from recycler.store.sql import SqlStore
-from recycler.trial import Job
 
 KNOWN = ("lambda", "density", "normalize")
 FULL = {"lambda": [0.3, 1.5], "density": {"each": [0.2, 1.0]}, "layer_groups": 3}

@@ -122,7 +122,7 @@ def test_gaps_are_the_steps_along_the_front(study: Study, table: dict) -> None:
 
 
 def test_without_racing_and_failures_all_items_were_evaluated(study: Study, table: dict) -> None:
-    assert table["counts"] == {"complete": len(study.trials), "stopped": 0, "failed": 0}
+    assert table["counts"] == {"complete": len(study.trials), "pruned": 0, "failed": 0}
     assert table["item_share"] == 1.0
     assert (table["floors"], table["feasible"]) == ({"dev": {}, "select": {}, "test": {}}, True)
     assert table["outlook"] is None  # 4 evaluations are too few to tell

@@ -13,9 +13,9 @@ from broken_pools import CONFIG, WEIGHTS, arrays, folder
 from safetensors.torch import save_file
 
 import recycler as package
-from recycler.merge import survey
-from recycler.merge.survey import read
-from recycler.pool import Pool
+from recycler.checkpoints.pool import Pool
+from recycler.merge import deep
+from recycler.merge.deep import read
 from recycler.report import text
 from recycler.report.progress import ProgressBar
 
@@ -56,8 +56,8 @@ def test_norms_and_cosines_from_the_mean_by_hand(tmp_path):
 
 @pytest.mark.parametrize("limit", [1 << 22, 12, 1])
 def test_norms_and_cosines_do_not_depend_on_the_size_of_the_blocks(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(survey, "STACK_LIMIT", limit)
-    monkeypatch.setattr(survey, "_FEWEST", 1)
+    monkeypatch.setattr(deep, "STACK_LIMIT", limit)
+    monkeypatch.setattr(deep, "_FEWEST", 1)
     paths = [folder(tmp_path / f"c{seed}", seed) for seed in range(3)]
     base = folder(tmp_path / "base", 9)
     counts = []
@@ -94,8 +94,8 @@ def test_a_sum_of_finite_numbers_that_overflows_is_no_finding(tmp_path):
 
 
 def test_numbers_of_all_kinds_are_counted_over_all_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(survey, "STACK_LIMIT", 8)
-    monkeypatch.setattr(survey, "_FEWEST", 1)
+    monkeypatch.setattr(deep, "STACK_LIMIT", 8)
+    monkeypatch.setattr(deep, "_FEWEST", 1)
     spoiled = arrays(1)
     spoiled["lm_head.weight"][1:, 1] = [np.nan, np.inf, -np.inf, np.nan, np.nan]
     paths = [folder(tmp_path / "good"), folder(tmp_path / "bad", tensors=spoiled)]
@@ -138,8 +138,8 @@ def test_memory_does_not_grow_with_the_size_of_a_tensor(tmp_path):
         torched(tmp_path / f"c{run}", {"w": torch.full((1 << 25,), run, dtype=torch.bfloat16)})
     code = """
 import resource, sys
-from recycler.merge.survey import read
-from recycler.pool import Pool
+from recycler.merge.deep import read
+from recycler.checkpoints.pool import Pool
 used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 small, large = Pool.open(sys.argv[1:3]), Pool.open(sys.argv[3:])
 read(small)

@@ -5,11 +5,11 @@ from math import erf, sqrt
 import numpy as np
 import pytest
 
-from recycler.evaluation import Evaluation, Outcomes, Score
-from recycler.objectives import Objective, Objectives
-from recycler.recipe import Ingredient, Recipe
-from recycler.trial import COMPLETE, Trial
-from recycler.verdict import Comparison, Verdict, verdict
+from recycler.front.verdict import Comparison, Verdict, verdict
+from recycler.nouns.evaluation import Evaluation, Outcomes, Score
+from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.recipe import Ingredient, Recipe
+from recycler.nouns.trial import State, Trial
 
 ITEMS = 400
 TWO = Objectives((Objective("up", "value", "max"), Objective("down", "value", "min")))
@@ -33,7 +33,12 @@ def scored(number, name, kind="search", **splits):
     }
     recipe = Recipe("linear", (Ingredient(f"f{number}", name, 1.0),), "float32")
     return Trial(
-        number=number, kind=kind, name=name, recipe=recipe, state=COMPLETE, evaluations=evaluations
+        number=number,
+        kind=kind,
+        name=name,
+        recipe=recipe,
+        state=State.COMPLETE,
+        evaluations=evaluations,
     )
 
 

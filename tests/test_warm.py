@@ -10,14 +10,14 @@ from contracts.sampler import study_plan
 from test_loop import finish, quadratic
 
 from recycler.errors import InvalidConfig, NotFound
-from recycler.objectives import Objective, Objectives
-from recycler.plan import Plan
+from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import Job
 from recycler.search.samplers import Proposer
 from recycler.search.warm import recipes
 from recycler.store.sql import SqlStore
 from recycler.study import Study
-from recycler.trial import Job
-from recycler.workspace import Workspace
+from recycler.submit.workspace import Workspace
 
 
 def earlier(n: int = 3, **changes: Any) -> tuple[Plan, SqlStore]:

@@ -8,13 +8,13 @@ import toy
 import yaml
 
 from recycler import Objective, Pool, Workspace
-from recycler.config import ExecutionSection
 from recycler.errors import Conflict, InvalidConfig, Mismatch, NotFound
-from recycler.evaluation import Evaluation, Failure, Score
 from recycler.execute.inline import Inline
-from recycler.plan import Plan
+from recycler.nouns.evaluation import Evaluation, Failure, Score
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import Proposal
 from recycler.study import Study
-from recycler.trial import Proposal
+from recycler.submit.config import ExecutionSection
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from recycler.config import ExecutionSection, parse_study, read_study
+from recycler.checkpoints.pool import Pool
 from recycler.errors import Conflict
-from recycler.pool import Pool
 from recycler.report import text
 from recycler.report.progress import ProgressBar
 from recycler.study import Study
-from recycler.workspace import Workspace
+from recycler.submit.config import ExecutionSection, parse_study, read_study
+from recycler.submit.workspace import Workspace
 
 HERE = Path(__file__).parent
 STUDY = HERE / "study.yaml"

@@ -20,9 +20,9 @@ from transformers import AutoTokenizer
 
 from recycler.errors import InvalidConfig, NotFound
 from recycler.evaluate.items import part_of, split_items
-from recycler.evaluation import Outcomes
-from recycler.objectives import Objective
-from recycler.trial import WHOLE
+from recycler.nouns.evaluation import Outcomes
+from recycler.nouns.objectives import Objective
+from recycler.nouns.trial import WHOLE
 from recycler.yamlfile import read_yaml
 
 FEWSHOT_SEED = 1234

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recycler.errors import InvalidConfig
-from recycler.evaluation import SPLITS
-from recycler.recipe import canonical
+from recycler.nouns.evaluation import SPLITS
+from recycler.nouns.recipe import canonical
 
 DEFAULT_ITEMS = {"dev": 250, "select": 250, "test": 1000, "seed": 0}
 
@@ -45,7 +45,8 @@ def split_items(
     ranked = sorted(
         range(len(documents)), key=lambda i: (_rank(sizes["seed"], task, documents[i]), i)
     )
-    split, start = {}, 0
+    split: dict[str, tuple[int, ...]] = {}
+    start = 0
     for name in SPLITS:
         split[name] = tuple(ranked[start : start + sizes[name]])
         start += sizes[name]

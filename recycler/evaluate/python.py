@@ -16,9 +16,9 @@ from transformers import AutoTokenizer
 
 from recycler.errors import InvalidConfig
 from recycler.evaluate.results import read_values
-from recycler.evaluation import Outcomes, Score
-from recycler.objectives import Objective
-from recycler.trial import WHOLE
+from recycler.nouns.evaluation import Outcomes, Score
+from recycler.nouns.objectives import Objective
+from recycler.nouns.trial import WHOLE
 
 
 class PythonEvaluator:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from recycler.errors import InvalidConfig, NotFinite, RecyclerError
-from recycler.evaluation import Evaluation, Failure, Outcomes, Score
-from recycler.trial import Job
+from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
+from recycler.nouns.trial import Job
 
 
 def evaluation_of(

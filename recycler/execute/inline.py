@@ -7,9 +7,9 @@ import traceback
 from collections import deque
 
 from recycler.evaluate.results import failure_of
-from recycler.evaluation import Evaluation, Failure
+from recycler.nouns.evaluation import Evaluation, Failure
+from recycler.nouns.trial import Job
 from recycler.protocols import Scorer, ScorerFactory
-from recycler.trial import Job
 
 
 class Inline:

@@ -23,9 +23,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from recycler.environment import DEFAULTS, prepare
 from recycler.errors import NotFound, RecyclerError
 from recycler.evaluate.results import failure_of
-from recycler.evaluation import Evaluation, Failure
+from recycler.nouns.evaluation import Evaluation, Failure
+from recycler.nouns.trial import Job
 from recycler.protocols import Scorer, ScorerFactory
-from recycler.trial import Job
 
 RETRIES = 2  # times a job is tried again after its worker died
 STORE_BYTES = 100_000_000  # object store: only weights vectors and scores travel

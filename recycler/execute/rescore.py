@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from recycler.errors import Mismatch
-from recycler.merge.live import quiet_transformers
-from recycler.trial import STOPPED
+from recycler.merge.resident import quiet_transformers
+from recycler.nouns.trial import State
 
 if TYPE_CHECKING:
     from recycler.study import Study
@@ -36,7 +36,7 @@ def rescore(study: "Study", folder: Path) -> list[dict[str, Any]]:
     model.eval()  # type: ignore[no-untyped-call]
     rows = []
     for split, evaluation in trial.evaluations.items():
-        if split == "dev" and trial.state == STOPPED:  # estimates, from some of the items
+        if split == "dev" and trial.state == State.PRUNED:  # estimates, from some of the items
             continue
         scored = [study.plan.objectives[name] for name in evaluation.scores]
         objectives = [objective for objective in scored if not objective.of_merge]

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
+from recycler.checkpoints.pool import Pool
 from recycler.evaluate.results import evaluation_of
-from recycler.evaluation import Evaluation, Outcomes, Score
-from recycler.merge.live import Resident, quiet_transformers
-from recycler.objectives import Objective, Objectives
-from recycler.pool import Pool
+from recycler.merge.resident import Resident, quiet_transformers
+from recycler.nouns.evaluation import Evaluation, Outcomes, Score
+from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.trial import WHOLE, Job
 from recycler.protocols import Evaluator
 from recycler.registry import resolve
-from recycler.trial import WHOLE, Job
 
 EVALUATORS = {
     "lm-eval": "recycler.evaluate.harness:LmEval",

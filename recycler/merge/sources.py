@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recycler.checkpoint import DTYPES, Checkpoint, TensorSpec
+from recycler.checkpoints.folder import DTYPES, Checkpoint, TensorSpec
+from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint
 from recycler.merge import kernels
 from recycler.merge.methods import NO_CUT, Trim, cosine_of, kept_of, ratio
-from recycler.pool import Pool
 
 Floats = NDArray[np.float32]
 BLOCK_BYTES = 1 << 21  # of all rows together; measured: 1 and 4 MB are a tenth slower

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from recycler.evaluation import SPLITS
-from recycler.trial import Trial
+from recycler.nouns.evaluation import SPLITS
+from recycler.nouns.trial import Trial
 
 if TYPE_CHECKING:
     from recycler.study import Study

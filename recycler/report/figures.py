@@ -15,10 +15,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
-from recycler import pareto
-from recycler.evaluation import Score
-from recycler.objectives import Objective
-from recycler.trial import COMPLETE, FAILED, STOPPED, Trial
+from recycler.front import pareto
+from recycler.nouns.evaluation import Score
+from recycler.nouns.objectives import Objective
+from recycler.nouns.trial import State, Trial
 
 if TYPE_CHECKING:
     from recycler.study import Study
@@ -31,18 +31,18 @@ COLOURS = {
     "single": "#0072B2",
     "uniform": "#009E73",
     "merge-best": "#CC79A7",
-    "stopped": "#B5B5B5",
+    "pruned": "#B5B5B5",
 }
 _SYMBOLS = {
     "single": "square",
     "uniform": "diamond",
     "merge-best": "x",
     "greedy": "triangle-up",
-    "stopped": "x-thin-open",
+    "pruned": "x-thin-open",
 }
-_MARKERS = {"single": "s", "uniform": "D", "merge-best": "X", "greedy": "^", "stopped": "x"}
+_MARKERS = {"single": "s", "uniform": "D", "merge-best": "X", "greedy": "^", "pruned": "x"}
 _FLOOR_LINE = {"dash": "dash", "color": "#777777", "width": 1}
-_LABELS = {"stopped": "stopped (some dev items)"}
+_LABELS = {"pruned": "stopped (some dev items)"}
 
 
 def pairs(study: "Study") -> list[tuple[Objective, Objective]]:
@@ -57,14 +57,14 @@ def groups(study: "Study", split: str) -> dict[str, list[Trial]]:
     Those that racing stopped are among them, with estimates for the dev items.
     """
     members = {trial.number for trial in study.front.trials}
-    found: dict[str, list[Trial]] = {"stopped": [], "search": [], "greedy": [], "single": []}
+    found: dict[str, list[Trial]] = {"pruned": [], "search": [], "greedy": [], "single": []}
     found |= {"uniform": [], "merge-best": [], "front": []}
     for trial in study.trials:
         if trial.number in members:
             found["front"].append(trial)
-        elif trial.state == STOPPED:
-            found["stopped"].append(trial)
-        elif split in trial.evaluations and trial.state == COMPLETE:
+        elif trial.state == State.PRUNED:
+            found["pruned"].append(trial)
+        elif split in trial.evaluations and trial.state == State.COMPLETE:
             found[trial.kind].append(trial)
     return {kind: trials for kind, trials in found.items() if trials}
 
@@ -108,7 +108,7 @@ def _points(
     trials: Sequence[Trial], kind: str, across: Objective, up: Objective, split: str, legend: bool
 ) -> go.Scatter:
     x, y = (_scores(trials, objective, kind, split) for objective in (across, up))
-    bars = kind not in ("search", "stopped")
+    bars = kind not in ("search", "pruned")
     return go.Scatter(
         x=[score.mean for score in x],
         y=[score.mean for score in y],
@@ -121,8 +121,8 @@ def _points(
         marker={
             "color": COLOURS[kind],
             "symbol": _SYMBOLS.get(kind, "circle"),
-            "size": {"front": 10, "stopped": 5}.get(kind, 8),
-            "line": {"width": 1, "color": COLOURS[kind] if kind == "stopped" else "white"},
+            "size": {"front": 10, "pruned": 5}.get(kind, 8),
+            "line": {"width": 1, "color": COLOURS[kind] if kind == "pruned" else "white"},
         },
         text=[_hover(t) for t in trials],
         hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
@@ -131,7 +131,7 @@ def _points(
 
 def _scores(trials: Sequence[Trial], objective: Objective, kind: str, split: str) -> list[Score]:
     """What is drawn of each trial: its scores on the split, of stopped ones those on dev items."""
-    on = "dev" if kind == "stopped" else split
+    on = "dev" if kind == "pruned" else split
     return [trial.evaluations[on].scores[objective.name] for trial in trials]
 
 
@@ -152,7 +152,8 @@ def trace(study: "Study") -> list[float]:
     if reference is None:
         return []
     scored = sorted(
-        (t for t in study.trials if t.state == COMPLETE), key=lambda trial: trial.finished or 0
+        (t for t in study.trials if t.state == State.COMPLETE),
+        key=lambda trial: trial.finished or 0,
     )
     gains = study.plan.objectives.gains([t.means("dev") for t in scored])
     return [pareto.hypervolume(gains[: k + 1], reference) for k in range(len(gains))]
@@ -164,8 +165,8 @@ def lost(study: "Study") -> list[tuple[int, float, Trial]]:
     trials = sorted(study.trials, key=lambda trial: trial.finished or 0)
     found, done = [], 0
     for trial in trials if len(volumes) > 1 else []:
-        done += trial.state == COMPLETE
-        if trial.state in (STOPPED, FAILED):
+        done += trial.state == State.COMPLETE
+        if trial.state in (State.PRUNED, State.FAILED):
             found.append((done, volumes[done], trial))
     return found
 
@@ -173,7 +174,7 @@ def lost(study: "Study") -> list[tuple[int, float, Trial]]:
 def trace_figure(study: "Study") -> go.Figure:
     """Hypervolume against the number of evaluations."""
     values = trace(study)
-    references = sum(t.is_baseline and t.state == COMPLETE for t in study.trials)
+    references = sum(t.is_baseline and t.state == State.COMPLETE for t in study.trials)
     figure = go.Figure(
         go.Scatter(x=list(range(1, len(values) + 1)), y=values, mode="lines", line={"shape": "hv"})
     )
@@ -183,7 +184,7 @@ def trace_figure(study: "Study") -> go.Figure:
             x=[at for at, _, _ in ends],
             y=[volume for _, volume, _ in ends],
             mode="markers",
-            marker={"symbol": "x-thin-open", "size": 5, "color": COLOURS["stopped"]},
+            marker={"symbol": "x-thin-open", "size": 5, "color": COLOURS["pruned"]},
             text=[f"trial {t.number} ({t.name}) {t.state}" for *_, t in ends],
             hovertemplate="%{text}<extra></extra>",
         )
@@ -255,7 +256,7 @@ def _draw(
     axis: Any, kind: str, trials: Sequence[Trial], across: Objective, up: Objective, split: str
 ) -> None:
     x, y = (_scores(trials, objective, kind, split) for objective in (across, up))
-    bars = kind != "stopped"
+    bars = kind != "pruned"
     axis.errorbar(
         [s.mean for s in x],
         [s.mean for s in y],

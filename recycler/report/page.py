@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from plotly.io import to_html
 
-from recycler.evaluation import Score
-from recycler.front import meeting
+from recycler.front.front import meeting
+from recycler.nouns.evaluation import Score
+from recycler.nouns.trial import Trial
 from recycler.report.figures import (
     best_split,
     floors,
@@ -19,7 +20,6 @@ from recycler.report.figures import (
     weights_figure,
 )
 from recycler.report.text import best_average, costs, infeasible
-from recycler.trial import Trial
 
 if TYPE_CHECKING:
     from recycler.study import Study

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from recycler.front import AHEAD
+from recycler.front.front import AHEAD
 from recycler.loop import Progress as Step
 
 _NAMES = {

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from recycler.trial import Trial
+from recycler.nouns.trial import Trial
 
 if TYPE_CHECKING:
     from recycler.study import Study

@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recycler.compare import Finding, printable
-from recycler.evaluation import Score
-from recycler.front import meeting
-from recycler.objectives import Objective
-from recycler.pool import ASSUMED_RATE, Pool
-from recycler.trial import STOPPED, Trial
+from recycler.checkpoints.compare import Finding, printable
+from recycler.checkpoints.pool import ASSUMED_RATE, Pool
+from recycler.front.front import meeting
+from recycler.nouns.evaluation import Score
+from recycler.nouns.objectives import Objective
+from recycler.nouns.trial import State, Trial
 
 if TYPE_CHECKING:
-    from recycler.merge.survey import Reading
+    from recycler.merge.deep import Reading
     from recycler.study import Study
 
 _SHOWN = 3  # findings of one kind that are printed in full
@@ -95,7 +95,7 @@ def costs(table: Mapping[str, Any]) -> str:
     """How many trials were stopped by racing or failed, and what it saved; empty if none."""
     counts, share = table["counts"], table["item_share"]
     text = []
-    if counts["stopped"]:
+    if counts["pruned"]:
         saved = f": {share:.0%} of the item evaluations of full ones" if share is not None else ""
         text.append(f"{counts['stopped']} candidates were stopped early by racing{saved}.")
     if counts["failed"]:
@@ -162,7 +162,7 @@ def trial(table: Mapping[str, Any]) -> None:
     for name, weight in table["weights"].items():
         out.print(f"  {weight:8.4f}  {name}{_own(recipe, name)}", markup=False)
     for split in ("dev", "select", "test"):
-        guess = "estimated from " if (table["state"], split) == (STOPPED, "dev") else ""
+        guess = "estimated from " if (table["state"], split) == (State.PRUNED, "dev") else ""
         for name, score in table.get(split, {}).items():
             out.print(
                 f"  {split:>6}  {name:<16} {score['mean']:.5f} ± {score['stderr']:.5f}  "
@@ -199,14 +199,14 @@ def _value(value: Any) -> str:
 
 def studies(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line a study."""
-    names = ("study", "status", "scored", "stopped", "failed", "running", "created", "message")
+    names = ("study", "status", "scored", "pruned", "failed", "running", "created", "message")
     table = Table(*names)
     for row in rows:
         table.add_row(
             row["name"],
             row["status"],
             str(row["complete"]),
-            str(row["stopped"]),
+            str(row["pruned"]),
             str(row["failed"]),
             str(row["running"]),
             row["created"][:19],

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from recycler.objectives import Array
-from recycler.plan import Plan
-from recycler.trial import COMPLETE, RUNNING, Proposal, Trial
+from recycler.nouns.objectives import Array
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import Kind, Proposal, State, Trial
 
 # Steps of the greedy path. All n - 1 would be 31 of 50 evaluations at n = 32, and the surrogate
 # reaches the path's average without it (bench/search_bench.py).
@@ -28,13 +28,15 @@ def soup(n: int, members: Sequence[int]) -> tuple[float, ...]:
 def references(plan: Plan, trials: Sequence[Trial]) -> Iterator[Proposal]:
     """Singles and uniform, then merge-best once every single is finished; in that order."""
     for i, name in enumerate(plan.names):
-        yield Proposal(kind="single", name=f"single:{name}", recipe=plan.recipe(soup(plan.n, [i])))
+        yield Proposal(
+            kind=Kind.SINGLE, name=f"single:{name}", recipe=plan.recipe(soup(plan.n, [i]))
+        )
     everyone = range(plan.n)
-    yield Proposal(kind="uniform", name="uniform", recipe=plan.recipe(soup(plan.n, everyone)))
+    yield Proposal(kind=Kind.UNIFORM, name="uniform", recipe=plan.recipe(soup(plan.n, everyone)))
     best = best_of_each(plan, trials)
     if best:
         yield Proposal(
-            kind="merge-best", name="merge-best", recipe=plan.recipe(soup(plan.n, best))
+            kind=Kind.MERGE_BEST, name="merge-best", recipe=plan.recipe(soup(plan.n, best))
         )
 
 
@@ -48,12 +50,12 @@ def singles(plan: Plan, trials: Sequence[Trial]) -> dict[int, Trial]:
 def singles_done(plan: Plan, trials: Sequence[Trial]) -> bool:
     """Whether every single has been scored or has failed."""
     found = singles(plan, trials)
-    return len(found) == plan.n and all(trial.state != RUNNING for trial in found.values())
+    return len(found) == plan.n and all(trial.state != State.RUNNING for trial in found.values())
 
 
 def single_gains(plan: Plan, trials: Sequence[Trial]) -> dict[int, Array]:
     """Position -> (m,) dev gains of each single that was scored."""
-    done = {i: t for i, t in singles(plan, trials).items() if t.state == COMPLETE}
+    done = {i: t for i, t in singles(plan, trials).items() if t.state == State.COMPLETE}
     return {i: plan.objectives.gains([t.means("dev")])[0] for i, t in done.items()}
 
 
@@ -87,10 +89,10 @@ def greedy_step(plan: Plan, trials: Sequence[Trial], limit: int = GREEDY_STEPS) 
         recipe = plan.recipe(soup(plan.n, [*members, candidate]))
         trial = by_id.get(recipe.id)
         if trial is None:
-            return Proposal(kind="greedy", name=f"greedy {step}", recipe=recipe)
-        if trial.state == RUNNING:
+            return Proposal(kind=Kind.GREEDY, name=f"greedy {step}", recipe=recipe)
+        if trial.state == State.RUNNING:
             return None
-        if trial.state == COMPLETE:
+        if trial.state == State.COMPLETE:
             gains = plan.objectives.gains([trial.means("dev")])[0]
             average = float((gains / scales).mean())
             if average > best:
@@ -101,7 +103,7 @@ def greedy_step(plan: Plan, trials: Sequence[Trial], limit: int = GREEDY_STEPS) 
 def greedy_soup(plan: Plan, trials: Sequence[Trial]) -> Trial | None:
     """The trial that is the greedy soup so far: the best average of the path; None before."""
     known = single_gains(plan, trials)
-    path = [t for t in trials if t.kind == "greedy" and t.state == COMPLETE]
+    path = [t for t in trials if t.kind == "greedy" and t.state == State.COMPLETE]
     if not path:
         return None
     scales = plan.objectives.scales(np.array(list(known.values())))
@@ -112,9 +114,9 @@ def greedy_soup(plan: Plan, trials: Sequence[Trial]) -> Trial | None:
 def less_one(plan: Plan, trials: Sequence[Trial]) -> Iterator[Proposal]:
     """The greedy soup without each of its members in turn, once its path is complete."""
     made = greedy_soup(plan, trials)
-    if made is None or any(t.kind == "greedy" and t.state == RUNNING for t in trials):
+    if made is None or any(t.kind == "greedy" and t.state == State.RUNNING for t in trials):
         return
     members = [i for i, weight in enumerate(made.recipe.vector(plan.names)) if weight]
     for i in members if len(members) > 2 else ():
         recipe = plan.recipe(soup(plan.n, [j for j in members if j != i]))
-        yield Proposal(kind="search", name=f"greedy less {plan.names[i]}", recipe=recipe)
+        yield Proposal(kind=Kind.SEARCH, name=f"greedy less {plan.names[i]}", recipe=recipe)

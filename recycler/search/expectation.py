@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from recycler.objectives import Array
-from recycler.plan import Plan
-from recycler.recipe import Recipe
+from recycler.nouns.objectives import Array
+from recycler.nouns.plan import Plan
+from recycler.nouns.recipe import Recipe
+from recycler.nouns.trial import SCORED, Trial
 from recycler.search import surrogate
 from recycler.search.optuna_box import problem_of
 from recycler.search.surrogate import MANY, shrunk
-from recycler.trial import COMPLETE, STOPPED, Trial
 
 
 def expected(
@@ -70,7 +70,7 @@ def predicted(
 
 def _ledger(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Trial], Array, Array, Array]:
     """Of k scored trials: they, (k, d) points, (k, m) dev gains and (k, m) standard errors."""
-    scored = [trial for trial in trials if trial.state in (COMPLETE, STOPPED)]
+    scored = [trial for trial in trials if trial.state in SCORED]
     x = np.array([plan.points.point_of(trial.recipe) for trial in scored])
     return scored, x, *_measured(plan, scored, "dev")
 

@@ -35,7 +35,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from torch import Tensor
 
-from recycler import pareto
+from recycler.front import pareto
 from recycler.search.simplex import (
     Array,
     SimplexSampler,

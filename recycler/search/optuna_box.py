@@ -17,10 +17,10 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from recycler.plan import Plan
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import State, Trial
 from recycler.protocols import Problem, SamplerFactory
 from recycler.search.simplex import Array, SimplexSampler, box
-from recycler.trial import COMPLETE, RUNNING, STOPPED, Trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -123,8 +123,8 @@ def study_of(problem: Problem, trials: Sequence[Trial], sampler: BaseSampler | N
 def frozen(problem: Problem, trial: Trial, whole: dict[str, BaseDistribution]) -> FrozenTrial:
     """One trial of the ledger as Optuna's; `whole` is the search space, shared by all of them."""
     # a trial that racing stopped teaches too: its scores have the larger error of fewer items
-    known = {COMPLETE: TrialState.COMPLETE, STOPPED: TrialState.COMPLETE}
-    state = {**known, RUNNING: TrialState.RUNNING}.get(trial.state, TrialState.FAIL)
+    known = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.COMPLETE}
+    state = {**known, State.RUNNING: TrialState.RUNNING}.get(trial.state, TrialState.FAIL)
     user: dict[str, Any] = {"kind": trial.kind, "name": trial.name, "finished": trial.finished}
     values = None
     if state is TrialState.COMPLETE:
@@ -152,7 +152,7 @@ def frozen(problem: Problem, trial: Trial, whole: dict[str, BaseDistribution]) -
 
 def problem_of(plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | Array) -> Problem:
     """What a sampler of this study may know."""
-    singles = [t for t in trials if t.kind == "single" and t.state == COMPLETE]
+    singles = [t for t in trials if t.kind == "single" and t.state == State.COMPLETE]
     gains = plan.objectives.gains([t.means("dev") for t in singles])
     return Problem(
         space=plan.points,

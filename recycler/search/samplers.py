@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from optuna.samplers import BaseSampler
 
-from recycler import pareto
 from recycler.errors import StudyFailed
-from recycler.front import floor_gains, front_rows
+from recycler.front import pareto
+from recycler.front.front import floor_gains, front_rows
 from recycler.loop import exhausted
-from recycler.objectives import Array
-from recycler.plan import Plan
+from recycler.nouns.objectives import Array
+from recycler.nouns.plan import Plan
+from recycler.nouns.recipe import Recipe
+from recycler.nouns.trial import Kind, Proposal, State, Trial
 from recycler.protocols import Problem, SamplerFactory
-from recycler.recipe import Recipe
 from recycler.registry import resolve
 from recycler.search import baselines, warm
 from recycler.search.expectation import expected, predicted
 from recycler.search.optuna_box import ask, problem_of
 from recycler.search.surrogate import MANY
-from recycler.trial import COMPLETE, Proposal, Trial
 
 SAMPLERS = {
     "auto": "recycler.search.samplers:auto",
@@ -96,7 +96,7 @@ class Proposer:
     def references(self, trials: Sequence[Trial]) -> list[Trial]:
         """Scored trials that the front is held against: the baselines and the greedy soup."""
         soup = baselines.greedy_soup(self.plan, trials)
-        scored = [t for t in trials if t.is_baseline and t.state == COMPLETE]
+        scored = [t for t in trials if t.is_baseline and t.state == State.COMPLETE]
         return [*scored, *([soup] if soup else [])]
 
     def expected(self, trials: Sequence[Trial], reference: Sequence[float]) -> Mapping[int, Array]:
@@ -146,13 +146,13 @@ class Proposer:
             point, notes = ask(self._factory, problem, trials, seed)
             recipe = self.plan.merge_at(point)
             if recipe.id not in known:
-                return Proposal(kind="search", name=name, recipe=recipe, notes=notes)
-        return Proposal(kind="search", name=name, recipe=self._random(problem, len(trials)))
+                return Proposal(kind=Kind.SEARCH, name=name, recipe=recipe, notes=notes)
+        return Proposal(kind=Kind.SEARCH, name=name, recipe=self._random(problem, len(trials)))
 
     def _filled(self, trials: Sequence[Trial], known: set[str]) -> Proposal | None:
         """The midpoint of the two neighbours on the dev front with the largest gap not tried yet."""
         objectives = self.plan.objectives
-        scored = [t for t in trials if t.state == COMPLETE]
+        scored = [t for t in trials if t.state == State.COMPLETE]
         front = front_rows(scored, objectives, "dev", floor_gains(trials, objectives, "dev"))
         singles = np.array(list(baselines.single_gains(self.plan, trials).values()))
         gains = objectives.gains([t.means("dev") for t in front]) / objectives.scales(singles)
@@ -162,7 +162,7 @@ class Proposer:
             recipe = self.plan.merge_at((points[one] + points[other]) / 2)
             if recipe.id not in known:
                 name = f"fill {self.spent(trials)}"
-                return Proposal(kind="search", name=name, recipe=recipe)
+                return Proposal(kind=Kind.SEARCH, name=name, recipe=recipe)
         return None
 
     def _random(self, problem: Problem, number: int) -> Recipe:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from recycler import pareto
+from recycler.front import pareto
 from recycler.protocols import Problem
 from recycler.search.simplex import (
     Array,

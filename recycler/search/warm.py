@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from recycler import pareto
-from recycler.front import front_rows
-from recycler.plan import Plan
-from recycler.recipe import Recipe
+from recycler.front import pareto
+from recycler.front.front import front_rows
+from recycler.nouns.plan import Plan
+from recycler.nouns.recipe import Recipe
+from recycler.nouns.trial import Kind, Proposal, State, Trial
 from recycler.search import baselines
-from recycler.trial import COMPLETE, Proposal, Trial
 
 MISSING = 0.2  # largest share of a recipe's weight that may lie on checkpoints not in the pool
 
@@ -55,7 +55,7 @@ def proposals(plan: Plan) -> Iterator[Proposal]:
     for number, entry in enumerate(plan.warm, start=1):
         source = [entry["study"], entry["trial"]]
         yield Proposal(
-            kind="search",
+            kind=Kind.SEARCH,
             name=f"warm {number} ({source[0]} trial {source[1]})",
             recipe=plan.recipe(entry["weights"]),
             notes={"copy": source} if entry["copy"] else {},
@@ -65,7 +65,7 @@ def proposals(plan: Plan) -> Iterator[Proposal]:
 def _of_study(plan: Plan, earlier: Earlier) -> Iterator[dict[str, Any]]:
     """Entries of one earlier study, rank by rank; within a rank, most hypervolume first."""
     old, trials, reference = earlier
-    left = [trial for trial in trials if trial.state == COMPLETE]
+    left = [trial for trial in trials if trial.state == State.COMPLETE]
     alike = plan.scores_alike(old)
     while left:
         rank = front_rows(left, old.objectives, "dev")

@@ -23,11 +23,11 @@ from sqlalchemy.exc import IntegrityError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import StaticPool
 
 from recycler.errors import Conflict, InvalidConfig, Mismatch, MissingExtra, NotFound
-from recycler.evaluation import Evaluation, Failure, Outcomes, Score
-from recycler.plan import Plan
-from recycler.recipe import Recipe, canonical
+from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
+from recycler.nouns.plan import Plan
+from recycler.nouns.recipe import Recipe, canonical
+from recycler.nouns.trial import Proposal, State, Trial
 from recycler.store import tables as t
-from recycler.trial import COMPLETE, FAILED, RUNNING, STOPPED, Proposal, Trial
 
 HEAD = "0001"  # newest migration
 # The first statement of a migration: others wait, and tables come all or not at all (pysqlite
@@ -106,7 +106,10 @@ class SqlStore:
             "message": row["message"],
             "created": row["created"],
             "reference": json.loads(row["reference"]) if row["reference"] else None,
-            **{state: counts.get(state, 0) for state in (COMPLETE, STOPPED, FAILED, RUNNING)},
+            **{
+                state: counts.get(state, 0)
+                for state in (State.COMPLETE, State.PRUNED, State.FAILED, State.RUNNING)
+            },
         }
 
     def set_status(self, study: str, status: str, message: str = "") -> None:
@@ -161,7 +164,7 @@ class SqlStore:
         study: str,
         number: int,
         evaluation: Evaluation,
-        state: str = COMPLETE,
+        state: str = State.COMPLETE,
     ) -> None:
         """Write the scores of one split; dev scores also end the trial.
 
@@ -185,7 +188,7 @@ class SqlStore:
                 if evaluation.split == "dev":
                     self._forget_part(db, study, number)
                 db.execute(t.evaluations.insert(), rows)
-                if state == RUNNING:
+                if state == State.RUNNING:
                     db.execute(
                         _trial(t.trials.update(), study, number).values(digest=evaluation.digest)
                     )
@@ -199,7 +202,7 @@ class SqlStore:
 
     def fail(self, study: str, number: int, failure: Failure) -> None:
         with self._engine.begin() as db:
-            self._end(db, study, number, FAILED, failure=canonical(asdict(failure)))
+            self._end(db, study, number, State.FAILED, failure=canonical(asdict(failure)))
 
     def trials(self, study: str) -> list[Trial]:
         """All trials by number, with scores and without item outcomes."""
@@ -344,7 +347,7 @@ class SqlStore:
 
     def _end(self, db: sa.Connection, study: str, number: int, state: str, **values: Any) -> None:
         event = self._next_event(db, study)
-        update = _trial(t.trials.update(), study, number).where(t.trials.c.state == RUNNING)
+        update = _trial(t.trials.update(), study, number).where(t.trials.c.state == State.RUNNING)
         done = db.execute(update.values(state=state, finished=event, ended=_now(), **values))
         if done.rowcount != 1:
             raise Conflict(
@@ -356,7 +359,9 @@ class SqlStore:
         """Make room for the scores of more items of a trial that is still running."""
         e = t.evaluations.c
         running = sa.select(t.trials.c.number).where(
-            t.trials.c.study == study, t.trials.c.number == number, t.trials.c.state == RUNNING
+            t.trials.c.study == study,
+            t.trials.c.number == number,
+            t.trials.c.state == State.RUNNING,
         )
         db.execute(
             t.evaluations.delete().where(

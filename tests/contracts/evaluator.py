@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import torch
 
-from recycler.evaluation import SPLITS, Evaluation, Outcomes, Score
-from recycler.objectives import Objectives
-from recycler.plan import Plan
+from recycler.nouns.evaluation import SPLITS, Evaluation, Outcomes, Score
+from recycler.nouns.objectives import Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import State, Trial
 from recycler.search.samplers import Proposer
-from recycler.trial import COMPLETE, Trial
 
 
 def same(first, second) -> bool:
@@ -127,7 +127,7 @@ def scored_references(objectives, sampler) -> tuple[Proposer, list[Trial]]:
                 kind=proposal.kind,
                 name=proposal.name,
                 recipe=proposal.recipe,
-                state=COMPLETE,
+                state=State.COMPLETE,
                 finished=k,
                 evaluations={"dev": dev},
             )

@@ -21,9 +21,9 @@ from typing import ClassVar
 import pytest
 
 from recycler.errors import InvalidConfig, RecyclerError
-from recycler.evaluation import Evaluation, Failure, Score
-from recycler.recipe import Ingredient, Recipe
-from recycler.trial import Job
+from recycler.nouns.evaluation import Evaluation, Failure, Score
+from recycler.nouns.recipe import Ingredient, Recipe
+from recycler.nouns.trial import Job
 
 HANG = 600.0  # seconds, far beyond any time limit here
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from recycler.evaluation import Evaluation, Failure, Score
-from recycler.objectives import Array, Objective, Objectives
-from recycler.plan import Plan
+from recycler.nouns.evaluation import Evaluation, Failure, Score
+from recycler.nouns.objectives import Array, Objective, Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import State, Trial
 from recycler.search.samplers import Proposer
-from recycler.trial import COMPLETE, FAILED, Trial
 
 Function = Callable[[Array], Sequence[float]]
 SIZES = [(2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3), (16, 1), (16, 2), (16, 3)]
@@ -59,7 +59,7 @@ def ended(plan: Plan, trial: Trial, function: Function, event: int, stderr: floa
     }
     return replace(
         trial,
-        state=COMPLETE,
+        state=State.COMPLETE,
         finished=event,
         evaluations={"dev": Evaluation(split="dev", scores=scores)},
     )
@@ -88,7 +88,7 @@ def proceed(
         )
         if proposal.kind == "search" and failing(trial.number):
             why = Failure("exception", "why")
-            ledger.append(replace(trial, state=FAILED, finished=event + 1, failure=why))
+            ledger.append(replace(trial, state=State.FAILED, finished=event + 1, failure=why))
         else:
             ledger.append(ended(plan, trial, function, event + 1))
     return ledger
@@ -182,7 +182,7 @@ class SamplerContract:
         ledger = proceed(
             plan, opening(plan, function), function, self.draws, failing=lambda k: k % 2 == 0
         )
-        assert sum(trial.state == FAILED for trial in ledger) == self.draws // 2
+        assert sum(trial.state == State.FAILED for trial in ledger) == self.draws // 2
         assert len({trial.recipe.id for trial in ledger}) == len(ledger)
 
     def test_trials_in_flight_are_tolerated_and_not_proposed_again(self) -> None:
@@ -215,7 +215,7 @@ class SamplerContract:
         plan, function = self.plan(3, 2), bowls(3, 2)
         why = Failure("exception", "why")
         ledger = [
-            t if t.number == 0 else replace(t, state=FAILED, evaluations={}, failure=why)
+            t if t.number == 0 else replace(t, state=State.FAILED, evaluations={}, failure=why)
             for t in opening(plan, function)
         ]
         assert len(vectors(plan, proceed(plan, ledger, function, 2))) == 2

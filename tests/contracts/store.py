@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 from recycler.errors import Conflict, Mismatch, NotFound
-from recycler.evaluation import Evaluation, Failure, Outcomes, Score
-from recycler.objectives import Objective, Objectives
-from recycler.plan import Plan
+from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
+from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import Proposal
 from recycler.protocols import Store
-from recycler.trial import Proposal
 
 # numbers that a careless text or single-precision column would change
 AWKWARD = (0.1, 1 / 3, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, -0.1, 1e23)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from recycler import pareto
 from recycler.errors import InvalidConfig, NotFound
-from recycler.evaluation import Outcomes, Score
-from recycler.objectives import Array, Floor, Objective, Objectives
-from recycler.trial import COMPLETE, RUNNING, STOPPED, Trial
+from recycler.front import pareto
+from recycler.nouns.evaluation import Outcomes, Score
+from recycler.nouns.objectives import Array, Floor, Objective, Objectives
+from recycler.nouns.trial import State, Trial
 
 DRAWS = 2000  # bootstrap draws behind each probability
 AHEAD = 10  # evaluations that `outlook` looks ahead
@@ -170,7 +170,9 @@ def _floor_gain(
     scores = [score for score in known if score is not None]
     # on dev items the best single is not known before all are; elsewhere who failed never comes
     awaited = [
-        t for t in named if t.state == RUNNING or (t.state == COMPLETE and not t.means(split))
+        t
+        for t in named
+        if t.state == State.RUNNING or (t.state == State.COMPLETE and not t.means(split))
     ]
     if not named or awaited:
         return np.inf
@@ -192,7 +194,7 @@ def _baselines(trials: Sequence[Trial], objectives: Objectives, floor: Floor) ->
     if len(singles) == 1:
         return singles
     if floor.baseline == "merge-best" and singles:
-        scored = [trial for trial in singles if trial.state == COMPLETE]
+        scored = [trial for trial in singles if trial.state == State.COMPLETE]
         gains = objectives.gains([trial.means("dev") for trial in scored])
         best = set(np.argmax(gains, axis=0).tolist()) if scored else set()
         if len(best) == 1:
@@ -242,7 +244,7 @@ def front_rows(
     of each of them decides, where it is given: estimates from some of the items are mostly luck.
     """
     allowed = feasible(trials, objectives, split, floors)
-    if expected and split == "dev" and any(trial.state == STOPPED for trial in trials):
+    if expected and split == "dev" and any(trial.state == State.PRUNED for trial in trials):
         gains = np.array([expected[trial.number] for trial in allowed])
     else:
         gains = objectives.gains([trial.means(split) for trial in allowed])
@@ -283,14 +285,14 @@ def outlook(
     Returns:
         None before AHEAD evaluations have ended, and while nothing lies above the reference.
     """
-    ended = [t for t in trials if t.kind == "search" and t.state != RUNNING and not t.copied]
+    ended = [t for t in trials if t.kind == "search" and t.state != State.RUNNING and not t.copied]
     ended.sort(key=lambda trial: (trial.finished or 0, trial.number))
     k = len(ended)
     if k < AHEAD or reference is None:
         return None
     window = max(AHEAD, -(-3 * k // 10))
     recent = {trial.number for trial in ended[k - window :]}
-    scored = [trial for trial in trials if trial.state == COMPLETE]
+    scored = [trial for trial in trials if trial.state == State.COMPLETE]
     before, now = (
         pareto.hypervolume(objectives.gains([t.means("dev") for t in some]), np.array(reference))
         for some in ([t for t in scored if t.number not in recent], scored)

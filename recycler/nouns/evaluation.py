@@ -6,6 +6,7 @@ Reference: Miller 2024, arXiv 2411.00640 (clustered standard errors).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,16 @@ from recycler.errors import InvalidConfig
 
 Array = NDArray[np.float64]
 
-SPLITS = ("dev", "select", "test")  # searched on | finalists re-ranked | reported once
+
+class Split(StrEnum):
+    """Which items: the search sees dev, finalists are re-ranked on select, test is reported once."""
+
+    DEV = "dev"
+    SELECT = "select"
+    TEST = "test"
+
+
+SPLITS = tuple(Split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +160,26 @@ class Evaluation:
         )
 
 
+class Fault(StrEnum):
+    """Who is to blame for a job without scores, and so what happens next.
+
+    Attributes:
+        CANDIDATE: the merge itself can't be scored. A result: it spends budget, others go on.
+        ENVIRONMENT: a machine, a file or a connection. The job is tried again elsewhere; if that does
+            not help, the study pauses. It spends no budget and its recipe stays possible.
+        SETUP: the study's settings. No candidate can be scored; the run ends at once.
+    """
+
+    CANDIDATE = "candidate"
+    ENVIRONMENT = "environment"
+    SETUP = "setup"
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a candidate has no scores: `kind` is a word to count by, `message` for the reader."""
+    """Why a job has no scores: `kind` is a word to count by, `message` is for the reader."""
 
     kind: str
     message: str
     details: str = ""
+    fault: Fault = Fault.CANDIDATE

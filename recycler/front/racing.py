@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from recycler import pareto
 from recycler.errors import InvalidConfig
-from recycler.evaluation import Outcomes, Score
-from recycler.objectives import Array, Objective, Objectives
+from recycler.front import pareto
+from recycler.nouns.evaluation import Outcomes, Score
+from recycler.nouns.objectives import Array, Objective, Objectives
 
 DRAWS = 256
 DEFAULTS: Mapping[str, Any] = {"blocks": [0.125, 0.25, 0.5, 1.0], "chance": 0.05, "gain": 0.01}

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recycler.checkpoint import Checkpoint
-from recycler.compare import Finding
+from recycler.checkpoints.compare import Finding
+from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.pool import Pool
 from recycler.errors import InvalidConfig
 from recycler.merge.methods import require_setting
 from recycler.merge.sources import HEADS
-from recycler.merge.tensors import find_method
-from recycler.pool import Pool
+from recycler.merge.stream import find_method
+from recycler.nouns.layers import checked, layer_range, places, scalars, varies
+from recycler.nouns.recipe import Ingredient, Recipe
 from recycler.protocols import MergeMethod
-from recycler.recipe import Ingredient, Recipe
-from recycler.schedule import checked, layer_range, places, scalars, varies
 from recycler.yamlfile import read_yaml
 
 _OWN = {"method", "checkpoints", "base", "dtype", "settings", "donor", "layers"}

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recycler.errors import InvalidConfig
 from recycler.evaluate.items import DEFAULT_ITEMS
-from recycler.objectives import Objective, Objectives
+from recycler.nouns.objectives import Objective, Objectives
 from recycler.yamlfile import read_yaml
 
 

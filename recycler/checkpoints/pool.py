@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recycler.checkpoint import Checkpoint, absolute
-from recycler.compare import ERROR, WARNING, Finding, compare
+from recycler.checkpoints.compare import ERROR, WARNING, Finding, compare
+from recycler.checkpoints.folder import Checkpoint, absolute
 from recycler.errors import Incompatible, InvalidConfig, NotFound, RecyclerError
 from recycler.yamlfile import read_yaml
 

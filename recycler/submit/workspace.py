@@ -11,20 +11,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from recycler import space
-from recycler.checkpoint import Checkpoint
-from recycler.config import ExecutionSection, StudyFile, read_study
+from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.pool import Pool
 from recycler.errors import Conflict, InvalidConfig, Mismatch, NotFound
-from recycler.front import AHEAD
-from recycler.plan import Plan
-from recycler.pool import Pool
+from recycler.front.front import AHEAD
+from recycler.front.racing import settings_of
+from recycler.nouns import space
+from recycler.nouns.layers import places
+from recycler.nouns.plan import Plan
 from recycler.protocols import Executor, ScorerFactory
-from recycler.racing import settings_of
 from recycler.registry import resolve
-from recycler.schedule import places
 from recycler.search.samplers import SAMPLERS
 from recycler.search.warm import Earlier, recipes
 from recycler.store.sql import SqlStore
+from recycler.submit.config import ExecutionSection, StudyFile, read_study
 
 FOLDER, LEDGER = ".recycler", "ledger.db"
 EXECUTORS = {
@@ -237,13 +237,13 @@ class Workspace:
 
 def _merge_settings(pool: Pool, config: StudyFile) -> dict[str, Any]:
     """The settings of the study's merge method, refused here rather than in every candidate."""
-    method = import_module("recycler.merge.tensors").find_method(config.merge.method)
+    method = import_module("recycler.merge.stream").find_method(config.merge.method)
     if method.needs_base and pool.base is None:
         raise InvalidConfig(
             f"study {config.study!r}: merge method {config.merge.method} needs a base checkpoint.",
             hint="name the common ancestor: `base: runs/base`, or in the pool's file.",
         )
-    files = import_module("recycler.merge.files")
+    files = import_module("recycler.merge.recipes")
     made: dict[str, Any] = files.checked_settings(
         config.merge.settings, method, Path(f"study {config.study}: merge.settings")
     )
@@ -252,7 +252,7 @@ def _merge_settings(pool: Pool, config: StudyFile) -> dict[str, Any]:
 
 def _space(pool: Pool, config: StudyFile) -> dict[str, Any]:
     """What the study searches besides the weights, checked against its method and its layers."""
-    method = import_module("recycler.merge.tensors").find_method(config.merge.method)
+    method = import_module("recycler.merge.stream").find_method(config.merge.method)
     known = tuple(getattr(method, "defaults", {}))
     names = list(pool.checkpoints[0].tensors)
     layers = max((place.layers for place in places(names).values()), default=0)

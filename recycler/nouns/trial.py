@@ -5,17 +5,41 @@ May import: errors, objectives, recipe, evaluation.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
-from recycler.evaluation import Evaluation, Failure
-from recycler.recipe import Recipe
+from recycler.nouns.evaluation import Evaluation, Failure
+from recycler.nouns.recipe import Recipe
 
-# How a trial came about. The first three are references on top of the budget of evaluations.
-BASELINES = ("single", "uniform", "merge-best")
-KINDS = (*BASELINES, "greedy", "search")
-RUNNING, COMPLETE, FAILED = "running", "complete", "failed"
-STOPPED = "stopped"  # by racing: its dev scores are estimates from some of the items
 WHOLE = (0.0, 1.0)
+
+
+class Kind(StrEnum):
+    """How a trial came about."""
+
+    SINGLE = "single"
+    UNIFORM = "uniform"
+    MERGE_BEST = "merge-best"
+    GREEDY = "greedy"
+    SEARCH = "search"
+
+
+BASELINES = (Kind.SINGLE, Kind.UNIFORM, Kind.MERGE_BEST)  # on top of the budget of evaluations
+
+
+class State(StrEnum):
+    """Where a trial is.
+
+    A pruned trial was stopped early by racing: its dev scores are estimates from some of the items.
+    """
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+
+SCORED = (State.COMPLETE, State.PRUNED)  # states of trials that have dev scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +48,10 @@ class Trial:
 
     Attributes:
         number: 0, 1, … in the order of proposals.
-        kind: one of KINDS.
+        kind: how it came about.
         name: for people: `single:code-a`, `uniform`, `greedy 3`, `search 17`.
         recipe: what decides the bytes.
-        state: running, complete (scored on all dev items), stopped (on some) or failed.
+        state: running, complete (scored on all dev items), pruned (on some) or failed.
         started: position of the proposal in the study's sequence of events.
         finished: position of the end in that sequence; None while running.
         attempts: how often its evaluation was begun.
@@ -38,10 +62,10 @@ class Trial:
     """
 
     number: int
-    kind: str
+    kind: Kind
     name: str
     recipe: Recipe
-    state: str = RUNNING
+    state: State = State.RUNNING
     started: int = 0
     finished: int | None = None
     attempts: int = 1
@@ -72,7 +96,7 @@ class Trial:
 class Proposal:
     """A merge to evaluate next, before the ledger has numbered it."""
 
-    kind: str
+    kind: Kind
     name: str
     recipe: Recipe
     notes: Mapping[str, Any] = field(default_factory=dict)

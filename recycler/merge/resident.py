@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from recycler.checkpoints.pool import Pool
 from recycler.errors import Incompatible
 from recycler.merge.plain import read
 from recycler.merge.sources import Sources
-from recycler.merge.tensors import Digest, merged
-from recycler.pool import Pool
-from recycler.recipe import Recipe
+from recycler.merge.stream import Digest, merged
+from recycler.nouns.recipe import Recipe
 
 
 class Resident:

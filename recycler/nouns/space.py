@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recycler.errors import InvalidConfig
-from recycler.recipe import Recipe
-from recycler.schedule import Place, value_at
+from recycler.nouns.layers import Place, value_at
+from recycler.nouns.recipe import Recipe
 
 Array = NDArray[np.float64]
 UNCHANGED = 1.0  # λ and density that leave a task vector as it is

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recycler.checkpoint import Checkpoint, brief, open_regular, read_json
+from recycler.checkpoints.folder import Checkpoint, brief, open_regular, read_json
 from recycler.errors import BrokenCheckpoint, RecyclerError
 
 ERROR, WARNING = "error", "warning"

@@ -55,7 +55,7 @@ def demo(
     Example: recycler demo
     """
     result = lazy("recycler.demo.walkthrough").walk(
-        lazy("recycler.workspace").Workspace(store),
+        lazy("recycler.submit.workspace").Workspace(store),
         out,
         workers or min(2, os.cpu_count() or 1),
         evaluations,
@@ -93,12 +93,12 @@ def pool_check(
     \b
     Example: recycler pool check runs/* --base runs/base
     """
-    found, findings = lazy("recycler.pool").survey(folders, base)
+    found, findings = lazy("recycler.checkpoints.pool").survey(folders, base)
     reading = None
     if deep and found:
         total = sum(checkpoint.nbytes for checkpoint in found.everything)
         with lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar:
-            reading = lazy("recycler.merge.survey").read(
+            reading = lazy("recycler.merge.deep").read(
                 found, lambda count: bar.bytes_moved("reading", count, total)
             )
         findings = (*findings, *reading.findings)
@@ -131,7 +131,10 @@ def pool_add(
     \b
     Example: recycler pool add drawer runs/sft-* runs/dpo-*
     """
-    pools, workspace = lazy("recycler.pool"), lazy("recycler.workspace").Workspace(store)
+    pools, workspace = (
+        lazy("recycler.checkpoints.pool"),
+        lazy("recycler.submit.workspace").Workspace(store),
+    )
     if len(folders) == 1 and folders[0].suffix in (".yaml", ".yml"):
         listed = pools.Pool.from_yaml(folders[0])
         opened = pools.Pool(name, listed.checkpoints, listed.base)
@@ -151,7 +154,7 @@ def pool_list(store: str, as_json: bool) -> None:
     \b
     Example: recycler pool list
     """
-    names = lazy("recycler.workspace").Workspace(store, create=False).store.pools()
+    names = lazy("recycler.submit.workspace").Workspace(store, create=False).store.pools()
     _print_json(names) if as_json else click.echo("\n".join(names) or "no pools yet")
 
 
@@ -165,7 +168,7 @@ def pool_show(store: str, name: str, as_json: bool) -> None:
     \b
     Example: recycler pool show drawer --json
     """
-    _show_pool(lazy("recycler.workspace").Workspace(store, create=False), name, as_json)
+    _show_pool(lazy("recycler.submit.workspace").Workspace(store, create=False), name, as_json)
 
 
 def _show_pool(workspace: Any, name: str, as_json: bool) -> None:
@@ -208,10 +211,10 @@ def run(store: str, /, study_file: Path, as_json: bool, **given: Any) -> None:
     \b
     Example: recycler run configs/demo.yaml --workers 2
     """
-    config = lazy("recycler.config").read_study(study_file)
+    config = lazy("recycler.submit.config").read_study(study_file)
     changes = {key: value for key, value in given.items() if value is not None}
     execution = config.execution.model_copy(update=changes)
-    workspace = lazy("recycler.workspace").Workspace(store)
+    workspace = lazy("recycler.submit.workspace").Workspace(store)
     with lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar:
         plan = workspace.submit(study_file, bar.bytes_read)
         study = lazy("recycler.study").Study(plan.name, workspace)
@@ -228,7 +231,7 @@ def studies(store: str, as_json: bool) -> None:
     \b
     Example: recycler studies
     """
-    rows = lazy("recycler.workspace").Workspace(store, create=False).store.studies()
+    rows = lazy("recycler.submit.workspace").Workspace(store, create=False).store.studies()
     _print_json(rows) if as_json else lazy("recycler.report.text").studies(rows)
 
 
@@ -371,7 +374,7 @@ def verify(store: str, folder: Path, score: bool, as_json: bool) -> None:
 
 
 def _study(store: str, name: str) -> Any:
-    workspace = lazy("recycler.workspace").Workspace(store, create=False)
+    workspace = lazy("recycler.submit.workspace").Workspace(store, create=False)
     return lazy("recycler.study").Study(name, workspace)
 
 

@@ -16,7 +16,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from recycler.checkpoint import (
+from recycler.checkpoints.compare import ERROR, WARNING, Finding
+from recycler.checkpoints.folder import (
     DTYPES,
     Checkpoint,
     TensorSpec,
@@ -24,9 +25,8 @@ from recycler.checkpoint import (
     open_regular,
     tree_digest,
 )
-from recycler.compare import ERROR, WARNING, Finding
+from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint
-from recycler.pool import Pool
 
 STACK_LIMIT = 1 << 22  # elements of all checkpoints held at once, in float64: 32 MB
 _BLOCK, _FEWEST = 1 << 16, 1 << 10  # elements of one checkpoint read at once

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recycler.checkpoint import DTYPES, Checkpoint, TensorSpec, tree_digest
+from recycler.checkpoints.folder import DTYPES, Checkpoint, TensorSpec, tree_digest
+from recycler.checkpoints.pool import Pool
 from recycler.errors import Incompatible, InvalidConfig
 from recycler.merge import kernels
 from recycler.merge.methods import (
@@ -37,11 +38,10 @@ from recycler.merge.methods import (
     mask_key,
 )
 from recycler.merge.sources import FileFacts, Located, Sources, blocks, opened, read_raw
-from recycler.pool import Pool
+from recycler.nouns.layers import Place, places, value_at
+from recycler.nouns.recipe import Recipe
 from recycler.protocols import MergeMethod
-from recycler.recipe import Recipe
 from recycler.registry import resolve
-from recycler.schedule import Place, places, value_at
 
 if TYPE_CHECKING:
     from torch import Tensor

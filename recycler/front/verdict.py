@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from recycler.evaluation import SPLITS, Outcomes
-from recycler.front import drawn_gains, meeting
-from recycler.objectives import Array, Objectives
-from recycler.trial import Trial
+from recycler.front.front import drawn_gains, meeting
+from recycler.nouns.evaluation import SPLITS, Outcomes
+from recycler.nouns.objectives import Array, Objectives
+from recycler.nouns.trial import Trial
 
 SURE = 0.95  # from this probability on a difference is stated as a fact
 _OPTIMISTIC = {

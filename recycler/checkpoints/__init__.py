@@ -1,0 +1,1 @@
+"""What lies on disk: checkpoint folders and pools, read from their headers."""

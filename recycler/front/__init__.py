@@ -1,0 +1,1 @@
+"""What a study found: Pareto arithmetic, the front, races, the verdict; pure functions."""

@@ -1,0 +1,171 @@
+"""`search`: the whole loop for any function of weights, without models.
+
+May import: the nouns, loop, store, execute.inline, search.*.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from recycler.errors import InvalidConfig
+from recycler.evaluate.results import evaluation_of, read_values
+from recycler.execute.inline import Inline
+from recycler.front.front import Front, Member, front_rows, probabilities
+from recycler.front.racing import settings_of
+from recycler.loop import Listener, run
+from recycler.nouns.evaluation import Evaluation
+from recycler.nouns.objectives import Array, Objective, Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import SCORED, WHOLE, Job
+from recycler.protocols import Scorer
+from recycler.search.expectation import expected
+from recycler.search.samplers import Proposer
+from recycler.store.sql import SqlStore
+
+
+def search(
+    function: Callable[[Array], Sequence[Any]],
+    n: int,
+    directions: Sequence[str],
+    *,
+    sampler: str = "auto",
+    evaluations: int = 50,
+    seed: int = 0,
+    names: Sequence[str] = (),
+    store: str = "sqlite://",
+    study: str = "search",
+    greedy: bool = True,
+    racing: bool | Mapping[str, Any] = False,
+    settings: Mapping[str, Any] | None = None,
+    listen: Listener = lambda progress: None,
+) -> Front:
+    """Search the weight simplex for any function, with the machinery of a study and no models.
+
+    Args:
+        function: takes the (n,) weights, a one-dimensional array that sums to 1, and returns one
+            entry an objective: a mean, a pair (mean, stderr) as a tuple, or item values as a list
+            or array, in which case the same items must be scored each time.
+        n: number of checkpoints.
+        directions: `max` or `min` for each of the m objectives.
+        sampler: name of a sampler.
+        evaluations: budget. The n singles (one-hot), uniform and merge-best come on top of it.
+        seed: seed of the proposals.
+        names: names of the checkpoints; default `w0`, `w1`, …
+        store: database URL; with a file the search resumes where it was stopped.
+        study: name in the store.
+        greedy: open the search with the greedy-soup path, inside the budget.
+        racing: stop candidates early (see `racing`). The function is then also called with
+            `part=(start, stop)`, shares of the items in their order, and returns these items' values.
+        settings: the sampler's own settings.
+        listen: called after each evaluation.
+
+    Returns:
+        The front by the scores that the search saw; `front.trials` have `recipe.vector(names)`. Its
+        picks go by expected gains (see `expectation`). Of a raced search it is the front by expected
+        gains, and the scores of members that were stopped are estimates.
+    """
+    labels = tuple(names) or tuple(f"w{i}" for i in range(n))
+    if len(labels) != n or n < 1 or not directions:
+        raise InvalidConfig(
+            f"{len(labels)} names for n = {n}, {len(directions)} directions.",
+            hint="give one name a checkpoint and one direction an objective.",
+        )
+    objectives = Objectives(
+        tuple(Objective(f"f{j}", "value", way) for j, way in enumerate(directions))
+    )
+    plan = Plan(
+        name=study,
+        ingredients=tuple((label, f"weight:{label}") for label in labels),
+        objectives=objectives,
+        sampler=sampler,
+        settings=dict(settings or {}),
+        evaluations=evaluations,
+        greedy=greedy,
+        seed=seed,
+        racing=settings_of(racing),
+        evaluator={"kind": "function"},
+    )
+    if plan.racing:
+        _require_parts(function)
+    ledger = SqlStore(store)
+    _register(ledger, plan)
+    with ledger.hold(study):
+        run(
+            plan,
+            ledger,
+            Proposer(plan),
+            Inline(lambda: _scorer(function, plan)),
+            listen,
+            phases=(),
+        )
+    return _front(ledger, plan)
+
+
+def _require_parts(function: Callable[..., Any]) -> None:
+    """Raise unless the function can be called for a part of the items."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # it has none, such as a function written in C: the first call will tell
+        return
+    try:
+        signature.bind(np.ones(1), part=WHOLE)
+    except TypeError as error:
+        raise InvalidConfig(
+            f"racing calls the function with `part`, which it does not take: {error}.",
+            hint="take `part=(0.0, 1.0)`, shares of the items from where to where, and return the "
+            "values of these items.",
+        ) from None
+
+
+def _register(ledger: SqlStore, plan: Plan) -> None:
+    if plan.name not in [row["name"] for row in ledger.studies()]:
+        ledger.create_study(plan)
+        return
+    changes = ledger.plan(plan.name).changes(plan)
+    changes.pop("evaluations", None)
+    if changes:
+        raise InvalidConfig(
+            f"the store has a search {plan.name!r} with another {next(iter(changes))}.",
+            hint="give it another name with `study=`.",
+        )
+    ledger.extend(plan.name, plan.evaluations)
+
+
+def _scorer(function: Callable[..., Sequence[Any]], plan: Plan) -> Scorer:
+    def score(job: Job) -> Evaluation:
+        parted = {} if job.part == WHOLE else {"part": job.part}
+        returned = function(np.array(job.recipe.vector(plan.names)), **parted)
+        if len(returned) != plan.objectives.m:
+            raise InvalidConfig(
+                f"the function returned {len(returned)} values for {plan.objectives.m} objectives.",
+                hint="return one entry an objective.",
+            )
+        values = {o.name: read_values(v) for o, v in zip(plan.objectives, returned, strict=True)}
+        return evaluation_of(job, values, "", {})
+
+    return score
+
+
+def _front(ledger: SqlStore, plan: Plan) -> Front:
+    trials = [t for t in ledger.trials(plan.name) if t.state in SCORED]
+    reference = ledger.status(plan.name)["reference"]
+    hoped = expected(plan, trials, reference) if reference and plan.n > 1 else {}
+    members = front_rows(trials, plan.objectives, "dev", expected=hoped)
+    members.sort(key=lambda t: -plan.objectives.gains([t.means("dev")])[0, 0])
+    chances = probabilities(
+        [ledger.outcomes(plan.name, t.number, "dev") for t in trials],
+        [t.evaluations["dev"].scores for t in trials],
+        plan.objectives,
+        plan.seed,
+    )
+    by_number = {t.number: float(p) for t, p in zip(trials, chances, strict=True)}
+    return Front(
+        objectives=plan.objectives,
+        members=tuple(Member(t, by_number[t.number]) for t in members),
+        basis="dev",
+        certainty="dev",
+        reference=np.array(reference) if reference else None,
+        expected=np.array([hoped[t.number] for t in members]) if hoped else None,
+    )
