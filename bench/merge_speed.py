@@ -17,7 +17,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from recycler.merge.recipes import MergeFile, read_recipe
+from recycler.merge.recipes.own import MergeFile, read_recipe
 from recycler.merge.sources import Sources
 from recycler.merge.stream import merges
 from recycler.nouns.recipe import Recipe

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from recycler import __version__
-from recycler.checkpoints.folder import Checkpoint, TensorSpec
+from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.header import TensorSpec
 from recycler.checkpoints.pool import Pool
 from recycler.errors import (
     BrokenCheckpoint,
@@ -30,9 +31,11 @@ from recycler.errors import (
     RecyclerError,
 )
 from recycler.merge.folder import SHARD_BYTES, write_weights
-from recycler.merge.recipes import mergekit_recipe, own_recipe, read_recipe
+from recycler.merge.parts import output_specs
+from recycler.merge.recipes.mergekit import mergekit_recipe
+from recycler.merge.recipes.own import own_recipe, read_recipe
 from recycler.merge.sources import Sources, sample
-from recycler.merge.stream import Loss, output_specs
+from recycler.merge.stream import Loss
 from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import SCORED, Trial
 from recycler.report.progress import ProgressBar

@@ -18,7 +18,7 @@ from broken_pools import CASES, WEIGHTS, arrays, folder, packed, safetensors
 
 import recycler as package
 from recycler.checkpoints import compare
-from recycler.checkpoints.pool import survey
+from recycler.checkpoints.pool import check_folders
 from recycler.cli.commands import main
 from recycler.merge.deep import read
 
@@ -148,7 +148,7 @@ def test_what_may_not_be_read_is_found(shared, place):
     if user == 0:  # root reads files of any mode
         os.seteuid(65534)
     try:
-        pool, (finding,) = survey([good, closed])
+        pool, (finding,) = check_folders([good, closed])
     finally:
         os.seteuid(user)
         (closed / place).chmod(0o700)
@@ -184,7 +184,7 @@ def test_links_into_the_hubs_cache_are_as_good_as_files(tmp_path, monkeypatch, c
 
 
 def test_no_case_takes_memory_beyond_the_size_of_its_files(tmp_path):
-    survey([folder(tmp_path / "warm")])  # imports, caches
+    check_folders([folder(tmp_path / "warm")])  # imports, caches
     for number, case in enumerate(CASES.values()):
         root = tmp_path / str(number)
         root.mkdir()
@@ -193,7 +193,7 @@ def test_no_case_takes_memory_beyond_the_size_of_its_files(tmp_path):
         files = [path.lstat().st_size for path in root.rglob("*")]
         real = sum(size for size in files if size < 1 << 30)  # the rest is a hole
         tracemalloc.start()
-        survey([a for a in arguments if a not in ("--base", base)], base)
+        check_folders([a for a in arguments if a not in ("--base", base)], base)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak <= 400_000 + 8 * real, (case.said, peak, real)
@@ -212,13 +212,13 @@ def test_the_process_does_not_grow_over_the_whole_corpus(tmp_path):
     code = """
 import json, resource, sys
 from recycler.merge.deep import read
-from recycler.checkpoints.pool import survey
+from recycler.checkpoints.pool import check_folders
 pools = json.load(open(sys.argv[1]))
 used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-survey(pools[0])
+check_folders(pools[0])
 before = used()
 for folders in pools:
-    survey(folders)
+    check_folders(folders)
 print(used() - before)
 """
     done = subprocess.run(
@@ -255,9 +255,9 @@ def test_the_check_of_sixteen_checkpoints_of_real_size_reads_only_headers(tmp_pa
             shard.write_bytes(packed(header, b""))
             os.truncate(shard, shard.stat().st_size + 75 * size)
         paths.append(path)
-    survey(paths[:1])
+    check_folders(paths[:1])
     before = os.times()
-    pool, findings = survey(paths)
+    pool, findings = check_folders(paths)
     after = os.times()
     assert (pool.n, len(pool.checkpoints[0].tensors), findings) == (16, 300, ())
     assert pool.estimate().read_bytes == 16 * 300 * size  # 16.7 GB
@@ -296,7 +296,7 @@ def test_another_architecture_is_said_first_and_once(tmp_path, monkeypatch, caps
 
 def test_a_file_replaced_while_it_is_read_is_a_finding(tmp_path):
     good, moving = folder(tmp_path / "good"), folder(tmp_path / "moving", 1)
-    pool, _ = survey([good, moving])
+    pool, _ = check_folders([good, moving])
     reading = read(pool, lambda count: os.utime(moving / WEIGHTS))
     (finding,) = reading.findings
     assert (finding.code, finding.checkpoint, reading.norms) == ("changed", "moving", ())

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from recycler.checkpoints.folder import DTYPES, HEADER_LIMIT, Checkpoint, read_header
+from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.header import DTYPES, HEADER_LIMIT, read_header
 from recycler.errors import BrokenCheckpoint, NotFound
 
 TENSOR = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
-from recycler.checkpoints.folder import DTYPES, read_header
+from recycler.checkpoints.header import DTYPES, read_header
 from recycler.errors import BrokenCheckpoint
 
 CODES = {"header", "truncated", "layout", "dtype-unknown", "pickle", "format", "lfs-pointer"}

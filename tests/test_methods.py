@@ -24,8 +24,8 @@ from recycler.merge.methods import (
     kept_of,
     mask_key,
 )
+from recycler.merge.parts import find_method
 from recycler.merge.plain import TensorFacts, random24, sparse
-from recycler.merge.stream import find_method
 
 FAMILY = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
 WEIGHTS = [0.5, -0.25, 1.5]

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from recycler.checkpoints.folder import Checkpoint
-from recycler.checkpoints.pool import ERROR, WARNING, Pool, survey
+from recycler.checkpoints.pool import ERROR, WARNING, Pool, check_folders
 from recycler.errors import Incompatible, InvalidConfig, NotFound
 
 
@@ -54,7 +54,7 @@ def test_checkpoints_of_one_drawer_have_no_finding(drawer):
     pool = Pool.open(drawer)
     assert pool.check() == ()
     pool.require_mergeable()
-    assert survey(drawer) == (pool, ())
+    assert check_folders(drawer) == (pool, ())
 
 
 def test_a_missing_tensor_is_found(pair):
@@ -156,13 +156,13 @@ def test_the_base_is_checked_like_a_checkpoint(drawer, gpt2):
         pool.require_mergeable()
 
 
-# --- the survey ---
+# --- folders that may be broken ---
 
 
-def test_survey_reports_every_broken_folder_and_opens_the_rest(drawer, pair, tmp_path):
+def test_check_folders_reports_every_broken_folder_and_opens_the_rest(drawer, pair, tmp_path):
     (pair[1] / "model.safetensors").write_bytes(b"cut")
     reconfigure(pair[0], rms_norm_eps=1.0)
-    pool, findings = survey([drawer[0], tmp_path / "nowhere", pair[1], pair[0]])
+    pool, findings = check_folders([drawer[0], tmp_path / "nowhere", pair[1], pair[0]])
     assert pool.names == (drawer[0].name, "good")
     assert [(f.code, f.severity, f.checkpoint) for f in findings] == [
         ("not-found", ERROR, "nowhere"),
@@ -173,17 +173,17 @@ def test_survey_reports_every_broken_folder_and_opens_the_rest(drawer, pair, tmp
     assert all(finding.hint for finding in findings)
 
 
-def test_survey_of_nothing_readable_has_findings_and_no_pool(tmp_path):
-    pool, findings = survey([tmp_path], base=tmp_path / "nowhere")
+def test_check_folders_of_nothing_readable_has_findings_and_no_pool(tmp_path):
+    pool, findings = check_folders([tmp_path], base=tmp_path / "nowhere")
     assert pool is None
     assert [finding.code for finding in findings] == ["unreadable", "not-found"]
     assert findings[0].file == "config.json"
 
 
-def test_survey_keeps_the_base_apart_where_it_is_in_the_list_and_warns(drawer):
+def test_check_folders_keeps_the_base_apart_where_it_is_in_the_list_and_warns(drawer):
     # as `recycler pool check runs/* --base runs/base` has it
     folders = [str(folder) for folder in drawer]
-    pool, findings = survey(folders, base=folders[1])
+    pool, findings = check_folders(folders, base=folders[1])
     assert pool.names == tuple(folder.name for folder in drawer)
     assert pool.base.path == drawer[1]
     finding = only(findings)
@@ -191,8 +191,8 @@ def test_survey_keeps_the_base_apart_where_it_is_in_the_list_and_warns(drawer):
     assert finding.checkpoint == drawer[1].name
 
 
-def test_survey_goes_on_without_a_broken_base(drawer, tmp_path):
-    pool, findings = survey(drawer, base=tmp_path / "nowhere")
+def test_check_folders_goes_on_without_a_broken_base(drawer, tmp_path):
+    pool, findings = check_folders(drawer, base=tmp_path / "nowhere")
     assert pool.base is None
     assert pool.n == len(drawer)
     assert only(findings).checkpoint == "nowhere"

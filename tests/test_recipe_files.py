@@ -15,7 +15,8 @@ from recycler.checkpoints.pool import Pool
 from recycler.errors import Incompatible, InvalidConfig, NotFound
 from recycler.export import merge_file
 from recycler.merge.methods import METHODS
-from recycler.merge.recipes import mergekit_recipe, own_recipe, read_recipe
+from recycler.merge.recipes.mergekit import mergekit_recipe
+from recycler.merge.recipes.own import own_recipe, read_recipe
 from recycler.nouns.layers import places, value_at
 from recycler.nouns.recipe import Ingredient, Recipe
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recycler.checkpoints.compare import ERROR, WARNING, Finding, compare
+from recycler.checkpoints.compare import compare
+from recycler.checkpoints.findings import ERROR, WARNING, Finding
 from recycler.checkpoints.folder import Checkpoint, absolute
 from recycler.errors import Incompatible, InvalidConfig, NotFound, RecyclerError
 from recycler.yamlfile import read_yaml
@@ -197,7 +198,7 @@ class Pool:
             )
 
 
-def survey(
+def check_folders(
     folders: Sequence[str | os.PathLike[str]], base: str | os.PathLike[str] | None = None
 ) -> tuple[Pool | None, tuple[Finding, ...]]:
     """Open what opens and report the rest: a broken folder becomes a finding, not an error.

@@ -93,7 +93,7 @@ def pool_check(
     \b
     Example: recycler pool check runs/* --base runs/base
     """
-    found, findings = lazy("recycler.checkpoints.pool").survey(folders, base)
+    found, findings = lazy("recycler.checkpoints.pool").check_folders(folders, base)
     reading = None
     if deep and found:
         total = sum(checkpoint.nbytes for checkpoint in found.everything)

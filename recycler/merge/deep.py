@@ -16,15 +16,9 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from recycler.checkpoints.compare import ERROR, WARNING, Finding
-from recycler.checkpoints.folder import (
-    DTYPES,
-    Checkpoint,
-    TensorSpec,
-    ended_early,
-    open_regular,
-    tree_digest,
-)
+from recycler.checkpoints.findings import ERROR, WARNING, Finding
+from recycler.checkpoints.folder import Checkpoint, ended_early
+from recycler.checkpoints.header import DTYPES, TensorSpec, open_regular, tree_digest
 from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint
 
@@ -167,7 +161,7 @@ class _Column:
                     raise ended_early(self.checkpoint, self.spec, missing)
                 got += more
         self.sha.update(view)
-        if count and _is_float(self.spec):
+        if count and self.spec.is_float:
             dtype = getattr(torch, DTYPES[self.spec.dtype][0])
             numbers = self._row[: count // size]
             numbers.copy_(torch.frombuffer(self._buffer, dtype=dtype, count=count // size))
@@ -246,7 +240,7 @@ class _Pass:
 
     def _tensor(self, columns: Sequence[_Column], threads: ThreadPoolExecutor) -> None:
         first = columns[0]
-        numbers = [c for c in columns if _is_float(c.spec)]
+        numbers = [c for c in columns if c.spec.is_float]
         shared = first.checkpoint is self.members[0] and len(numbers) == len(columns)
         left = True
         while left:
@@ -287,10 +281,6 @@ class _Pass:
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {name: spec.shape for name, spec in checkpoint.tensors.items()}
-
-
-def _is_float(spec: TensorSpec) -> bool:
-    return spec.dtype.startswith(("F", "BF"))
 
 
 def _equal_findings(pool: Pool, fingerprints: Mapping[str, str]) -> Iterator[Finding]:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from recycler.checkpoints.folder import TensorSpec
+from recycler.checkpoints.header import TensorSpec
+from recycler.merge.parts import output_specs
 from recycler.merge.sources import Sources
-from recycler.merge.stream import Digest, Loss, merges, output_specs, raw_bytes
+from recycler.merge.stream import Digest, Loss, merges, raw_bytes
 from recycler.nouns.recipe import Recipe
 
 SHARD_BYTES = 5_000_000_000  # as transformers shards

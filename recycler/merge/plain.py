@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recycler.checkpoints.folder import DTYPES, TensorSpec
+from recycler.checkpoints.header import DTYPES, TensorSpec
 from recycler.merge.methods import KEEP_ALL, Change, Sum, Trim, cosine_of, kept_of, ratio
 from recycler.merge.sources import Located, read_raw
 

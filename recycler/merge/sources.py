@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recycler.checkpoints.folder import DTYPES, Checkpoint, TensorSpec
+from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.header import DTYPES, TensorSpec
 from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint
 from recycler.merge import kernels
@@ -211,7 +212,7 @@ class FileFacts:
             for name in sorted({*checkpoint.tensors, *base.tensors}):
                 x, b = (self._sources.spec(c, name) for c in (checkpoint, base))
                 if x and b and x.dtype.startswith(("F", "BF")):
-                    numel = min(_numel(x), _numel(b))
+                    numel = min(x.numel, b.numel)
                     pairs[x.name, b.name] = ((checkpoint, x), (base, b), numel)
             found = _trims(list(pairs.values()), density)
             self._sources.facts[key] = dict(zip(pairs, found, strict=True))
@@ -358,7 +359,3 @@ def sample(checkpoint: Checkpoint) -> str:
         for handle in handles.values():
             os.close(handle)
     return sha.hexdigest()
-
-
-def _numel(spec: TensorSpec) -> int:
-    return int(np.prod(spec.shape))

@@ -12,10 +12,9 @@ Letters: n inputs of a tensor, r recipes merged in one pass.
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from importlib import import_module as lazy  # torch
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -23,32 +22,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recycler.checkpoints.folder import DTYPES, Checkpoint, TensorSpec, tree_digest
-from recycler.checkpoints.pool import Pool
+from recycler.checkpoints.header import TensorSpec, tree_digest
 from recycler.errors import Incompatible, InvalidConfig
 from recycler.merge import kernels
 from recycler.merge.methods import (
-    METHODS,
     NORMALIZE,
     SIGN,
     Change,
     Method,
     Sum,
-    Terms,
-    mask_key,
 )
-from recycler.merge.sources import FileFacts, Located, Sources, blocks, opened, read_raw
-from recycler.nouns.layers import Place, places, value_at
+from recycler.merge.parts import Part, output_specs, part_of
+from recycler.merge.sources import Located, Sources, blocks, opened, read_raw
+from recycler.nouns.layers import places
 from recycler.nouns.recipe import Recipe
-from recycler.protocols import MergeMethod
-from recycler.registry import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     Held = NDArray[np.uint8] | Tensor  # a merged tensor: its bytes in C order, or a torch tensor
 
-SAFETENSORS = {torch_name: name for name, (torch_name, _) in DTYPES.items()}
 _AHEAD = 64  # tensors whose thresholds and scales are looked for ahead of their sums
 # How numpy holds what the kernels give; bfloat16 as its bits.
 _KINDS = {"F32": np.float32, "BF16": np.uint16, "F16": np.float16, "F64": np.float64}
@@ -109,80 +102,6 @@ def raw_bytes(held: "Held") -> memoryview:
     return found
 
 
-def find_method(name: str) -> MergeMethod:
-    """The merge method of that name: ours, or one that another package registers."""
-    found: MergeMethod = resolve("merge method", name, METHODS)
-    return found
-
-
-def output_specs(recipe: Recipe, sources: Sources) -> list[TensorSpec]:
-    """Name, dtype, shape and size of each tensor the merge gives, sorted by name; offsets from 0.
-
-    Raises:
-        Incompatible: the inputs differ in a way that `missing` and `vocabulary` don't allow.
-    """
-    pool = sources.pool
-    inputs = _inputs(recipe, pool)
-    names = {name for checkpoint in inputs for name in checkpoint.tensors}
-    return [_output(recipe, sources, inputs, name) for name in sorted(names)]
-
-
-def _inputs(recipe: Recipe, pool: Pool) -> list[Checkpoint]:
-    """The checkpoints of a recipe, its base last."""
-    base = [recipe.base] if recipe.base and find_method(recipe.method).needs_base else []
-    return [pool[item.name] for item in (*recipe.ingredients, *base)]
-
-
-def _output(
-    recipe: Recipe, sources: Sources, inputs: Sequence[Checkpoint], name: str
-) -> TensorSpec:
-    found = [spec for c in inputs if (spec := sources.spec(c, name))]
-    shape = found[0].shape
-    for checkpoint in inputs:
-        spec = sources.spec(checkpoint, name)
-        if spec is None or spec.shape == shape:
-            continue
-        if recipe.settings.get("vocabulary") != "common" or spec.shape[1:] != shape[1:]:
-            raise Incompatible(
-                f"{checkpoint.name!r}: tensor {name!r} is {spec}, expected {found[0]}.",
-                hint="run `recycler pool check` on the folders; where only rows of padding differ, "
-                "`vocabulary: common` in the recipe's settings keeps the rows that all have.",
-            )
-        shape = min(shape, spec.shape)
-    code = SAFETENSORS[recipe.dtype] if _is_float(found[0]) else found[0].dtype
-    nbytes = int(np.prod(shape)) * DTYPES[code][1] // 8
-    return TensorSpec(name, code, shape, "", 0, nbytes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One recipe at one tensor: what goes in, and what to compute.
-
-    `step` is None where a method of another package, or an exact copy, does not need one.
-    """
-
-    spec: TensorSpec
-    method: MergeMethod
-    inputs: tuple[Located, ...]
-    base: Located | None
-    terms: Terms
-    step: Sum | Change | None
-
-    @property
-    def numel(self) -> int:
-        return int(np.prod(self.spec.shape))
-
-    @property
-    def is_copy(self) -> bool:
-        """Whether the bytes of one checkpoint are the result."""
-        return (
-            len(self.inputs) == 1
-            and isinstance(self.step, Sum)
-            and self.step.weights == (1.0,)
-            and self.inputs[0][1].dtype == self.spec.dtype
-        )
-
-
 def merged(
     recipe: Recipe, sources: Sources, device: str = "cpu", threads: int = 1
 ) -> "Iterator[tuple[TensorSpec, Tensor]]":
@@ -224,9 +143,9 @@ def merges(
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
 
-        def parts_of(together: _Specs) -> list[_Part]:
+        def parts_of(together: _Specs) -> list[Part]:
             return [
-                _part(recipe, sources, spec, where[spec.name])
+                part_of(recipe, sources, spec, where[spec.name])
                 for recipe, spec in zip(recipes, together, strict=True)
             ]
 
@@ -245,15 +164,15 @@ def merges(
 
 
 def _in_order(
-    function: Callable[[_Specs], list[_Part]],
+    function: Callable[[_Specs], list[Part]],
     arguments: Sequence[_Specs],
     pool: ThreadPoolExecutor | None,
-) -> Iterator[list[_Part]]:
+) -> Iterator[list[Part]]:
     """Map, some calls ahead in the pool's threads where there is one."""
     if pool is None:
         yield from map(function, arguments)
         return
-    futures: deque[Future[list[_Part]]] = deque()
+    futures: deque[Future[list[Part]]] = deque()
     try:
         for argument in arguments:
             futures.append(pool.submit(function, argument))
@@ -266,123 +185,8 @@ def _in_order(
             future.cancel()
 
 
-# --- what to compute at one tensor ---
-
-
-def _part(recipe: Recipe, sources: Sources, spec: TensorSpec, place: Place) -> _Part:
-    method = find_method(recipe.method)
-    base = _base(recipe, method, sources, spec)
-    weighed = _weighed(recipe, method, sources, spec, place, base)
-    inputs = tuple(located for located, *_ in weighed)
-    if not inputs and base is not None:
-        inputs = (base,)
-    if not inputs:
-        raise InvalidConfig(
-            f"all weights are 0 at tensor {spec.name!r}.",
-            hint="a filter or gradient gives 0 there for every checkpoint; add a last entry "
-            "`{value: ...}`.",
-        )
-    settings = _settings(recipe, method, place)
-    terms = Terms(
-        tuple(weight for _, weight, _, _ in weighed) or (1.0,),
-        tuple(density for _, _, density, _ in weighed),
-        tuple(key for _, _, _, key in weighed),
-        settings,
-    )
-    step: Sum | Change | None = None
-    if not weighed or not _is_float(spec):
-        step = Sum((1.0,))
-    elif isinstance(method, Method) and not _has_doubles(inputs, base):
-        numel = int(np.prod(spec.shape))
-        step = method.arithmetic(terms, FileFacts(sources, inputs, base, numel))
-    return _Part(spec, method, inputs, base, terms, step)
-
-
-def _base(
-    recipe: Recipe, method: MergeMethod, sources: Sources, spec: TensorSpec
-) -> Located | None:
-    if not method.needs_base and recipe.settings.get("missing") != "base":
-        return None
-    if recipe.base is None:
-        raise InvalidConfig(
-            f"{recipe.method} needs a base checkpoint.", hint="name it as `base:` of the recipe."
-        )
-    base = sources.pool[recipe.base.name]
-    own = sources.spec(base, spec.name)
-    if own is None:
-        raise Incompatible(
-            f"the base {base.name!r} has no tensor {spec.name!r}.",
-            hint="take as base the checkpoint that the others were trained from.",
-        )
-    return base, own
-
-
-def _weighed(
-    recipe: Recipe,
-    method: MergeMethod,
-    sources: Sources,
-    spec: TensorSpec,
-    place: Place,
-    base: Located | None,
-) -> list[tuple[Located, float, float, int]]:
-    """(where, weight, density, key) of each input whose weight is not 0 here, in order of sums."""
-    seed = int(value_at(recipe.settings.get("seed", 0), place))
-    shared = value_at(recipe.settings.get("density", 1.0), place)
-    found = []
-    for item in recipe.ingredients:
-        weight = item.weight * _need(item.settings.get("weight", 1.0), place, item.name)
-        located = _located(recipe, sources, sources.pool[item.name], spec, base)
-        if weight == 0 or located is None:
-            continue
-        density = value_at(item.settings.get("density"), place)
-        density = float(density if density is not None else shared if shared is not None else 1.0)
-        key = mask_key(seed, item.fingerprint, spec.name)
-        found.append((located, weight, density, key))
-    return sorted(found, key=lambda entry: (sources.rank(entry[0][0].name), *entry[1:3]))
-
-
-def _need(setting: Any, place: Place, name: str) -> float:
-    value = value_at(setting, place)
-    if value is None:
-        raise InvalidConfig(
-            f"checkpoint {name!r} has no weight for tensor {place.tensor!r}: no filter matches.",
-            hint="add a last entry `{value: ...}` to its weights.",
-        )
-    return float(value)
-
-
-def _located(
-    recipe: Recipe,
-    sources: Sources,
-    checkpoint: Checkpoint,
-    spec: TensorSpec,
-    base: Located | None,
-) -> Located | None:
-    """Where a checkpoint's tensor lies; where it has none, what `missing` says."""
-    own, missing = sources.spec(checkpoint, spec.name), recipe.settings.get("missing")
-    if own is not None:
-        return checkpoint, own
-    if missing in ("base", "skip"):
-        return base if missing == "base" else None
-    raise Incompatible(
-        f"{checkpoint.name!r} has no tensor {spec.name!r}, which others have.",
-        hint="run `recycler pool check`; `missing: base` or `missing: skip` in the recipe's "
-        "settings merges all the same.",
-    )
-
-
-def _settings(recipe: Recipe, method: MergeMethod, place: Place) -> dict[str, Any]:
-    """The method's settings at one tensor, defaults filled in."""
-    defaults: Mapping[str, Any] = getattr(method, "defaults", {})
-    given = {key: value_at(value, place) for key, value in recipe.settings.items()}
-    return {**defaults, **{key: value for key, value in given.items() if value is not None}}
-
-
-# --- doing it ---
-
-
 def _start(
-    parts: Sequence[_Part],
+    parts: Sequence[Part],
     rank: Rank,
     device: str,
     pool: ThreadPoolExecutor | None,
@@ -413,14 +217,14 @@ def _start(
     return finish
 
 
-def _is_blockwise(part: _Part, device: str) -> bool:
+def _is_blockwise(part: Part, device: str) -> bool:
     summed = part.step is not None and part.spec.dtype in _KINDS and not part.is_copy
     return summed and device.partition(":")[0] == "cpu"
 
 
-def _whole(part: _Part, device: str) -> "Held":
+def _whole(part: Part, device: str) -> "Held":
     """A tensor that is held as a whole: bytes that are taken over, or torch's sums."""
-    if part.is_copy or not _is_float(part.spec):
+    if part.is_copy or not part.spec.is_float:
         alike = (*part.inputs, *([part.base] if part.base and not part.is_copy else []))
         found = [read_raw(located, part.spec.shape) for located in alike]
         if any(not np.array_equal(found[0], other) for other in found[1:]):
@@ -453,7 +257,7 @@ class _Blocks:
 
     def __init__(
         self,
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         outs: Sequence[NDArray[Any]],
         rank: Rank,
         loss: Loss | None,
@@ -494,7 +298,7 @@ class _Blocks:
                     if self._loss and isinstance(part.step, Change) and part.base:
                         self._loss.add(made, rows[self._place(part.base)], out[start:stop])
 
-    def _row_weights(self, part: _Part, chosen: list[Any]) -> NDArray[np.float32]:
+    def _row_weights(self, part: Part, chosen: list[Any]) -> NDArray[np.float32]:
         """Of a `Sum`, a weight a row; rows that are not chosen have 0, where the order is theirs."""
         if not isinstance(part.step, Sum):
             return np.empty(0, np.float32)
@@ -551,11 +355,3 @@ def _round(wide: NDArray[np.float32], out: NDArray[Any]) -> None:
     else:
         with np.errstate(over="ignore"):  # float16 has no number as large: inf
             out[:] = wide
-
-
-def _has_doubles(inputs: Sequence[Located], base: Located | None) -> bool:
-    return any(x and x[1].dtype == "F64" for x in (*inputs, base))
-
-
-def _is_float(spec: TensorSpec) -> bool:
-    return spec.dtype.startswith(("F", "BF"))

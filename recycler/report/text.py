@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recycler.checkpoints.compare import Finding, printable
+from recycler.checkpoints.findings import Finding, printable
 from recycler.checkpoints.pool import ASSUMED_RATE, Pool
 from recycler.front.front import meeting
 from recycler.nouns.evaluation import Score

@@ -237,13 +237,13 @@ class Workspace:
 
 def _merge_settings(pool: Pool, config: StudyFile) -> dict[str, Any]:
     """The settings of the study's merge method, refused here rather than in every candidate."""
-    method = import_module("recycler.merge.stream").find_method(config.merge.method)
+    method = import_module("recycler.merge.parts").find_method(config.merge.method)
     if method.needs_base and pool.base is None:
         raise InvalidConfig(
             f"study {config.study!r}: merge method {config.merge.method} needs a base checkpoint.",
             hint="name the common ancestor: `base: runs/base`, or in the pool's file.",
         )
-    files = import_module("recycler.merge.recipes")
+    files = import_module("recycler.merge.recipes.settings")
     made: dict[str, Any] = files.checked_settings(
         config.merge.settings, method, Path(f"study {config.study}: merge.settings")
     )
@@ -252,7 +252,7 @@ def _merge_settings(pool: Pool, config: StudyFile) -> dict[str, Any]:
 
 def _space(pool: Pool, config: StudyFile) -> dict[str, Any]:
     """What the study searches besides the weights, checked against its method and its layers."""
-    method = import_module("recycler.merge.stream").find_method(config.merge.method)
+    method = import_module("recycler.merge.parts").find_method(config.merge.method)
     known = tuple(getattr(method, "defaults", {}))
     names = list(pool.checkpoints[0].tensors)
     layers = max((place.layers for place in places(names).values()), default=0)

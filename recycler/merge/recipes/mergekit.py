@@ -1,33 +1,23 @@
-"""Recipes in YAML: recycler's own and mergekit's, in and out, with the pool they speak of.
+"""Recipes in mergekit's YAML: read as recycler's own, and written where mergekit has words for it.
 
-May import: errors, yamlfile, checkpoint, pool, recipe, schedule, merge.methods, merge.tensors.
+May import: errors, layers, pool, recipe, merge.parts, merge.recipes.settings.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recycler.checkpoints.compare import Finding
-from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.pool import Pool
 from recycler.errors import InvalidConfig
-from recycler.merge.methods import require_setting
-from recycler.merge.sources import HEADS
-from recycler.merge.stream import find_method
-from recycler.nouns.layers import checked, layer_range, places, scalars, varies
-from recycler.nouns.recipe import Ingredient, Recipe
-from recycler.protocols import MergeMethod
-from recycler.yamlfile import read_yaml
+from recycler.merge.parts import find_method
+from recycler.merge.recipes.settings import COMMON, EACH, numbers, own_parameters, refuse_unknown
+from recycler.nouns.layers import checked, layer_range, scalars, varies
+from recycler.nouns.recipe import Recipe
 
-_OWN = {"method", "checkpoints", "base", "dtype", "settings", "donor", "layers"}
 _MERGEKIT = {
     "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype",
     "tokenizer_source", "missing", "vocabulary",
 }  # fmt: skip
-# What holds for every method; the first word of each is the default.
-_COMMON = {"missing": ("tied", "refuse", "base", "skip"), "vocabulary": ("refuse", "common")}
-_EACH = ("weight", "density")  # parameters that each checkpoint may have its own of
 # What mergekit takes for a parameter that a file leaves out, where ours differs.
 _THEIR_DEFAULTS = {
     "linear": {"normalize": True},
@@ -39,159 +29,9 @@ _NO_EFFECT = {"int8_mask"}
 _SHARED = ("normalize", "lambda", "rescale", "density")  # ours that mergekit knows too
 
 
-@dataclass(frozen=True, slots=True)
-class MergeFile:
-    """What a recipe file asks for: the merge, its pool, and who gives config and tokenizer."""
-
-    recipe: Recipe
-    pool: Pool
-    donor: Checkpoint
-
-
-def read_recipe(file: Path, identify: Callable[[Checkpoint, bool], str]) -> MergeFile:
-    """Read a recipe file and open the folders it names.
-
-    Own form: `{method, checkpoints: [{path, weight, density, name}], base, dtype, settings, donor}`,
-    and `layers`: how many layers the model must have.
-    A file with `merge_method:` is read as mergekit's, `models:` or `slices:`. Relative paths
-    are relative to the file; in a mergekit file also to the current folder, which goes first.
-
-    Args:
-        file: YAML or JSON.
-        identify: gives the id of a checkpoint's bytes; told whether the merge depends on it (random
-            masks do), else anything that is fixed will do.
-
-    Raises:
-        InvalidConfig: a key that is not supported, by name.
-        Incompatible: the pool can't be merged as the recipe asks.
-    """
-    table = read_yaml(file, "recipe", "check the path.")
-    if not isinstance(table, dict):
-        raise InvalidConfig(
-            f"{file} holds no recipe.", hint="write `method: linear` and `checkpoints:`."
-        )
-    own = _from_mergekit(table, file) if "merge_method" in table else table
-    _refuse_unknown(own, _OWN, file)
-    name = str(own.get("method", "linear"))
-    method = find_method(name)
-    entries = own.get("checkpoints")
-    if not isinstance(entries, list) or not all(
-        isinstance(e, dict) and "weight" in e for e in entries
-    ):
-        raise InvalidConfig(
-            f"{file}: `checkpoints` must list `{{path, weight}}`.",
-            hint="- {path: runs/sft-a, weight: 0.5}",
-        )
-    plain = [{key: value for key, value in e.items() if key not in _EACH} for e in entries]
-    pool = Pool.from_entries(file.stem, plain, own.get("base"), file.absolute().parent)
-    settings = checked_settings(own.get("settings") or {}, method, file)
-    wanted = method.needs_base or settings.get("missing") == "base"
-    if wanted and pool.base is None:
-        raise InvalidConfig(
-            f"{file}: {name} needs a base checkpoint.",
-            hint="name the common ancestor: `base: runs/base` (mergekit: `base_model:`).",
-        )
-    if "layers" in own:
-        _require_all_layers(pool, own["layers"], file)
-    pool.require_mergeable(lambda finding: _allowed(finding, settings))
-    exact = "seed" in getattr(method, "defaults", {})
-    recipe = Recipe(
-        method=name,
-        ingredients=tuple(
-            _ingredient(checkpoint, entry, identify(checkpoint, exact), file)
-            for checkpoint, entry in zip(pool.checkpoints, entries, strict=True)
-        ),
-        dtype=str(own.get("dtype") or pool.checkpoints[0].dtype),
-        base=Ingredient(identify(pool.base, False), pool.base.name, 1.0)
-        if pool.base and wanted
-        else None,
-        settings=settings,
-    )
-    donor = pool[str(own["donor"])] if own.get("donor") else pool.checkpoints[0]
-    return MergeFile(recipe, pool, donor)
-
-
-def _require_all_layers(pool: Pool, stop: Any, file: Path) -> None:
-    """Raise InvalidConfig unless slices end at the model's last layer."""
-    layers = next(iter(places(list(pool.checkpoints[0].tensors)).values())).layers
-    if stop != layers:
-        raise InvalidConfig(
-            f"{file}: the slices end at layer {stop}, the models have {layers} layers.",
-            hint="slices may set parameters by layer, not reorder, repeat or drop layers.",
-        )
-
-
-def _ingredient(
-    checkpoint: Checkpoint, entry: Mapping[str, Any], fingerprint: str, file: Path
-) -> Ingredient:
-    where = f"{file}: {checkpoint.name}"
-    weight = _numbers(entry["weight"], f"{where}: weight")
-    settings: dict[str, Any] = {"weight": weight} if varies(weight) else {}
-    if entry.get("density") is not None:
-        settings["density"] = checked(entry["density"], f"{where}: density")
-        for value in scalars(settings["density"]):
-            require_setting("density", value, f"{where}: density")
-    return Ingredient(
-        fingerprint, checkpoint.name, 1.0 if varies(weight) else float(weight), settings
-    )
-
-
-def _numbers(setting: Any, where: str) -> Any:
-    """The setting in plain form, which may hold numbers only."""
-    plain = checked(setting, where)
-    for value in scalars(plain):
-        if isinstance(value, bool | str):
-            raise InvalidConfig(f"{where} is {value!r}, expected a number.", hint="give a number.")
-    return plain
-
-
-def checked_settings(given: Mapping[str, Any], method: MergeMethod, file: Path) -> dict[str, Any]:
-    """A recipe's or a study's settings in plain form; what says nothing new is left out.
-
-    Raises:
-        InvalidConfig: a key that the method does not know, or a value it does not understand.
-    """
-    defaults: Mapping[str, Any] = getattr(method, "defaults", {})
-    if not isinstance(given, Mapping):
-        raise InvalidConfig(f"{file}: settings is {given!r}.", hint="write `settings: {...}`.")
-    _refuse_unknown(given, {*defaults, *_COMMON}, file)
-    for key, known in _COMMON.items():
-        if given.get(key, known[0]) not in known:
-            raise InvalidConfig(
-                f"{file}: {key} is {given[key]!r}.", hint=f"one of {', '.join(known)}."
-            )
-    plain = {key: checked(value, f"{file}: {key}") for key, value in given.items()}
-    for key, setting in plain.items():
-        for value in scalars(setting):
-            require_setting(key, value, f"{file}: {key}")
-    for key in {"normalize", "rescale"} & plain.keys():
-        if isinstance(plain[key], bool):
-            plain[key] = ("weights" if key == "normalize" else "l1") if plain[key] else "none"
-    usual = {**defaults, **{key: known[0] for key, known in _COMMON.items()}}
-    return {key: value for key, value in plain.items() if value != usual[key]}
-
-
-def _allowed(finding: Finding, settings: Mapping[str, Any]) -> bool:
-    """Whether the recipe's settings say what to do about an error of the check."""
-    missing = settings.get("missing", "tied")
-    common = settings.get("vocabulary") == "common"
-    if finding.code in ("tensor-missing", "tensor-extra"):
-        return missing in ("base", "skip") or (
-            missing == "tied" and finding.tensor.endswith(HEADS)
-        )
-    if finding.code == "config":
-        key = finding.found.partition(" ")[0]
-        tied = key == "tie_word_embeddings" and missing != "refuse"
-        return tied or (key == "vocab_size" and common)
-    return common and finding.code == "shape"
-
-
-# --- mergekit's form ---
-
-
-def _from_mergekit(table: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def from_mergekit(table: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """Mergekit's YAML in our own form; what has no counterpart is refused by name."""
-    _refuse_unknown(table, _MERGEKIT, file)
+    refuse_unknown(table, _MERGEKIT, file)
     name = str(table["merge_method"])
     method = find_method(name)
     shared = {
@@ -207,17 +47,17 @@ def _from_mergekit(table: Mapping[str, Any], file: Path) -> dict[str, Any]:
     listed = [_model(source["model"], file) for source in slices[0][1]]
     models = [m for m in listed if not (method.needs_base and m == base)]
     wanted = method.needs_base or table.get("missing") == "base"
-    known = {*getattr(method, "defaults", {}), *_EACH, *(["t"] if name == "slerp" else [])}
+    known = {*getattr(method, "defaults", {}), *EACH, *(["t"] if name == "slerp" else [])}
     for given in (shared, *(extra for _, _, extra in slices)):
-        _refuse_unknown(given, known | _NO_EFFECT, file)
+        refuse_unknown(given, known | _NO_EFFECT, file)
     entries = (
         _slerp_entries(slices, shared, base, models, file)
         if name == "slerp"
-        else [_entry(path, slices, shared, known & set(_EACH), file) for path in models]
+        else [_entry(path, slices, shared, known & set(EACH), file) for path in models]
     )
     donor = _donor(table.get("tokenizer_source"), base, [*models], file)
     settings = _shared_settings(slices, shared, file)
-    settings |= {key: table[key] for key in _COMMON if key in table}
+    settings |= {key: table[key] for key in COMMON if key in table}
     paths = [*models, *([base] if base and base not in models else [])]
     names = _names(paths)
     return {
@@ -250,7 +90,7 @@ def _slices(table: Mapping[str, Any], file: Path) -> list[Slice]:
                 f"{file}: `slices` must list `{{sources: [...]}}`.",
                 hint="- sources: [{model: a, layer_range: [0, 8]}, ...]",
             )
-        _refuse_unknown(entry, {"sources", "parameters"}, file)
+        refuse_unknown(entry, {"sources", "parameters"}, file)
         sources = _sources(
             entry.get("sources"), {"model", "layer_range", "parameters"}, "sources", file
         )
@@ -284,7 +124,7 @@ def _sources(listed: Any, known: set[str], where: str, file: Path) -> list[Mappi
                 f"{file}: the entry {source!r} of `{where}:` has no `model:` that is a path.",
                 hint="- {model: runs/sft-a, parameters: {weight: 0.5}}",
             )
-        _refuse_unknown(source, known, file)
+        refuse_unknown(source, known, file)
     names = [source["model"] for source in listed]
     for name in names:
         if names.count(name) > 1:
@@ -312,7 +152,7 @@ def _entry(
                 for source in sources
                 if _model(source["model"], file) == path
             ] or [{}]
-            _refuse_unknown(own, each | _NO_EFFECT, file)
+            refuse_unknown(own, each | _NO_EFFECT, file)
             levels += [(given[key], layers) for given in (own, extra) if key in given]
         if key in shared:
             levels.append((shared[key], None))
@@ -329,7 +169,7 @@ def _shared_settings(
     """The method's settings: those of a slice before those of all."""
     settings = {}
     for key in sorted({*shared, *(key for _, _, extra in slices for key in extra)}):
-        if key in (*_EACH, *_NO_EFFECT, "t"):
+        if key in (*EACH, *_NO_EFFECT, "t"):
             continue
         levels = [(extra[key], layers) for layers, _, extra in slices if key in extra]
         levels += [(shared[key], None)] if key in shared else []
@@ -352,10 +192,10 @@ def _slerp_entries(
             hint="list two models and name one of them as `base_model`.",
         )
     for source in (source for _, sources, _ in slices for source in sources):
-        _refuse_unknown(_parameters(source.get("parameters"), file), _NO_EFFECT, file)
+        refuse_unknown(_parameters(source.get("parameters"), file), _NO_EFFECT, file)
     levels = [(extra["t"], layers) for layers, _, extra in slices if "t" in extra]
     levels += [(shared["t"], None)] if "t" in shared else []
-    t = _numbers(_layered(levels, f"{file}: t"), f"{file}: t") if levels else None
+    t = numbers(_layered(levels, f"{file}: t"), f"{file}: t") if levels else None
     if t is None:
         raise InvalidConfig(f"{file}: slerp needs the parameter `t`.", hint="t: 0.5")
     return [{"path": base, "weight": _rest(t)}, {"path": others[0], "weight": t}]
@@ -423,26 +263,6 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
     return {p: s if short.count(s) == 1 else p for p, s in zip(paths, short, strict=True)}
 
 
-# --- out ---
-
-
-def own_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any]:
-    """The recipe as the YAML that `read_recipe` reads."""
-    wanted = find_method(recipe.method).needs_base or recipe.settings.get("missing") == "base"
-    base = recipe.base if wanted else None
-    checkpoints = [
-        {"path": str(pool[item.name].path), "name": item.name, **_own_parameters(item)}
-        for item in recipe.ingredients
-    ]
-    return {
-        "method": recipe.method,
-        **({"base": {"path": str(pool[base.name].path), "name": base.name}} if base else {}),
-        "checkpoints": checkpoints,
-        "dtype": recipe.dtype,
-        "settings": dict(recipe.settings),
-    }
-
-
 def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any] | None:
     """The recipe in mergekit's terms (its sums run in `dtype`, ours always in float32).
 
@@ -472,7 +292,7 @@ def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any] | None:
         "models": [
             {
                 "model": str(pool[item.name].path),
-                "parameters": _own_parameters(item),
+                "parameters": own_parameters(item),
             }
             for item in sorted(recipe.ingredients, key=lambda item: (-item.weight, item.name))
         ],
@@ -482,21 +302,6 @@ def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any] | None:
     }
 
 
-def _own_parameters(item: Ingredient) -> dict[str, Any]:
-    """A checkpoint's weight, tensor by tensor, and what else it has of its own."""
-    weight = _scaled(item.settings["weight"], item.weight) if "weight" in item.settings else None
-    return {**item.settings, "weight": item.weight if weight is None else weight}
-
-
-def _scaled(setting: Any, factor: float) -> Any:
-    """A setting times a number."""
-    if isinstance(setting, Mapping):
-        return {**setting, "value": _scaled(setting["value"], factor)}
-    if isinstance(setting, list | tuple):
-        return [_scaled(value, factor) for value in setting]
-    return setting * factor
-
-
 def _by_layers(recipe: Recipe) -> bool:
     settings = [
         *recipe.settings.values(),
@@ -504,12 +309,3 @@ def _by_layers(recipe: Recipe) -> bool:
     ]
     entries = [e for s in settings if varies(s) for e in s if isinstance(e, Mapping)]
     return any("layers" in entry for entry in entries)
-
-
-def _refuse_unknown(table: Mapping[str, Any], known: set[str], file: Path) -> None:
-    unknown = sorted(set(map(str, table)) - known)
-    if unknown:
-        raise InvalidConfig(
-            f"{file}: key {unknown[0]!r} is not supported.",
-            hint=f"supported here: {', '.join(sorted(known))}.",
-        )

@@ -1,0 +1,61 @@
+"""Findings: what a check of checkpoints reports, one thing each, with what to do.
+
+Codes, errors first: `not-found`, `unreadable`, `truncated`, `header`, `layout`, `dtype-unknown`,
+`index`, `json`, `not-a-file`, `empty`, `pickle`, `lfs-pointer`, `format`, `adapter`, `changed`,
+`tensor-twice`, `same-folder`, `quantised`, `vocabulary`, `architecture`, `config`, `tensor-missing`,
+`tensor-extra`, `shape`; a deep check adds `not-finite` and `integers`. Warnings: `config` and
+`vocabulary` (some), `dtype`, `tokenizer`, `chat-template`, `base-member`; deep adds `duplicate`.
+
+May import: errors.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from recycler.errors import BrokenCheckpoint, RecyclerError
+
+ERROR, WARNING = "error", "warning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing the check found: where, what, what was expected and what to do."""
+
+    code: str
+    severity: str
+    checkpoint: str
+    found: str
+    expected: str
+    hint: str
+    file: str = ""
+    tensor: str = ""
+
+    @classmethod
+    def of(cls, error: RecyclerError, checkpoint: str) -> "Finding":
+        """The finding that an error while a checkpoint was opened or read amounts to."""
+        broken = isinstance(error, BrokenCheckpoint)
+        return cls(
+            code=error.code if isinstance(error, BrokenCheckpoint) else "not-found",
+            severity=ERROR,
+            checkpoint=checkpoint,
+            found=error.message.rstrip("."),
+            expected="a readable safetensors checkpoint" if broken else "a folder",
+            hint=error.hint,
+            file=error.file if isinstance(error, BrokenCheckpoint) else "",
+            tensor=error.tensor if isinstance(error, BrokenCheckpoint) else "",
+        )
+
+    def __str__(self) -> str:
+        where = " · ".join(part for part in (self.checkpoint, self.file, self.tensor) if part)
+        return printable(f"{where}: found {self.found}, expected {self.expected}")
+
+
+def printable(text: str) -> str:
+    """Text from a file, safe on a terminal: control characters and broken Unicode are escaped."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def short(value: Any) -> str:
+    """repr(), cut to one line of a table."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -1,0 +1,1 @@
+"""Recipes in YAML: recycler's own form and mergekit's."""
