@@ -22,7 +22,8 @@ def drawer(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test in its own folder, with no ledger of the developer in reach."""
+    """Each test in its own folder, with no ledger above it in reach, of the developer or a stray."""
     monkeypatch.delenv("RECYCLER_STORE", raising=False)
+    monkeypatch.setenv("RECYCLER_CEILING", str(tmp_path.parent))
     monkeypatch.chdir(tmp_path)
     assert os.getcwd() == str(tmp_path)

@@ -1,5 +1,7 @@
 """The workspace: which ledger, which pool, and when a study is the same one."""
 
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +77,109 @@ def test_the_argument_comes_before_the_environment_before_the_folder(
     assert Workspace("sqlite://").url == "sqlite://"
 
 
+NOBODY = 65534
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+
+
+@pytest.fixture
+def nested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study's folder three levels below one that has a ledger: `outer/middle/inner`."""
+    Workspace(str(tmp_path / "outer/.recycler/ledger.db"))
+    inner = tmp_path / "outer/middle/inner"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    return inner
+
+
+def found_from(folder: Path) -> Path:
+    """The ledger that a workspace opened in a folder uses, relative to `outer`'s parent."""
+    file = Path(Workspace().url.removeprefix("sqlite:///"))
+    return file.relative_to(folder.parents[2])
+
+
+def test_without_a_border_the_outer_ledger_is_found(nested: Path) -> None:
+    assert found_from(nested) == Path("outer/.recycler/ledger.db")
+
+
+@pytest.mark.parametrize(
+    "border", ["home", "ceiling", "temporary", "world-writable", "owner", "linked home"]
+)
+def test_the_search_for_a_ledger_stops_at_a_border(
+    nested: Path, monkeypatch: pytest.MonkeyPatch, border: str
+) -> None:
+    middle, outer = nested.parent, nested.parents[1]
+    if border == "home":
+        monkeypatch.setenv("HOME", str(middle))
+    elif border == "linked home":
+        (outer.parent / "home").symlink_to(middle)
+        monkeypatch.setenv("HOME", str(outer.parent / "home"))
+    elif border == "ceiling":
+        monkeypatch.setenv("RECYCLER_CEILING", f"/elsewhere{os.pathsep}{outer}")
+    elif border == "temporary":
+        monkeypatch.setattr("tempfile.tempdir", str(outer))
+    elif border == "world-writable":
+        outer.chmod(0o1777)
+    elif os.geteuid() != 0:
+        pytest.skip("gives files to another user")
+    else:
+        os.chown(outer, NOBODY, NOBODY)
+    with pytest.raises(NotFound, match="no ledger at"):
+        Workspace(create=False)
+    assert found_from(nested) == Path("outer/middle/inner/.recycler/ledger.db")
+
+
+def test_the_home_folder_itself_is_searched(nested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(nested.parents[1]))
+    assert found_from(nested) == Path("outer/.recycler/ledger.db")
+
+
+@root_only
+def test_the_search_for_a_ledger_stops_at_the_border_of_a_file_system(
+    nested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "t", nested], check=False)
+    if mounted.returncode:
+        pytest.skip("no right to mount")
+    try:
+        monkeypatch.chdir(nested)  # the mounted one
+        assert found_from(nested) == Path("outer/middle/inner/.recycler/ledger.db")
+    finally:
+        monkeypatch.chdir("/")
+        subprocess.run(["umount", "-l", nested], check=True)
+
+
+@root_only
+@pytest.mark.parametrize("given", ["file", "folder", "link"])
+def test_a_ledger_of_another_user_is_used_only_if_it_is_named(
+    nested: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    theirs = nested.parents[1] / ".recycler"
+    if given == "link":
+        theirs.rename(nested.parents[2] / "planted")
+        theirs.symlink_to(nested.parents[2] / "planted")
+        os.chown(theirs, NOBODY, NOBODY, follow_symlinks=False)
+    else:
+        os.chown(theirs / "ledger.db" if given == "file" else theirs, NOBODY, NOBODY)
+    with pytest.raises(NotFound, match=rf"{theirs}/ledger.db belongs to another user"):
+        Workspace(create=False)
+    named = Workspace(str(theirs / "ledger.db"), create=False)
+    assert found_from(nested) == Path("outer/middle/inner/.recycler/ledger.db")
+    monkeypatch.setenv("RECYCLER_STORE", str(theirs / "ledger.db"))
+    assert Workspace().url == named.url
+    monkeypatch.delenv("RECYCLER_STORE")
+    monkeypatch.chdir(theirs.parent)
+    with pytest.raises(Conflict, match=rf"{theirs}/ledger.db belongs to another user") as told:
+        Workspace()
+    assert "--store" in told.value.hint
+
+
+def test_the_ledger_of_a_study_with_other_settings_is_named(file: Path, tmp_path: Path) -> None:
+    workspace = Workspace()
+    begun(workspace, file)
+    with pytest.raises(Conflict, match=rf"in the ledger {tmp_path}/\.recycler/ledger\.db"):
+        workspace.submit(changed(file, "search", seed=1))
+
+
 # --- when a study is the same ---
 
 
@@ -91,15 +196,15 @@ def test_a_larger_budget_extends_and_a_smaller_one_is_refused(file: Path) -> Non
     plan = begun(workspace, file)
     workspace.submit(changed(file, "search", evaluations=9))
     assert workspace.store.plan("toy") == replace(plan, evaluations=9)
-    with pytest.raises(Conflict, match="evaluations is 9 in the ledger, 4 now"):
+    with pytest.raises(Conflict, match=r"evaluations is 9 in the ledger .*, 4 now"):
         workspace.submit(file)
 
 
 @pytest.mark.parametrize(
     ("section", "values", "key"),
     [
-        ("search", {"seed": 1}, "seed is 0 in the ledger, 1 now"),
-        ("search", {"sampler": "nsga2"}, "sampler is 'dirichlet' in the ledger, 'nsga2' now"),
+        ("search", {"seed": 1}, r"seed is 0 in the ledger .*, 1 now"),
+        ("search", {"sampler": "nsga2"}, r"sampler is 'dirichlet' in the ledger .*, 'nsga2' now"),
         ("search", {"greedy": False}, "greedy is True"),
         ("items", {"dev": 11}, "items is"),
         ("evaluator", {"max_length": 64}, "evaluator is"),

@@ -41,6 +41,8 @@ class SqlStore:
     def __init__(self, url: str) -> None:
         self.url = url
         self._engine = _engine(url)
+        found = self._engine.url  # as messages name the ledger: never with a password
+        self.where = found.database if found.drivername == "sqlite" else found.render_as_string()
         try:
             self._migrate()
         except BaseException:
@@ -65,7 +67,8 @@ class SqlStore:
                 db.execute(t.studies.insert(), row)
         except IntegrityError as error:
             raise Conflict(
-                f"there is already a study {plan.name!r}.", hint="resume it or take another name."
+                f"there is already a study {plan.name!r} in the ledger {self.where}.",
+                hint="resume it or take another name.",
             ) from error
 
     def plan(self, study: str) -> Plan:
@@ -243,7 +246,7 @@ class SqlStore:
                 return
             if known and not replace:
                 raise Conflict(
-                    f"there is already a pool {name!r} with other checkpoints.",
+                    f"the ledger {self.where} has a pool {name!r} with other checkpoints.",
                     hint="take another name, or replace it with --replace.",
                 )
             db.execute(t.pools.delete().where(t.pools.c.name == name))

@@ -13,7 +13,7 @@ from typing import Any
 
 from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.pool import Pool
-from recycler.errors import Conflict, InvalidConfig, Mismatch, NotFound
+from recycler.errors import Conflict, InvalidConfig, Mismatch
 from recycler.front.front import AHEAD
 from recycler.front.racing import settings_of
 from recycler.nouns import space
@@ -25,8 +25,8 @@ from recycler.search.samplers import SAMPLERS
 from recycler.search.warm import Earlier, recipes
 from recycler.store.sql import SqlStore
 from recycler.submit.config import ExecutionSection, StudyFile, read_study
+from recycler.submit.ledger import find_ledger
 
-FOLDER, LEDGER = ".recycler", "ledger.db"
 EXECUTORS = {
     "inline": "recycler.execute.inline:Inline",
     "ray": "recycler.execute.ray_workers:RayWorkers",
@@ -39,7 +39,7 @@ class Workspace:
     """Pools and studies behind one ledger.
 
     The ledger is that of the argument, else of RECYCLER_STORE, else `.recycler/ledger.db` in this
-    folder or the nearest parent that has one, else a new one in this folder.
+    folder or the nearest parent of the user's that has one, else a new one in this folder.
     """
 
     def __init__(self, url: str = "", *, create: bool = True) -> None:
@@ -49,19 +49,7 @@ class Workspace:
             url: database URL, or a path to an SQLite file.
             create: whether a missing ledger is made; if not, it is NotFound.
         """
-        where = url or os.environ.get("RECYCLER_STORE", "")
-        if where and "://" not in where:
-            where = f"sqlite:///{Path(where).expanduser().absolute()}"
-        self.url = where or f"sqlite:///{_nearest() / LEDGER}"
-        if self.url.startswith("sqlite:///"):
-            file = Path(self.url.removeprefix("sqlite:///"))
-            if not create and not file.exists():
-                raise NotFound(
-                    f"there is no ledger at {file}.",
-                    hint="`recycler demo` or `recycler run STUDY.yaml` makes one; "
-                    "RECYCLER_STORE points elsewhere.",
-                )
-            file.parent.mkdir(parents=True, exist_ok=True)
+        self.url = find_ledger(url, create)
         self.store = SqlStore(self.url)
 
     # --- pools ---
@@ -175,7 +163,7 @@ class Workspace:
             key, (old, new) = next(iter((changes or {"evaluations": (before, after)}).items()))
             raise Conflict(
                 f"there is already a study {plan.name!r} with other settings: {key} is {_brief(old)} "
-                f"in the ledger, {_brief(new)} now.",
+                f"in the ledger {self.store.where}, {_brief(new)} now.",
                 hint="give the study another name, or restore the setting to resume it.",
             )
         if after > before or patience:
@@ -261,15 +249,6 @@ def _space(pool: Pool, config: StudyFile) -> dict[str, Any]:
 
 def _entry(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": spec["name"], "path": spec["path"], **spec["about"]}
-
-
-def _nearest() -> Path:
-    """`.recycler` of this folder or the nearest parent that has a ledger."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / FOLDER / LEDGER).exists():
-            return folder / FOLDER
-    return here / FOLDER
 
 
 def _pool_name(study: str) -> str:
