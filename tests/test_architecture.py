@@ -38,7 +38,7 @@ HEAVY = {  # package -> modules (or packages, with all below them) that may impo
     "moocore": ("front.pareto",),
     "sqlalchemy": ("store",),
     "alembic": ("store",),
-    "pydantic": ("submit.config",),
+    "pydantic": ("settings", "submit.config", "evaluate", "execute", "search"),
     "plotly": ("report",),
     "matplotlib": ("report",),
     "pandas": ("report",),

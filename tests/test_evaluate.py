@@ -20,7 +20,7 @@ from recycler.errors import InvalidConfig, NotFinite, NotFound
 from recycler.evaluate.harness import LmEval, read_task_folder
 from recycler.evaluate.items import split_items
 from recycler.evaluate.python import PythonEvaluator
-from recycler.evaluate.results import evaluation_of, failure_of, read_values
+from recycler.evaluate.results import evaluation_of, read_values
 from recycler.nouns.evaluation import SPLITS, Outcomes, Score
 from recycler.nouns.objectives import Objective
 from recycler.nouns.recipe import Ingredient, Recipe
@@ -406,21 +406,6 @@ def test_an_evaluation_keeps_items_digest_and_costs():
     assert made.outcomes == {"a": outcomes}
     assert made.scores == {"a": outcomes.score()}
     assert (made.split, made.digest, made.seconds) == ("dev", "sha256:x", {"merge": 0.1})
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "message"),
-    [
-        (NotFinite("it is NaN", hint="h"), "not-finite", "it is NaN"),
-        (MemoryError("full"), "out-of-memory", "MemoryError: full"),
-        (torch.OutOfMemoryError("full"), "out-of-memory", "OutOfMemoryError: full"),
-        (KeyError("x"), "exception", "KeyError: 'x'"),
-        (InvalidConfig("wrong", hint="h"), "exception", "wrong"),
-    ],
-)
-def test_failures_are_counted_by_kind(error, kind, message):
-    failure = failure_of(error, "trace")
-    assert (failure.kind, failure.message, failure.details) == (kind, message, "trace")
 
 
 def test_task_files_are_read_beside_themselves(folder):

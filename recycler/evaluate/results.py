@@ -1,4 +1,4 @@
-"""From what an evaluator returned to scores with errors, or to a failure with its reason.
+"""From what an evaluator returned to scores with errors.
 
 May import: errors, evaluation, trial, numpy. Nothing heavy.
 """
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from recycler.errors import InvalidConfig, NotFinite, RecyclerError
-from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
+from recycler.errors import InvalidConfig, NotFinite
+from recycler.nouns.evaluation import Evaluation, Outcomes, Score
 from recycler.nouns.trial import Job
 
 
@@ -34,20 +34,6 @@ def evaluation_of(
     return Evaluation(
         split=job.split, scores=scores, outcomes=outcomes, digest=digest, seconds=seconds
     )
-
-
-def failure_of(error: BaseException, details: str = "") -> Failure:
-    """An exception of one candidate as a Failure: out of memory, not finite, or the exception."""
-    if isinstance(error, NotFinite):
-        kind = "not-finite"
-    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        kind = "out-of-memory"
-    else:
-        kind = "exception"
-    message = (
-        error.message if isinstance(error, RecyclerError) else f"{type(error).__name__}: {error}"
-    )
-    return Failure(kind, message, details)
 
 
 def read_values(value: Any) -> Outcomes | Score:

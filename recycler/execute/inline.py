@@ -6,7 +6,7 @@ May import: evaluation, protocols, trial, evaluate.results.
 import traceback
 from collections import deque
 
-from recycler.evaluate.results import failure_of
+from recycler.execute.faults import failure_of
 from recycler.nouns.evaluation import Evaluation, Failure
 from recycler.nouns.trial import Job
 from recycler.protocols import Scorer, ScorerFactory

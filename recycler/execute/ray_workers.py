@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from recycler.environment import DEFAULTS, prepare
 from recycler.errors import NotFound, RecyclerError
-from recycler.evaluate.results import failure_of
+from recycler.execute.faults import failure_of
 from recycler.nouns.evaluation import Evaluation, Failure
 from recycler.nouns.trial import Job
 from recycler.protocols import Scorer, ScorerFactory

@@ -177,9 +177,10 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a job has no scores: `kind` is a word to count by, `message` is for the reader."""
+    """Why a job has no scores: `kind` is a word to count by, the rest is for the reader."""
 
     kind: str
     message: str
     details: str = ""
     fault: Fault = Fault.CANDIDATE
+    hint: str = ""
