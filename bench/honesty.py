@@ -23,7 +23,8 @@ from racing import Scorer, plan_of
 from recycler.execute.inline import Inline
 from recycler.front import pareto
 from recycler.front.front import probabilities
-from recycler.loop import elected, run
+from recycler.front.stages import elected
+from recycler.loop import run
 from recycler.nouns.evaluation import Outcomes
 from recycler.search.expectation import expected
 from recycler.search.samplers import Proposer
@@ -59,8 +60,8 @@ def study(landscape: Landscape, seed: int, evaluations: int) -> dict:
     run(plan, store, Proposer(plan), Inline(lambda: scorer))
     trials = store.trials(plan.name)
     members = elected(plan, trials)
-    hopes = expected(plan, trials, store.status(plan.name)["reference"], "select")
-    pick = int(np.argmax([hopes[t.number].mean() for t in members]))
+    expected_gains = expected(plan, trials, store.status(plan.name)["reference"], "select")
+    pick = int(np.argmax([expected_gains[t.number].mean() for t in members]))
     sign = plan.objectives.searched[0].sign
     fresh = [scorer.outcomes(np.array(t.recipe.vector(plan.names)), "fresh") for t in members]
     scores = [o.score() for o in fresh[pick]]

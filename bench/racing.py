@@ -23,7 +23,8 @@ from recycler.execute.inline import Inline
 from recycler.front import pareto
 from recycler.front.front import front_rows
 from recycler.front.racing import settings_of
-from recycler.loop import elected, run
+from recycler.front.stages import elected
+from recycler.loop import run
 from recycler.nouns.evaluation import Evaluation, Outcomes
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.plan import Plan
@@ -112,15 +113,17 @@ def study(landscape: Landscape, plan: Plan) -> tuple[dict[str, Result], dict[str
     trials = list(store.trials(plan.name))
     reference = np.array(store.status(plan.name)["reference"])
     scored = [t for t in trials if t.state in SCORED]
-    hoped = {split: expected(plan, trials, reference, split) for split in ("dev", "select")}
+    expected_gains = {
+        split: expected(plan, trials, reference, split) for split in ("dev", "select")
+    }
     fronts = {
-        "search": front_rows(scored, plan.objectives, "dev", expected=hoped["dev"]),
+        "search": front_rows(scored, plan.objectives, "dev", expected=expected_gains["dev"]),
         "study": elected(plan, trials),
     }
     found = {}
     for name, members in fronts.items():
-        hopes = hoped["dev" if name == "search" else "select"]
-        pick = int(np.argmax([hopes[t.number].mean() for t in members]))
+        gains = expected_gains["dev" if name == "search" else "select"]
+        pick = int(np.argmax([gains[t.number].mean() for t in members]))
         rows = [scorer.outcomes(np.array(t.recipe.vector(plan.names)), "fresh") for t in members]
         fresh = plan.objectives.gains(
             [{f"t{j}": o.score().mean for j, o in enumerate(row)} for row in rows]

@@ -186,8 +186,8 @@ class Search:
         test = np.array([self._test(self.trials[i]) for i in members]) * sign
         corner = Proposer(self.plan).reference(self.trials)
         assert corner is not None
-        hopes = Proposer(self.plan).expected(self.trials, corner)
-        pick = int(np.argmax([hopes[i].mean() for i in members]))
+        expected_gains = Proposer(self.plan).expected(self.trials, corner)
+        pick = int(np.argmax([expected_gains[i].mean() for i in members]))
         plain = int(np.argmax(dev[members].mean(axis=1)))
         seconds = float(np.mean(self.seconds)) if self.seconds else 0.0
         return Result(

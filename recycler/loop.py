@@ -14,23 +14,27 @@ from typing import Protocol
 import numpy as np
 
 from recycler.errors import InvalidConfig, NotFound, StudyFailed
-from recycler.front import pareto
-from recycler.front.front import AHEAD, feasible, floor_gains, front_rows, meeting, outlook
-from recycler.front.racing import estimate, promise
+from recycler.front.front import floor_gains, front_rows, meeting
+from recycler.front.racing import estimate, expected_improvement
+from recycler.front.stages import (
+    AHEAD,
+    Expected,
+    elected,
+    exhausted,
+    finalists,
+    remaining_gain,
+    spent,
+)
 from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Recipe
-from recycler.nouns.trial import SCORED, WHOLE, Job, Proposal, State, Trial
+from recycler.nouns.trial import WHOLE, Job, Proposal, State, Trial
 from recycler.protocols import Executor, Store
 
 # Times a trial is begun before it counts as what kills the process. Large, because a process is
 # also killed for reasons that are not the trial's, and often before the trial has begun to run.
 ATTEMPTS = 20
-
-
-# Number of a trial -> (m,) gains that are expected of it (see `search.expectation`).
-Expected = Mapping[int, Array]
 
 
 class Source(Protocol):
@@ -60,14 +64,15 @@ class Progress:
         done: trials that are through it.
         total: of so many.
         trial: the one that has just landed.
-        outlook: what the next evaluations of the search are expected to add (see `front.outlook`).
+        remaining_gain: what the next evaluations of the search are expected to add (see
+            `stages.remaining_gain`).
     """
 
     phase: str
     done: int
     total: int
     trial: Trial | None = None
-    outlook: float | None = None
+    remaining_gain: float | None = None
 
 
 Listener = Callable[[Progress], object]
@@ -128,12 +133,12 @@ class _Run:
         """
         self._fix_reference()
         self._drive(self._search_jobs(), "search")
-        spent = sum(not t.is_baseline and not t.copied for t in self.ledger)
+        made = spent(self.ledger)
         expected = exhausted(self.plan, self.ledger, self.reference)
-        if expected is None or spent >= self.plan.evaluations:
+        if expected is None or made >= self.plan.evaluations:
             return ""
         return (
-            f"the search ended after {spent} of {self.plan.evaluations} evaluations: the next "
+            f"the search ended after {made} of {self.plan.evaluations} evaluations: the next "
             f"{AHEAD} are expected to add {expected:.2%} of hypervolume, less than stop_gain "
             f"{self.plan.stop_gain:.2%}"
         )
@@ -283,8 +288,8 @@ class _Run:
             n, m = self.plan.n, self.plan.objectives.m
             expected = max(references, n + (n > 1) + (n > 2 and m > 1))
             copies = sum(bool(entry["copy"]) for entry in self.plan.warm)
-            hope = outlook(self.ledger, self.plan.objectives, self.reference)
-            self.listen(Progress(phase, len(ended), expected + budget + copies, trial, hope))
+            left = remaining_gain(self.ledger, self.plan.objectives, self.reference)
+            self.listen(Progress(phase, len(ended), expected + budget + copies, trial, left))
         else:
             done = sum(phase in self.trials[number].evaluations for number in self._due)
             self.listen(Progress(phase, done, len(self._due), trial))
@@ -294,8 +299,8 @@ class _Run:
         if self.reference is None:
             return []
         if split == "select":
-            hoped = self.source.expected(self.ledger, self.reference)
-            chosen = finalists(self.plan, self.ledger, np.array(self.reference), hoped)
+            expected = self.source.expected(self.ledger, self.reference)
+            chosen = finalists(self.plan, self.ledger, np.array(self.reference), expected)
         else:
             chosen = elected(self.plan, self.ledger)
         others = [t for t in self.source.references(self.ledger) if t not in chosen]
@@ -365,7 +370,7 @@ class _Race:
                 self._whole[trial.number] = {**trial.evaluations["dev"].scores, **known}
         seen: dict[str, Outcomes | Score] = {**found.scores, **found.outcomes}
         others = [self._whole[trial.number] for trial in rivals]
-        hope = promise(
+        improvement = expected_improvement(
             seen,
             others,
             objectives,
@@ -374,58 +379,7 @@ class _Race:
             floors=floors if meeting(rivals, objectives, "dev", floors).any() else None,
             prior=self._source.predicted(ledger, reference, job.recipe),
         )
-        if not hope.holds(self._plan.racing):
+        if not improvement.suffices(self._plan.racing):
             return replace(found, scores=estimate(seen, others, objectives)), State.PRUNED
         self._seen[job.trial] = found
         return found, State.RUNNING
-
-
-def exhausted(
-    plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | None
-) -> float | None:
-    """The outlook that ends the search by `plan.stop_gain`; None where it goes on."""
-    if plan.stop_gain <= 0.0:  # a volume that is summed in another order may seem to shrink
-        return None
-    made = sum(t.kind == "search" and t.state != State.RUNNING and not t.copied for t in trials)
-    expected = outlook(trials, plan.objectives, reference) if made >= plan.stop_after else None
-    return expected if expected is not None and expected < plan.stop_gain else None
-
-
-def finalists(
-    plan: Plan, trials: Sequence[Trial], reference: Array, expected: Expected | None = None
-) -> list[Trial]:
-    """Merges re-checked on select items: the front by expected gains, then ranks behind it.
-
-    Without `expected`, the front by the scores themselves. Those that racing stopped are among them.
-    The baselines are re-checked anyway and take no place.
-    A front by noisy scores leaves true members out by chance; the ranks behind it get a second
-    look while less than half of the places are taken. Where a rank is larger than the places left,
-    those that add most hypervolume are taken. Merges below a floor are not among them, unless all
-    are.
-    """
-    floors = floor_gains(trials, plan.objectives, "dev")
-    scored = [trial for trial in trials if trial.state in SCORED]
-    told = plan.objectives.gains([trial.means("dev") for trial in scored])
-    hoped = expected or {t.number: row for t, row in zip(scored, told, strict=True)}
-    left = feasible(scored, plan.objectives, "dev", floors)
-    chosen: list[Trial] = []
-    while left and len(chosen) < max(1, plan.finalists // 2):
-        front = pareto.nondominated(np.array([hoped[trial.number] for trial in left]))
-        rank = [trial for trial, kept in zip(left, front, strict=True) if kept]
-        merges = [trial for trial in rank if not trial.is_baseline]
-        gains = np.array([hoped[trial.number] for trial in merges])
-        kept = pareto.covering(gains, reference, plan.finalists - len(chosen))
-        chosen += [merges[row] for row in kept]
-        left = [trial for trial in left if trial not in rank]
-    return sorted(chosen, key=lambda trial: trial.number)
-
-
-def elected(plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
-    """Members of the reported front: who is non-dominated on select items.
-
-    The references stand for election too: a single checkpoint that nothing beats is a member. Who
-    is below a floor on these items is not elected, unless all are.
-    """
-    checked = [trial for trial in trials if "select" in trial.evaluations]
-    floors = floor_gains(trials, plan.objectives, "select")
-    return front_rows(checked, plan.objectives, "select", floors)

@@ -21,13 +21,13 @@ from recycler.front.front import (
     floor_gains,
     front_rows,
     meeting,
-    outlook,
     probabilities,
     regrets,
     volume,
 )
+from recycler.front.stages import elected, remaining_gain
 from recycler.front.verdict import Verdict, verdict
-from recycler.loop import Listener, elected, run
+from recycler.loop import Listener, run
 from recycler.nouns.evaluation import SPLITS
 from recycler.nouns.objectives import Array, Objective
 from recycler.nouns.plan import Plan
@@ -50,7 +50,9 @@ class Study:
         self.workspace = workspace or Workspace(create=False)
         self.plan: Plan = self.workspace.store.plan(name)
         self._known: dict[tuple[str, tuple[int, ...]], Array] = {}
-        self._hopes: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Mapping[int, Array]] = {}
+        self._foreseen: dict[
+            tuple[str, tuple[int, ...], tuple[int, ...]], Mapping[int, Array]
+        ] = {}
 
     @classmethod
     def create(
@@ -163,11 +165,11 @@ class Study:
         trials, reference = self.trials, self.reference
         members = elected(self.plan, trials)
         basis = "select" if members else "dev"
-        hopes = self._expected(trials, basis)
+        expected_gains = self._expected(trials, basis)
         if not members:
             scored = [t for t in trials if t.state in SCORED]
             floors = floor_gains(trials, self.plan.objectives, "dev")
-            members = front_rows(scored, self.plan.objectives, "dev", floors, hopes)
+            members = front_rows(scored, self.plan.objectives, "dev", floors, expected_gains)
         members.sort(key=lambda t: -self.plan.objectives.gains([t.means(basis)])[0, 0])
         certainty = next(
             s for s in ("test", "select", "dev") if all(s in t.evaluations for t in members)
@@ -183,7 +185,9 @@ class Study:
             certainty=certainty,
             reference=reference,
             floors=floor_gains(trials, self.plan.objectives, basis),
-            expected=np.array([hopes[t.number] for t in members]) if hopes and members else None,
+            expected=np.array([expected_gains[t.number] for t in members])
+            if expected_gains and members
+            else None,
         )
 
     def _expected(self, trials: Sequence[Trial], split: str) -> Mapping[int, Array]:
@@ -197,9 +201,9 @@ class Study:
             tuple(t.number for t in ended),
             tuple(t.number for t in ended if split in t.evaluations),
         )
-        if key not in self._hopes:
-            self._hopes[key] = expected(self.plan, trials, reference, split)
-        return self._hopes[key]
+        if key not in self._foreseen:
+            self._foreseen[key] = expected(self.plan, trials, reference, split)
+        return self._foreseen[key]
 
     def _chances(self, trials: Sequence[Trial], split: str) -> Array:
         """(k,) probability of each trial to be non-dominated among them on a split's items."""
@@ -319,12 +323,12 @@ class Study:
                 {
                     **_scored(member.trial),
                     "p_nondominated": member.p_nondominated,
-                    "expected": hoped,
+                    "expected": scores,
                     "regret": regret,
                     "meets_floors": bool(meets),
                 }
-                for member, regret, meets, hoped in zip(
-                    front.members, self.regret(front), met, _hoped(front), strict=True
+                for member, regret, meets, scores in zip(
+                    front.members, self.regret(front), met, _expected_scores(front), strict=True
                 )
             ],
             "baselines": [{"name": trial.name, **_scored(trial)} for trial in baselines],
@@ -334,7 +338,7 @@ class Study:
             "floors": {split: self._floors_json(split) for split in SPLITS},
             "gaps": self.gaps(front),
             **self.costs(),
-            "outlook": outlook(self.trials, self.plan.objectives, reference),
+            "remaining_gain": remaining_gain(self.trials, self.plan.objectives, reference),
         }
 
     def _floors_json(self, split: str) -> dict[str, float | None]:
@@ -376,7 +380,7 @@ def _entry(objective: Objective) -> dict[str, Any]:
     return {key: value for key, value in asdict(objective).items() if key != "held_out"}
 
 
-def _hoped(front: Front) -> list[dict[str, float] | None]:
+def _expected_scores(front: Front) -> list[dict[str, float] | None]:
     """For each member: objective -> score that is expected of it, by which it may be picked."""
     if front.expected is None:
         return [None] * len(front.members)

@@ -40,7 +40,7 @@ def drawer(seed: int = 0, luck: float = LUCK) -> tuple[Plan, list[Trial], Array]
     )
 
 
-def hopes(plan: Plan, trials: list[Trial], split: str = "dev") -> Array:
+def expected_gains(plan: Plan, trials: list[Trial], split: str = "dev") -> Array:
     reference = Proposer(plan).reference(trials)
     assert reference is not None
     found = expected(plan, trials, reference, split)
@@ -57,7 +57,7 @@ def test_what_is_expected_is_nearer_to_the_truth_than_the_scores() -> None:
     for seed in range(4):
         plan, trials, truth = drawer(seed)
         scores = plan.objectives.gains([t.means("dev") for t in trials])
-        shares.append(rms(hopes(plan, trials) - truth) / rms(scores - truth))
+        shares.append(rms(expected_gains(plan, trials) - truth) / rms(scores - truth))
     assert max(shares) < 0.8
     assert np.mean(shares) < 0.7
 
@@ -67,7 +67,7 @@ def test_the_best_of_many_does_not_keep_the_luck_that_made_it_the_best() -> None
     for seed in range(8):
         plan, trials, truth = drawer(seed)
         scores = plan.objectives.gains([t.means("dev") for t in trials]).mean(1)
-        found, true = hopes(plan, trials).mean(1), truth.mean(1)
+        found, true = expected_gains(plan, trials).mean(1), truth.mean(1)
         best = int(scores.argmax())
         luck.append(scores[best] - true[best])
         left.append(found[best] - true[best])
@@ -84,7 +84,7 @@ def test_scores_without_noise_stay_what_they_are() -> None:
         for t in proceed(plan, opening(plan, function), function, 30)
     ]
     scores = plan.objectives.gains([t.means("dev") for t in exact])
-    assert (hopes(plan, exact) == scores).all()
+    assert (expected_gains(plan, exact) == scores).all()
 
 
 def test_properties_of_a_merge_stay_what_they_are() -> None:
@@ -95,7 +95,7 @@ def test_properties_of_a_merge_stay_what_they_are() -> None:
     for i, (trial, count) in enumerate(zip(trials, counts, strict=True)):
         scores = {**trial.evaluations["dev"].scores, "f1": Score(float(count), 0.0, 0)}
         trials[i] = replace(trial, evaluations={"dev": Evaluation(split="dev", scores=scores)})
-    found = hopes(plan, trials)
+    found = expected_gains(plan, trials)
     assert (found[:, 1] == -counts).all()
     assert (found[:, 0] != [t.means("dev")["f0"] for t in trials]).all()
 
@@ -108,16 +108,16 @@ def test_select_items_say_more_and_their_level_does_not_matter() -> None:
         with_scores(t, "select", again[i], LUCK) if i % 2 else t for i, t in enumerate(trials)
     ]
     rows = slice(1, None, 2)
-    found = hopes(plan, checked, "select")
+    found = expected_gains(plan, checked, "select")
     assert len(found) == len(truth[rows])
     np.testing.assert_allclose(found.mean(0), again[rows].mean(0), atol=0.02)
-    errors, alone = found - 3.0 - truth[rows], hopes(plan, trials)[rows] - truth[rows]
+    errors, alone = found - 3.0 - truth[rows], expected_gains(plan, trials)[rows] - truth[rows]
     assert rms(errors - errors.mean(0)) < rms(alone - alone.mean(0))
     shifted = [
         with_scores(t, "select", again[i] + 7.0, LUCK) if i % 2 else t
         for i, t in enumerate(trials)
     ]
-    np.testing.assert_allclose(hopes(plan, shifted, "select"), found + 7.0, atol=1e-9)
+    np.testing.assert_allclose(expected_gains(plan, shifted, "select"), found + 7.0, atol=1e-9)
 
 
 def test_who_was_stopped_early_is_believed_less() -> None:
@@ -128,7 +128,7 @@ def test_who_was_stopped_early_is_believed_less() -> None:
     whole = [*trials[:-1], with_scores(trials[number], "dev", lucky, LUCK)]
     eighth = with_scores(trials[number], "dev", lucky, LUCK * 8**0.5)
     begun = [*trials[:-1], replace(eighth, state=State.PRUNED)]
-    sure, doubtful = hopes(plan, whole)[number], hopes(plan, begun)[number]
+    sure, doubtful = expected_gains(plan, whole)[number], expected_gains(plan, begun)[number]
     assert (doubtful < sure).all()
     assert (sure < lucky).all()
 
@@ -153,20 +153,22 @@ def test_a_prediction_knows_how_far_off_it_may_be() -> None:
 def test_among_very_many_trials_scores_count_as_they_are(monkeypatch) -> None:
     monkeypatch.setattr("recycler.search.expectation.MANY", 20)
     plan, trials, _ = drawer()
-    assert (hopes(plan, trials) == plan.objectives.gains([t.means("dev") for t in trials])).all()
+    assert (
+        expected_gains(plan, trials) == plan.objectives.gains([t.means("dev") for t in trials])
+    ).all()
     reference = Proposer(plan).reference(trials)
     assert reference is not None
     assert predicted(plan, trials, reference, trials[0].recipe) is None
     again = [
         with_scores(t, "select", [0.5, t.number], LUCK) if t.number > 40 else t for t in trials
     ]
-    assert hopes(plan, again, "select").shape == (len(trials) - 41, M)
+    assert expected_gains(plan, again, "select").shape == (len(trials) - 41, M)
 
 
 def test_where_racing_stopped_some_the_front_is_of_what_is_expected() -> None:
     plan, trials, _ = drawer()
     begun = [replace(t, state=State.PRUNED) if t.number % 3 else t for t in trials]
-    found = {t.number: g for t, g in zip(begun, hopes(plan, begun), strict=True)}
+    found = {t.number: g for t, g in zip(begun, expected_gains(plan, begun), strict=True)}
     members = [t.number for t in front_rows(begun, plan.objectives, "dev", expected=found)]
     gains = np.array(list(found.values()))
     assert members == np.flatnonzero(nondominated(gains)).tolist()

@@ -128,27 +128,27 @@ def test_a_preference_does_not_depend_on_the_units_of_the_scores():
     ],
 )
 def test_floors_are_raw_scores_and_the_knee_of_those_who_meet_them_is_picked(floors, number):
-    assert front().floor(floors).number == number
+    assert front().above(floors).number == number
 
 
 def test_floors_that_nobody_meets_are_answered_with_what_there_is():
     with pytest.raises(NotFound, match=r"no member of the front meets .*'speed': 11") as refused:
-        front().floor({"speed": 11.0})
+        front().above({"speed": 11.0})
     assert "speed 10, loss 1" in refused.value.hint
     with pytest.raises(NotFound):  # each alone is met, both together are not
-        front().floor({"speed": 9.5, "loss": 1.2})
+        front().above({"speed": 9.5, "loss": 1.2})
 
 
 @pytest.mark.parametrize("name", ["sped", "secret"])
 def test_only_objectives_of_the_search_can_be_preferred_or_given_a_floor(name):
-    for pick in (front().prefer, front().floor):
+    for pick in (front().prefer, front().above):
         with pytest.raises(InvalidConfig, match=f"{name!r} is not an objective of the search"):
             pick({name: 1.0})
 
 
 def test_an_empty_front_has_no_member_to_pick():
     empty = front([])
-    for pick in (empty.knee, lambda: empty.prefer({"speed": 1}), lambda: empty.floor({})):
+    for pick in (empty.knee, lambda: empty.prefer({"speed": 1}), lambda: empty.above({})):
         with pytest.raises(NotFound, match="the front is empty"):
             pick()
 
@@ -156,7 +156,7 @@ def test_an_empty_front_has_no_member_to_pick():
 def test_one_member_alone_is_every_pick():
     alone = front([(1.0, 1.0)])
     assert alone.knee().number == alone.prefer({"loss": 1}).number == 0
-    assert alone.floor({"speed": 1.0}).number == 0
+    assert alone.above({"speed": 1.0}).number == 0
 
 
 # --- probabilities ---

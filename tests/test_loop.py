@@ -13,8 +13,9 @@ from recycler.errors import InvalidConfig, StudyFailed
 from recycler.evaluate.results import evaluation_of, read_values
 from recycler.execute.inline import Inline
 from recycler.front import pareto
-from recycler.front.front import floor_gains, front_rows, outlook
-from recycler.loop import ATTEMPTS, Progress, elected, exhausted, finalists, run
+from recycler.front.front import floor_gains, front_rows
+from recycler.front.stages import elected, exhausted, finalists, remaining_gain
+from recycler.loop import ATTEMPTS, Progress, run
 from recycler.nouns.evaluation import Evaluation, Score
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.plan import Plan
@@ -371,11 +372,11 @@ def test_a_search_that_gains_no_more_ends_and_says_so_and_goes_on_when_asked() -
     assert status["status"] == "complete"
     assert f"the search ended after {spent} of 60 evaluations" in status["message"]
     assert "stop_gain 0.10%" in status["message"]
-    searching = [p.outlook for p in heard if p.phase == "search"]
-    known = [hope for hope in searching if hope is not None]
+    searching = [p.remaining_gain for p in heard if p.phase == "search"]
+    known = [gain for gain in searching if gain is not None]
     assert len(known) == spent - 9  # from the tenth evaluation on
     assert known[-1] < 0.001
-    assert all(hope >= 0.001 for hope in known[:-1])
+    assert all(gain >= 0.001 for gain in known[:-1])
     again = finish(plan, saturating, store=store).trials("study")
     assert sum(t.kind == "search" for t in again) == spent  # the same end on replay
     store.extend("study", 60, 0.0)
@@ -407,13 +408,13 @@ def test_the_outlook_is_read_off_the_volumes_before_and_after_the_window() -> No
         )
         for last in (searched[-window - 1], searched[-1])
     ]
-    told = outlook(trials, plan.objectives, corner)
+    told = remaining_gain(trials, plan.objectives, corner)
     assert told == pytest.approx(
         pareto.expected_gain(volumes[0], volumes[1], k, window, 10) / volumes[1]
     )
     few = [t for t in trials if t.number <= searched[8]]
-    assert outlook(few, plan.objectives, corner) is None  # nine are too few
-    assert outlook(trials, plan.objectives, None) is None
+    assert remaining_gain(few, plan.objectives, corner) is None  # nine are too few
+    assert remaining_gain(trials, plan.objectives, None) is None
 
 
 def test_a_search_that_finds_nothing_more_still_spends_its_whole_budget() -> None:
@@ -440,7 +441,7 @@ def test_a_search_that_finds_nothing_more_still_spends_its_whole_budget() -> Non
                 )
             )
         assert exhausted(plan, ledger, corner) is None
-        told = outlook(ledger, plan.objectives, corner)
+        told = remaining_gain(ledger, plan.objectives, corner)
         assert told is not None
         assert told >= 0.0
 

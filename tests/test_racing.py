@@ -19,7 +19,7 @@ from recycler.evaluate.results import evaluation_of
 from recycler.execute.inline import Inline
 from recycler.execute.rescore import rescore
 from recycler.front.front import drawn_gains, probabilities
-from recycler.front.racing import DEFAULTS, promise, settings_of
+from recycler.front.racing import DEFAULTS, expected_improvement, settings_of
 from recycler.loop import Progress, run
 from recycler.nouns.evaluation import Evaluation, Outcomes, Score
 from recycler.nouns.objectives import Objective, Objectives
@@ -60,17 +60,17 @@ def test_with_all_items_seen_the_chance_is_whether_nobody_dominates(seed: int) -
 
     mine = gains(found)
     beaten = any(a >= mine[0] and b >= mine[1] for a, b in map(gains, rivals))
-    hope = promise(found, rivals, TWO, np.array([-1.0, -2.0]))
-    assert hope.chance == (0.0 if beaten else 1.0)
-    assert (hope.gain == 0.0) == beaten
+    improvement = expected_improvement(found, rivals, TWO, np.array([-1.0, -2.0]))
+    assert improvement.chance == (0.0 if beaten else 1.0)
+    assert (improvement.gain == 0.0) == beaten
 
 
 def test_with_all_items_seen_the_gain_is_the_volume_it_adds() -> None:
     rivals = [{"up": items([0.4, 0.6]), "down": items([0.2, 0.2])}]
     found = {"up": items([0.7, 0.7]), "down": items([0.3, 0.5])}
-    hope = promise(found, rivals, TWO, np.array([0.0, -1.0]))
+    improvement = expected_improvement(found, rivals, TWO, np.array([0.0, -1.0]))
     # the rival's box is 0.5 x 0.8; the candidate's 0.7 x 0.6 sticks out by 0.2 x 0.6
-    assert hope.gain == pytest.approx(0.2 * 0.6 / (0.5 * 0.8))
+    assert improvement.gain == pytest.approx(0.2 * 0.6 / (0.5 * 0.8))
 
 
 @pytest.mark.parametrize("whole", [64, 100, 400])
@@ -81,7 +81,9 @@ def test_doubt_shrinks_with_the_share_of_items_that_is_seen(whole: int) -> None:
     jitter += 0.06 - jitter.mean()
     candidate = items(rival[:50] + jitter)
     told = [
-        promise({"up": candidate}, [{"up": items(rival)}], ONE, np.array([-9.0]), seed).chance
+        expected_improvement(
+            {"up": candidate}, [{"up": items(rival)}], ONE, np.array([-9.0]), seed
+        ).chance
         for seed in range(24)
     ]
     error = jitter.std() / sqrt(50) * sqrt(1 - 50 / whole)
@@ -93,10 +95,10 @@ def test_doubt_shrinks_with_the_share_of_items_that_is_seen(whole: int) -> None:
 def test_pairing_sees_a_small_steady_lead_in_few_items() -> None:
     hard = np.random.default_rng(0).normal(size=80)
     for lead, chance in ((0.01, 1.0), (-0.01, 0.0)):
-        hope = promise(
+        improvement = expected_improvement(
             {"up": items(hard[:10] + lead)}, [{"up": items(hard)}], ONE, np.array([-9.0])
         )
-        assert hope.chance == chance
+        assert improvement.chance == chance
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_a_prior_moves_and_narrows_what_the_items_say(mean: float, deviation: fl
     rival -= rival.mean()
     jitter += 0.1 - jitter.mean()
     told = [
-        promise(
+        expected_improvement(
             {"up": items(rival[:50] + jitter)},
             [{"up": items(rival)}],
             ONE,
@@ -130,25 +132,25 @@ def test_an_objective_without_items_is_known_exactly() -> None:
     rivals = [{"up": items(hard), "down": Score(3.0, 0.0, 0)}]
     doubtful = {"up": items(hard[:10] - 0.01)}  # surely behind in this one
     for down, chance in ((2.0, 1.0), (3.0, 0.0), (4.0, 0.0)):
-        hope = promise(
+        improvement = expected_improvement(
             {**doubtful, "down": Score(down, 0.0, 0)}, rivals, TWO, np.array([-9.0, -9.0])
         )
-        assert hope.chance == chance
+        assert improvement.chance == chance
 
 
 def test_what_is_below_a_floor_will_not_be_on_the_front() -> None:
     rival, better = items([0.5, 0.5, 0.5, 0.5]), items([0.6, 0.6])
     for floor, chance in ((0.55, 1.0), (0.65, 0.0), (-np.inf, 1.0)):
-        hope = promise(
+        improvement = expected_improvement(
             {"up": better}, [{"up": rival}], ONE, np.array([0.0]), floors=np.array([floor])
         )
-        assert (hope.chance, hope.gain > 0) == (chance, chance > 0)
+        assert (improvement.chance, improvement.gain > 0) == (chance, chance > 0)
 
 
 def test_candidates_scored_on_different_items_are_not_compared() -> None:
     other = Outcomes((7, 8), (0.1, 0.2))
     with pytest.raises(InvalidConfig, match="scored on different items"):
-        promise({"up": other}, [{"up": items([0.1, 0.2, 0.3])}], ONE, np.array([0.0]))
+        expected_improvement({"up": other}, [{"up": items([0.1, 0.2, 0.3])}], ONE, np.array([0.0]))
 
 
 @pytest.mark.parametrize(
@@ -451,7 +453,7 @@ def test_the_page_counts_the_stopped_and_draws_them_as_crosses(world) -> None:
     assert table["item_share"] == pytest.approx(evaluated / (2 * 12 * len(raced_trials)))
     assert table["evaluations"] == len(raced_trials) == 9
     page = html_page(study)
-    assert f"{len(stopped)} candidates were stopped early by racing" in page
+    assert f"{len(stopped)} candidates were pruned by racing" in page
     assert f"{table['item_share']:.0%} of the item evaluations" in page
     members = {t.number for t in study.front.trials}  # on select items, whoever was stopped before
     beaten = [t for t in stopped if t.number not in members]

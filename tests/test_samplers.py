@@ -20,6 +20,7 @@ from hypothesis.extra.numpy import arrays
 
 from recycler.errors import InvalidConfig, StudyFailed
 from recycler.front import pareto
+from recycler.front.stages import spent
 from recycler.nouns.evaluation import Failure
 from recycler.nouns.space import normalised
 from recycler.nouns.trial import State, Trial
@@ -267,7 +268,7 @@ def test_references_come_first_then_the_greedy_path_then_the_sampler() -> None:
     ]
     # both steps of the path are merges that the references scored: nothing is left of it
     assert [t.kind for t in ledger[5:]] == ["search"] * 3
-    assert Proposer(plan).spent(ledger) == 3
+    assert spent(ledger) == 3
 
 
 def test_the_greedy_path_keeps_what_raises_the_average() -> None:

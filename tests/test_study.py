@@ -44,7 +44,7 @@ def test_the_front_has_the_documented_shape(study: Study, table: dict) -> None:
         "gaps",
         "counts",
         "item_share",
-        "outlook",
+        "remaining_gain",
     ]
     assert (table["study"], table["status"], table["basis"]) == ("toy", "complete", "select")
     assert table["objectives"] == [
@@ -90,13 +90,13 @@ def test_the_verdict_follows_from_the_json_alone(study: Study, table: dict) -> N
         )
         return sum(scaled) / 2
 
-    hopes = {
+    averages = {
         row["trial"]: average(
             {"select": {n: {"mean": v} for n, v in row["expected"].items()}}, "select"
         )
         for row in table["members"]
     }
-    assert table["best_average"] == max(hopes, key=hopes.__getitem__)
+    assert table["best_average"] == max(averages, key=averages.__getitem__)
     best = max(singles, key=lambda row: average(row, "select"))
     for rival, key in ((best["trial"], "single"), (None, "greedy")):
         found = told[key]
@@ -125,7 +125,7 @@ def test_without_racing_and_failures_all_items_were_evaluated(study: Study, tabl
     assert table["counts"] == {"complete": len(study.trials), "pruned": 0, "failed": 0}
     assert table["item_share"] == 1.0
     assert (table["floors"], table["feasible"]) == ({"dev": {}, "select": {}, "test": {}}, True)
-    assert table["outlook"] is None  # 4 evaluations are too few to tell
+    assert table["remaining_gain"] is None  # 4 evaluations are too few to tell
     assert all(member["meets_floors"] for member in table["members"])
 
 

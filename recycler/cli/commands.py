@@ -308,7 +308,7 @@ def pick(
     if prefer is not None:
         chosen = members.prefer(_pairs(prefer) if prefer else None)
     else:
-        chosen = members.floor(_pairs(floor)) if floor else members.knee()
+        chosen = members.above(_pairs(floor)) if floor else members.knee()
     _print_json(opened.trial_json(chosen.number)) if as_json else click.echo(chosen.number)
 
 

@@ -16,7 +16,6 @@ from recycler.nouns.objectives import Array, Floor, Objective, Objectives
 from recycler.nouns.trial import State, Trial
 
 DRAWS = 2000  # bootstrap draws behind each probability
-AHEAD = 10  # evaluations that `outlook` looks ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class Front:
         self._require_known(weights)
         return self.trials[int(np.argmax((gains / np.where(span > 0, span, 1.0)) @ wanted))]
 
-    def floor(self, floors: Mapping[str, float]) -> Trial:
+    def above(self, floors: Mapping[str, float]) -> Trial:
         """The knee among the members whose raw scores are at least as good as all floors."""
         self._require_members()
         self._require_known(floors)
@@ -272,33 +271,6 @@ def regrets(
     best = np.max(known, initial=-np.inf, where=np.isfinite(known))
     found: Array = best - gains(trials)
     return found
-
-
-def outlook(
-    trials: Sequence[Trial], objectives: Objectives, reference: Sequence[float] | Array | None
-) -> float | None:
-    """Hypervolume that the next AHEAD evaluations are expected to add, as a share of the present.
-
-    Read off the dev hypervolume before and after the sampler's last evaluations: 30 % of them, at
-    least AHEAD (`pareto.expected_gain` has the formula). Stopped and failed trials added nothing.
-
-    Returns:
-        None before AHEAD evaluations have ended, and while nothing lies above the reference.
-    """
-    ended = [t for t in trials if t.kind == "search" and t.state != State.RUNNING and not t.copied]
-    ended.sort(key=lambda trial: (trial.finished or 0, trial.number))
-    k = len(ended)
-    if k < AHEAD or reference is None:
-        return None
-    window = max(AHEAD, -(-3 * k // 10))
-    recent = {trial.number for trial in ended[k - window :]}
-    scored = [trial for trial in trials if trial.state == State.COMPLETE]
-    before, now = (
-        pareto.hypervolume(objectives.gains([t.means("dev") for t in some]), np.array(reference))
-        for some in ([t for t in scored if t.number not in recent], scored)
-    )
-    before = min(before, now)  # sums in another order differ in their last digits
-    return pareto.expected_gain(before, now, k, window, AHEAD) / now if now > 0 else None
 
 
 def probabilities(

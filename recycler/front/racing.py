@@ -24,8 +24,8 @@ DEFAULTS: Mapping[str, Any] = {"blocks": [0.125, 0.25, 0.5, 1.0], "chance": 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
-    """What a candidate may still become.
+class Improvement:
+    """What a candidate is expected to add to the front once it is scored on all dev items.
 
     Attributes:
         chance: probability that it will be non-dominated on all dev items.
@@ -35,7 +35,7 @@ class Promise:
     chance: float
     gain: float
 
-    def holds(self, settings: Mapping[str, Any]) -> bool:
+    def suffices(self, settings: Mapping[str, Any]) -> bool:
         """Whether it should go on: neither below the wanted chance nor below the wanted gain."""
         return bool(self.chance >= settings["chance"] and self.gain >= settings["gain"])
 
@@ -74,7 +74,7 @@ def _rising(blocks: Any) -> bool:
     return bool(shares) and shares == sorted({0.0, *shares})[1:] == blocks and shares[-1] == 1
 
 
-def promise(
+def expected_improvement(
     candidate: Mapping[str, Outcomes | Score],
     rivals: Sequence[Mapping[str, Outcomes | Score]],
     objectives: Objectives,
@@ -82,8 +82,8 @@ def promise(
     seed: int = 0,
     floors: Array | None = None,
     prior: tuple[Array, Array] | None = None,
-) -> Promise:
-    """What a candidate may still become against the present front.
+) -> Improvement:
+    """What a candidate is expected to add to the present front.
 
     The candidate's mean on all items is drawn as the rivals' average plus the paired difference on
     the items seen, bootstrapped by cluster; its spread is cut by √(1-s), for a mean over
@@ -115,7 +115,7 @@ def promise(
         means[:, j], draws[:, j] = _paired(objective, seen, others, counts, rng)
         if prior is not None:
             draws[:, j] = _with_prior(draws[:, j], prior[0][j], prior[1][j])
-    return _promise(draws, means, reference, floors)
+    return _improvement(draws, means, reference, floors)
 
 
 def estimate(
@@ -129,8 +129,8 @@ def estimate(
     all candidates; the rivals' average on all items plus the paired difference is not.
 
     Args:
-        candidate: as in `promise`.
-        rivals: as in `promise`.
+        candidate: as in `expected_improvement`.
+        rivals: as in `expected_improvement`.
         objectives: only the searched ones are estimated.
     """
     made = {}
@@ -201,13 +201,17 @@ def _difference(seen: Outcomes, rivals: Sequence[Outcomes]) -> Outcomes:
     return replace(seen, values=tuple(np.asarray(seen.values) - control))
 
 
-def _promise(draws: Array, front: Array, reference: Array, floors: Array | None) -> Promise:
+def _improvement(
+    draws: Array, front: Array, reference: Array, floors: Array | None
+) -> Improvement:
     """From (draws, m) gains of the candidate and the (k, m) gains of the front."""
     beaten = np.any(np.all(front[None] >= draws[:, None], axis=2), axis=1)
     if floors is not None:
         beaten |= (draws < floors).any(axis=1)
     before = pareto.hypervolume(front, reference)
-    hopes = draws[~beaten]
-    added = sum(pareto.hypervolume(np.vstack([front, d]), reference) - before for d in hopes)
+    added = sum(
+        pareto.hypervolume(np.vstack([front, drawn]), reference) - before
+        for drawn in draws[~beaten]
+    )
     gain = float(added) / len(draws) / before if before > 0 else np.inf
-    return Promise(float(1.0 - beaten.mean()), float(gain))
+    return Improvement(float(1.0 - beaten.mean()), float(gain))

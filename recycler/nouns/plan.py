@@ -35,11 +35,11 @@ class Plan:
         evaluator: description of the evaluator; part of what makes scores comparable.
         finalists: at most so many trials are re-checked on select items.
         racing: `blocks` (shares of dev items after which a candidate may be stopped), `chance` and
-            `gain` (see `racing.Promise`); empty scores every candidate on all dev items.
+            `gain` (see `racing.Improvement`); empty scores every candidate on all dev items.
         failed_share: the study stops as failed when more than this share of trials failed.
         fill: share of the evaluations, the last ones, that go into the largest gaps of the front.
         space: what is searched besides one weight a checkpoint, as `space.settings_of` makes it.
-        stop_gain: the search ends when `front.outlook` falls below this share; 0 never.
+        stop_gain: the search ends when `stages.remaining_gain` falls below this share; 0 never.
         stop_after: so many evaluations by the sampler are made before that rule is asked: who gives
             a stopped study a larger budget wants more of them.
         warm_start: names of earlier studies in the same ledger.

@@ -42,7 +42,7 @@ _SYMBOLS = {
 }
 _MARKERS = {"single": "s", "uniform": "D", "merge-best": "X", "greedy": "^", "pruned": "x"}
 _FLOOR_LINE = {"dash": "dash", "color": "#777777", "width": 1}
-_LABELS = {"pruned": "stopped (some dev items)"}
+_LABELS = {"pruned": "pruned (some dev items)"}
 
 
 def pairs(study: "Study") -> list[tuple[Objective, Objective]]:
@@ -130,7 +130,7 @@ def _points(
 
 
 def _scores(trials: Sequence[Trial], objective: Objective, kind: str, split: str) -> list[Score]:
-    """What is drawn of each trial: its scores on the split, of stopped ones those on dev items."""
+    """What is drawn of each trial: its scores on the split, of pruned ones those on dev items."""
     on = "dev" if kind == "pruned" else split
     return [trial.evaluations[on].scores[objective.name] for trial in trials]
 
@@ -160,7 +160,7 @@ def trace(study: "Study") -> list[float]:
 
 
 def lost(study: "Study") -> list[tuple[int, float, Trial]]:
-    """Each stopped or failed trial, after how many scored ones it ended and at which volume."""
+    """Each pruned or failed trial, after how many scored ones it ended and at which volume."""
     volumes = [0.0, *trace(study)]
     trials = sorted(study.trials, key=lambda trial: trial.finished or 0)
     found, done = [], 0
@@ -196,7 +196,7 @@ def trace_figure(study: "Study") -> go.Figure:
         height=320,
         margin={"t": 30},
         showlegend=False,
-        xaxis_title="merges evaluated in full; crosses: stopped or failed",
+        xaxis_title="merges evaluated in full; crosses: pruned or failed",
         yaxis_title="hypervolume on dev items",
     )
     return figure

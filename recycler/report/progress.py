@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from recycler.front.front import AHEAD
+from recycler.front.stages import AHEAD
 from recycler.loop import Progress as Step
 
 _NAMES = {
@@ -72,8 +72,8 @@ class ProgressBar:
         if progress.trial is not None:
             failure = progress.trial.failure
             note = f"{progress.trial.name}" + (f" failed: {failure.kind}" if failure else "")
-        if progress.outlook is not None:
-            note += f"; next {AHEAD} evaluations: {progress.outlook:+.1%} expected"
+        if progress.remaining_gain is not None:
+            note += f"; next {AHEAD} evaluations: {progress.remaining_gain:+.1%} expected"
         self._show(_NAMES[progress.phase], progress.done, progress.total, note)
 
     def bytes_read(self, name: str, count: int, total: int) -> None:

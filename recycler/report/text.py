@@ -92,12 +92,12 @@ def infeasible(study: "Study", basis: str) -> str:
 
 
 def costs(table: Mapping[str, Any]) -> str:
-    """How many trials were stopped by racing or failed, and what it saved; empty if none."""
+    """How many trials were pruned or failed, and what it saved; empty if none."""
     counts, share = table["counts"], table["item_share"]
     text = []
     if counts["pruned"]:
         saved = f": {share:.0%} of the item evaluations of full ones" if share is not None else ""
-        text.append(f"{counts['stopped']} candidates were stopped early by racing{saved}.")
+        text.append(f"{counts['pruned']} candidates were pruned by racing{saved}.")
     if counts["failed"]:
         text.append(f"{counts['failed']} failed.")
     return " ".join(text)

@@ -151,8 +151,8 @@ def _scorer(function: Callable[..., Sequence[Any]], plan: Plan) -> Scorer:
 def _front(ledger: SqlStore, plan: Plan) -> Front:
     trials = [t for t in ledger.trials(plan.name) if t.state in SCORED]
     reference = ledger.status(plan.name)["reference"]
-    hoped = expected(plan, trials, reference) if reference and plan.n > 1 else {}
-    members = front_rows(trials, plan.objectives, "dev", expected=hoped)
+    known = expected(plan, trials, reference) if reference and plan.n > 1 else {}
+    members = front_rows(trials, plan.objectives, "dev", expected=known)
     members.sort(key=lambda t: -plan.objectives.gains([t.means("dev")])[0, 0])
     chances = probabilities(
         [ledger.outcomes(plan.name, t.number, "dev") for t in trials],
@@ -167,5 +167,5 @@ def _front(ledger: SqlStore, plan: Plan) -> Front:
         basis="dev",
         certainty="dev",
         reference=np.array(reference) if reference else None,
-        expected=np.array([hoped[t.number] for t in members]) if hoped else None,
+        expected=np.array([known[t.number] for t in members]) if known else None,
     )

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler
 from recycler.errors import StudyFailed
 from recycler.front import pareto
 from recycler.front.front import floor_gains, front_rows
-from recycler.loop import exhausted
+from recycler.front.stages import exhausted, spent
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Recipe
@@ -72,7 +72,7 @@ class Proposer:
                 return proposal
         if reference is None or self.plan.n < 2:
             return None
-        left = self.plan.evaluations - self.spent(trials)
+        left = self.plan.evaluations - spent(trials)
         for proposal in warm.proposals(self.plan):
             if proposal.recipe.id not in known and (left > 0 or "copy" in proposal.notes):
                 return proposal
@@ -88,10 +88,6 @@ class Proposer:
         filling = left <= round(self.plan.fill * self.plan.evaluations)
         filled = self._filled(trials, known) if filling else None
         return filled or self._sampled(trials, reference, known)
-
-    def spent(self, trials: Sequence[Trial]) -> int:
-        """Evaluations of the budget that are used: all but the references."""
-        return sum(not trial.is_baseline and not trial.copied for trial in trials)
 
     def references(self, trials: Sequence[Trial]) -> list[Trial]:
         """Scored trials that the front is held against: the baselines and the greedy soup."""
@@ -140,7 +136,7 @@ class Proposer:
         self, trials: Sequence[Trial], reference: Sequence[float], known: set[str]
     ) -> Proposal:
         problem = problem_of(self.plan, trials, reference)
-        name = f"search {self.spent(trials)}"
+        name = f"search {spent(trials)}"
         for attempt in range(_DRAWS):
             seed = derived_seed(self.plan.seed, len(trials), attempt)
             point, notes = ask(self._factory, problem, trials, seed)
@@ -161,7 +157,7 @@ class Proposer:
         for one, other, _ in pareto.neighbours(gains):
             recipe = self.plan.merge_at((points[one] + points[other]) / 2)
             if recipe.id not in known:
-                name = f"fill {self.spent(trials)}"
+                name = f"fill {spent(trials)}"
                 return Proposal(kind=Kind.SEARCH, name=name, recipe=recipe)
         return None
 

@@ -14,8 +14,8 @@ from typing import Any
 from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.pool import Pool
 from recycler.errors import Conflict, InvalidConfig, Mismatch
-from recycler.front.front import AHEAD
 from recycler.front.racing import settings_of
+from recycler.front.stages import AHEAD
 from recycler.nouns import space
 from recycler.nouns.layers import places
 from recycler.nouns.plan import Plan
