@@ -8,9 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module as lazy  # figures: a merge alone does not draw
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from recycler import __version__
+from recycler.checkpoints.companions import Companions, companions
 from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.header import TensorSpec
 from recycler.checkpoints.pool import Pool
@@ -28,8 +27,8 @@ from recycler.errors import (
     InvalidConfig,
     Mismatch,
     NotFound,
-    RecyclerError,
 )
+from recycler.files import mounted, publish, sweep, sync, unfinished, write_synced
 from recycler.merge.folder import SHARD_BYTES, write_weights
 from recycler.merge.parts import output_specs
 from recycler.merge.recipes.mergekit import mergekit_recipe
@@ -39,27 +38,13 @@ from recycler.merge.stream import Loss
 from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import SCORED, Trial
 from recycler.report.progress import ProgressBar
+from recycler.submit.ledger import FOLDER as LEDGER_FOLDER
 
 if TYPE_CHECKING:
     from recycler.study import Study
 
 PROOF = "recycler.json"
-# What a folder needs besides weights and config to be used; taken from the donor as it is.
-_COMPANIONS = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-)
+_MADE_BY = (PROOF, "mergekit_config.yml")  # what tells that a folder is a merge
 
 
 def export(
@@ -71,15 +56,16 @@ def export(
         study: the study it belongs to.
         trial: a complete trial.
         out: the folder to make.
-        force: replace `out` if it exists.
+        force: replace `out` if it is empty or an earlier merge.
         donor: checkpoint that gives config, tokenizer and generation config; empty means the
             first of the pool, with whose tokenizer the merge was scored.
 
     Returns:
-        `{"path", "digest", "files": [{"name", "bytes", "sha256"}], "verified": True}`.
+        `{"path", "digest", "files": [{"name", "bytes", "sha256"}], "left_behind": [{"name", "why"}],
+        "leftovers", "verified": True}`; see `write_folder`.
 
     Raises:
-        Conflict: `out` exists and `force` is off.
+        Conflict: `out` exists and `force` is off, or it holds something else.
         Mismatch: the written bytes are not those that were scored; nothing is left behind.
     """
     if trial.state not in SCORED:
@@ -132,7 +118,7 @@ def write_folder(
         donor: gives config and tokenizer.
         out: the folder to make.
         expected: digest that the written folder must have; empty means any.
-        force: replace `out` if it exists.
+        force: replace `out` if it is empty or an earlier merge.
         shard_bytes: size of a shard [B].
         texts: further files.
         blobs: the same as bytes.
@@ -140,23 +126,25 @@ def write_folder(
         read_back: read the written bytes again and compare, instead of only their headers.
         on_bytes: told of bytes written.
         **options: of `write_weights`.
+
+    Returns:
+        What was made: `left_behind` are files of the donor that did not go along, `leftovers` folders
+        beside `out` that earlier, killed processes left and that are kept.
     """
     out = out.expanduser().absolute()
     _require_free(out, pool, force)
+    along = companions(donor)
+    leftovers = sweep(out)
     contents = {**{k: v.encode() for k, v in (texts or {}).items()}, **(blobs or {})}
-    with _beside(out) as work:
+    with unfinished(out) as work:
         with Sources(pool) as sources:
             written, hashes = write_weights(
                 recipe, sources, work, shard_bytes, on_bytes=on_bytes, **options
             )
             config = _config(donor, recipe.dtype, output_specs(recipe, sources))
         contents |= {name: make().encode() for name, make in (last or {}).items()}
-        _write(work / "config.json", _json(config).encode())
-        for name in _COMPANIONS:
-            if (donor.path / name).is_file():
-                _write(work / name, (donor.path / name).read_bytes())
-        for name, content in contents.items():
-            _write(work / name, content)
+        contents["config.json"] = _json(config).encode()
+        _fill(work, along, contents)
         opened = Checkpoint.open(work)
         found = opened.fingerprint() if read_back else written
         if found != written or (expected and found != expected):
@@ -164,15 +152,20 @@ def write_folder(
                 f"the written merge has digest {found}, the scored one {expected or written}.",
                 hint="a checkpoint changed or the disk is faulty; run `recycler pool check`.",
             )
-        _publish(work, out)
-    files = _inventory(out, hashes)
-    return {"path": str(out), "digest": found, "files": files, "verified": read_back}
+        files = _inventory(work, hashes)
+        publish(work, out, _not_a_merge if force else None)
+    return {
+        "path": str(out),
+        "digest": found,
+        "files": files,
+        "left_behind": [{"name": name, "why": why} for name, why in along.left.items()],
+        "leftovers": [*leftovers, *([str(work)] if work.exists() else [])],
+        "verified": read_back,
+    }
 
 
 def _require_free(out: Path, pool: Pool, force: bool) -> None:
     """Raise unless `out` can be made without touching a checkpoint or what is there."""
-    if out.exists() and not force:
-        raise Conflict(f"{out} exists.", hint="choose another folder, or replace it with --force.")
     for checkpoint in pool.everything:  # also where the paths lead there through links
         here, there = out.resolve(), checkpoint.path.resolve()
         if here == there or here in there.parents or there in here.parents:
@@ -180,26 +173,53 @@ def _require_free(out: Path, pool: Pool, force: bool) -> None:
                 f"{out} is, holds or lies in the checkpoint {checkpoint.name!r} of the pool.",
                 hint="choose another folder.",
             )
+    if os.path.lexists(out):
+        if not force:
+            raise Conflict(
+                f"{out} exists.", hint="choose another folder, or replace a merge with --force."
+            )
+        if why := _not_a_merge(out):
+            raise Conflict(
+                f"{out} {why}.",
+                hint="--force replaces only an empty folder or an earlier merge; choose another "
+                "folder, or remove this one yourself.",
+            )
     if not out.parent.is_dir():
         raise NotFound(f"{out.parent} is not a folder.", hint="make it first.")
 
 
-@contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`, gone in the end unless it was renamed into place."""
-    work = None
-    try:
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-        work.chmod(0o777 & ~_umask())
-        yield work
-    except OSError as error:
-        raise RecyclerError(
-            f"{out} can't be written: {error.strerror or error}.",
-            hint="nothing is left of it; make room or choose another folder, then try again.",
-        ) from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
+def _not_a_merge(folder: Path) -> str:
+    """Why a folder may not be replaced; empty if it is empty, or recycler or mergekit made it."""
+    if folder.is_symlink():
+        return f"is a link to {folder.readlink()}"
+    if not folder.is_dir():
+        return "is not a folder"
+    if mounted(folder):
+        return "is a mount point"
+    names = sorted(entry.name for entry in folder.iterdir())
+    if LEDGER_FOLDER in names:
+        return f"holds a ledger ({LEDGER_FOLDER})"
+    if not names or any((folder / name).is_file() for name in _MADE_BY):
+        return ""
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"holds {some} and neither {' nor '.join(_MADE_BY)}"
+
+
+def _fill(work: Path, along: Companions, contents: Mapping[str, bytes]) -> None:
+    """Copy the donor's companions, then write our own files over them, all of it synced."""
+    for name, source in along.taken.items():
+        if name in contents:
+            continue
+        target = work / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as stream, target.open("wb") as copy:
+            shutil.copyfileobj(stream, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+    for name, content in contents.items():
+        write_synced(work / name, content)
+    for folder, _, _ in os.walk(work):
+        sync(Path(folder))
 
 
 def merge_file(
@@ -215,7 +235,7 @@ def merge_file(
     Args:
         recipe_file: recycler's or mergekit's YAML.
         out: the folder to make.
-        force: replace `out` if it exists.
+        force: replace `out` if it is empty or an earlier merge.
         shard_bytes: size of a shard [B].
         quiet: show no progress.
         threads: that read and sum at the same time; 0 means one a core.
@@ -349,50 +369,22 @@ def _config(donor: Checkpoint, dtype: str, specs: Sequence[TensorSpec]) -> dict[
     return {**config, "dtype": dtype}
 
 
-def _publish(work: Path, out: Path) -> None:
-    """Rename the finished folder into place; an old one is moved aside first, then removed."""
-    _sync(work)
-    old = None
-    if out.exists():
-        old = out.with_name(f".{out.name}.{os.getpid()}.old")
-        out.rename(old)
-    work.rename(out)
-    _sync(out.parent)
-    if old is not None:
-        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-
-
-def _write(file: Path, content: bytes) -> None:
-    with file.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _inventory(folder: Path, hashes: Mapping[str, str]) -> list[dict[str, Any]]:
     """Name, size and SHA-256 of each file; `hashes` are those that are known already."""
     return [
         {
-            "name": file.name,
+            "name": (name := file.relative_to(folder).as_posix()),
             "bytes": file.stat().st_size,
-            "sha256": hashes.get(file.name) or hashlib.sha256(file.read_bytes()).hexdigest(),
+            "sha256": hashes.get(name) or _sha256(file),
         }
-        for file in sorted(folder.iterdir())
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
     ]
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _json(table: Any) -> str:

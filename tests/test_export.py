@@ -149,27 +149,102 @@ def test_verify_tells_what_is_no_export(world, exported, tmp_path):
         verify(exported)
 
 
-def test_an_existing_target_is_kept_without_force_and_replaced_with_it(world, mix, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("mine")
+def test_an_existing_target_is_kept_without_force_and_an_earlier_merge_replaced_with_it(
+    world, mix, tmp_path
+):
+    out = tmp_path / "out"
+    out.mkdir()
     with pytest.raises(Conflict, match="exists"):
-        world.open().export(mix, tmp_path / "out")
+        world.open().export(mix, out)
+    world.open().export(mix, out, force=True)  # it is empty
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(Conflict, match="exists"):
+        world.open().export(mix, out)
+    assert (out / "mine.txt").read_text() == "mine"
+    world.open().export(mix, out, force=True)
+    assert not (out / "mine.txt").exists()
     assert left_in(tmp_path) == ["out"]
-    assert left_in(tmp_path / "out") == ["mine.txt"]
+    assert verify(out)["verified"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("thesis", r"holds thesis\.tex and neither recycler\.json nor mergekit_config\.yml"),
+        ("many", r"holds 0, 1, 2 and 6 more and neither"),
+        ("folder named so", "holds recycler.json and neither"),
+        ("link", "is a link to .*precious"),
+        ("file", "is not a folder"),
+        ("ledger", r"holds a ledger \(\.recycler\)"),
+    ],
+)
+def test_force_replaces_nothing_but_a_merge(world, mix, tmp_path, kind, found):
+    out = tmp_path / "out"
+    if kind == "link":
+        (tmp_path / "precious").mkdir()
+        (tmp_path / "precious" / "recycler.json").write_text("{}")
+        out.symlink_to(tmp_path / "precious")
+    elif kind == "file":
+        out.write_text("a thesis")
+    else:
+        out.mkdir()
+        files = {"thesis": ["thesis.tex"], "many": map(str, range(9)), "ledger": ["recycler.json"]}
+        for name in files.get(kind, ()):
+            (out / name).write_text("{}")
+        if kind != "thesis" and kind != "many":
+            (out / {"ledger": ".recycler"}.get(kind, "recycler.json")).mkdir()
+    before = (out.lstat().st_ino, left_in(tmp_path))
+    with pytest.raises(Conflict, match=f"out {found}") as told:
+        world.open().export(mix, out, force=True)
+    assert "--force" in told.value.hint
+    assert (out.lstat().st_ino, left_in(tmp_path)) == before
+
+
+def test_a_merge_that_mergekit_made_is_replaced(world, mix, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mergekit_config.yml").write_text("merge_method: linear")
     world.open().export(mix, tmp_path / "out", force=True)
-    assert not (tmp_path / "out" / "mine.txt").exists()
-    assert left_in(tmp_path) == ["out"]
     assert verify(tmp_path / "out")["verified"]
 
 
-def test_force_replaces_a_link_and_not_what_it_leads_to(world, mix, tmp_path):
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "precious" / "mine.txt").write_text("mine")
-    (tmp_path / "out").symlink_to(tmp_path / "precious")
-    world.open().export(mix, tmp_path / "out", force=True)
-    assert (tmp_path / "precious" / "mine.txt").read_text() == "mine"
-    assert not (tmp_path / "out").is_symlink()
-    assert left_in(tmp_path) == ["out", "precious"]
+@pytest.mark.parametrize("force", [False, True])
+def test_a_thesis_that_appears_while_the_merge_is_written_stays(world, mix, tmp_path, force):
+    pool, out = world.open().workspace.study_pool("toy"), tmp_path / "out"
+
+    def someone_writes(count):
+        out.mkdir(exist_ok=True)
+        (out / "thesis.tex").write_text("mine")
+
+    found = "holds thesis.tex" if force else "appeared while it was written"
+    with pytest.raises(Conflict, match=found):
+        write_folder(
+            mix.recipe, pool, pool.checkpoints[0], out, force=force, on_bytes=someone_writes
+        )
+    assert left_in(out) == ["thesis.tex"]
+    assert left_in(tmp_path) == ["out"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from recycler import export
+def die(count): os.kill(os.getpid(), signal.SIGKILL)
+file = export.read_recipe(Path("recipe.yaml"), lambda c, exact: "x")
+export.write_folder(file.recipe, file.pool, file.donor, Path("out"), force=True, on_bytes=die)
+"""
+
+
+def test_a_kill_in_the_middle_keeps_the_earlier_export_and_the_next_run_cleans(world, tmp_path):
+    recipe = {"checkpoints": [{"path": str(f), "weight": 0.5} for f in world.folders[:2]]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    digest = merge_file(tmp_path / "recipe.yaml", tmp_path / "out")["digest"]
+    done = subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=120)
+    assert done.returncode == -9
+    assert Checkpoint.open(tmp_path / "out").fingerprint() == digest
+    assert len(left_in(tmp_path)) == 3
+    again = merge_file(tmp_path / "recipe.yaml", tmp_path / "out", force=True)
+    assert again["leftovers"] == []
+    assert left_in(tmp_path) == ["out", "recipe.yaml"]
 
 
 def test_a_target_that_touches_a_checkpoint_is_refused_even_with_force(world, mix, tmp_path):

@@ -15,6 +15,7 @@ import click
 
 from recycler import __version__
 from recycler.errors import NotFound, RecyclerError
+from recycler.files import write_whole
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 FOLDER = click.Path(path_type=Path)
@@ -179,7 +180,7 @@ def _show_pool(workspace: Any, name: str, as_json: bool) -> None:
 @cli.command()
 @click.argument("recipe", type=FOLDER)
 @click.argument("out", type=FOLDER)
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--force", is_flag=True, help="Replace OUT if it is empty or an earlier merge.")
 @click.option("--shard-size", type=click.IntRange(1), default=5000, show_default=True, help="[MB]")
 @as_json
 @click.pass_obj
@@ -193,6 +194,7 @@ def merge(
     """
     done = lazy("recycler.export").merge_file(recipe, out, force, shard_size * 1_000_000, as_json)
     _print_json(done) if as_json else click.echo(f"{done['path']}\n{done['digest']}")
+    _tell_left(done)
 
 
 @cli.command()
@@ -252,13 +254,13 @@ def front(
     """
     opened = _study(store, study)
     if html:
-        _write(html, lazy("recycler.report.page").html_page(opened).encode())
+        page = lazy("recycler.report.page").html_page(opened)
+        _write(html, page.encode(), b"<title>recycler:")
     if png:
-        _write(png, lazy("recycler.report.figures").front_png(opened))
+        _write(png, lazy("recycler.report.figures").front_png(opened), b"recycler")
     if csv:
-        _write(
-            csv, lazy("recycler.report.tables").front_table(opened).to_csv(index=False).encode()
-        )
+        table = lazy("recycler.report.tables").front_table(opened)
+        _write(csv, table.to_csv(index=False).encode(), b"trial,name,kind")
     if as_json:
         _print_json(opened.front_json())
     elif not (html or png or csv):
@@ -316,7 +318,7 @@ def pick(
 @click.argument("study")
 @click.argument("trial", type=int)
 @click.argument("out", type=FOLDER)
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--force", is_flag=True, help="Replace OUT if it is empty or an earlier merge.")
 @click.option("--donor", default="", help="Checkpoint that gives config and tokenizer.")
 @as_json
 @click.pass_obj
@@ -333,6 +335,7 @@ def export(
         _print_json(done)
     else:
         click.echo(f"{done['path']}\n{done['digest']} (verified against the ledger)")
+    _tell_left(done)
 
 
 @cli.command()
@@ -389,13 +392,19 @@ def _pairs(text: str) -> dict[str, float]:
         ) from error
 
 
-def _write(file: Path, content: bytes) -> None:
-    if not file.absolute().parent.is_dir():
-        raise RecyclerError(f"{file.parent} is not a folder.", hint="make it first.")
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(file)
+def _write(file: Path, content: bytes, mark: bytes) -> None:
+    write_whole(file, content, mark)
     click.echo(str(file), err=True)
+
+
+def _tell_left(done: dict[str, Any]) -> None:
+    """Say on standard error what of the donor did not go along, and what lies beside the folder."""
+    for file in done["left_behind"]:
+        click.echo(f"left behind: {file['name']} ({file['why']})", err=True)
+    for folder in done["leftovers"]:
+        click.echo(
+            f"left by an earlier process, delete it if you need it no more: {folder}", err=True
+        )
 
 
 def _print_json(table: Any) -> None:

@@ -12,6 +12,7 @@ import click
 
 from recycler.checkpoints.pool import Pool
 from recycler.errors import Conflict
+from recycler.files import write_whole
 from recycler.report import text
 from recycler.report.progress import ProgressBar
 from recycler.study import Study
@@ -78,7 +79,7 @@ def walk(
     again = lazy("recycler.execute.rescore").rescore(study, folder)
     say(f"     digest as in the ledger; {len(again)} scores repeated to the last digit")
     report = out / "report.html"
-    report.write_text(lazy("recycler.report.page").html_page(study), encoding="utf-8")
+    write_whole(report, lazy("recycler.report.page").html_page(study).encode())
     say("5/5  done")
     say(f"report    {report.absolute()}")
     say(f"exported  {folder.absolute()}")
@@ -109,4 +110,5 @@ def _forget(workspace: Workspace, name: str, out: Path) -> None:
         )
     with workspace.store.hold(name):
         workspace.store.delete_study(name)
-    shutil.rmtree(out / "knee", ignore_errors=True)
+    if (out / "knee" / lazy("recycler.export").PROOF).is_file():
+        shutil.rmtree(out / "knee")

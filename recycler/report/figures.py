@@ -248,7 +248,7 @@ def front_png(study: "Study", highlight: int | None = None) -> bytes:
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle(f"{study.name}: {split} items, bars are standard errors", fontsize=10)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata={"Software": "recycler"})
     return buffer.getvalue()
 
 
