@@ -63,7 +63,8 @@ def test_what_appeared_under_the_name_meanwhile_is_never_replaced(
     tmp_path: Path, kind: str
 ) -> None:
     out = tmp_path / "out"
-    with pytest.raises(Conflict, match="appeared while it was written"), unfinished(out) as work:
+
+    def make() -> None:
         if kind == "folder":
             made(out, "thesis")
         elif kind == "empty folder":
@@ -72,8 +73,12 @@ def test_what_appeared_under_the_name_meanwhile_is_never_replaced(
             out.write_text("thesis")
         else:
             out.symlink_to(tmp_path if kind == "link" else "nowhere")
+
+    with unfinished(out) as work:
+        make()
         before = out.lstat().st_ino
-        publish(work, out)
+        with pytest.raises(Conflict, match="appeared while it was written"):
+            publish(work, out)
     assert out.lstat().st_ino == before
     assert names(tmp_path) == ["out"]
 
@@ -177,12 +182,14 @@ def test_a_full_disk_leaves_nothing_and_says_so(small_disk: Path) -> None:
 
 def test_a_disk_that_turns_read_only_keeps_the_older_folder(small_disk: Path) -> None:
     made(small_disk / "out", "old")
-    with (
-        pytest.raises(RecyclerError, match=r"out can't be written: Read-only"),
-        unfinished(small_disk / "out") as work,
-    ):
-        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-        publish(work, small_disk / "out", anything)
+
+    def protected() -> None:
+        with unfinished(small_disk / "out") as work:
+            subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+            publish(work, small_disk / "out", anything)
+
+    with pytest.raises(RecyclerError, match=r"out can't be written: Read-only"):
+        protected()
     assert held(small_disk / "out") == "old"
     with (
         pytest.raises(RecyclerError, match=r"new can't be written: Read-only"),
