@@ -22,11 +22,11 @@ from racing import Scorer, plan_of
 
 from recycler.execute.inline import Inline
 from recycler.front import pareto
+from recycler.front.expectation import expected
 from recycler.front.front import probabilities
 from recycler.front.stages import elected
 from recycler.loop import run
 from recycler.nouns.evaluation import Outcomes
-from recycler.search.expectation import expected
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
 

@@ -21,6 +21,7 @@ from machine import machine
 from recycler.evaluate.results import evaluation_of
 from recycler.execute.inline import Inline
 from recycler.front import pareto
+from recycler.front.expectation import expected
 from recycler.front.front import front_rows
 from recycler.front.racing import settings_of
 from recycler.front.stages import elected
@@ -29,7 +30,6 @@ from recycler.nouns.evaluation import Evaluation, Outcomes
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import SCORED, Job
-from recycler.search.expectation import expected
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
 

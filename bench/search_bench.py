@@ -1,7 +1,7 @@
 """Searches on landscapes of true merges, judged on test items: `python bench/search_bench.py`.
 
 The pick is the member of the returned front (by dev means) with the best expected average, as
-`Front.prefer` picks (search/expectation.py), for every method; a second column has the pick by the dev means
+`Front.prefer` picks (front/expectation.py), for every method; a second column has the pick by the dev means
 themselves. Hypervolume is that of the returned front on test items above the fixed corner. `references` is
 the front of singles, uniform, merge-best and every greedy step. Differences are paired by pool (means over
 seeds), with 95 % intervals over pools, and in how many pools they are not negative. `paper` is run by the cmaes package itself, which
@@ -31,13 +31,12 @@ from demo_landscape import SPEC, DemoLandscape
 from landscapes import Landscape, PoolSpec
 from machine import machine
 
-from recycler.front import pareto
+from recycler.front import baselines, pareto
 from recycler.nouns.evaluation import Evaluation, Score
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.plan import Plan
 from recycler.nouns.space import normalised
 from recycler.nouns.trial import Proposal, State, Trial
-from recycler.search import baselines
 from recycler.search.samplers import Proposer
 
 POOLS = (

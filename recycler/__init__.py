@@ -22,7 +22,7 @@ _HOME = {
     "RecyclerError": "recycler.errors",
     "Study": "recycler.study",
     "Workspace": "recycler.submit.workspace",
-    "search": "recycler.search",
+    "search": "recycler.search.function",
 }
 __all__ = sorted(_HOME)
 
@@ -31,8 +31,7 @@ def __getattr__(name: str) -> Any:
     """Import the module behind a public name on first use (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"module 'recycler' has no attribute {name!r}")
-    module = import_module(_HOME[name])
-    return module if name == "search" else getattr(module, name)
+    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from recycler.checkpoints.pool import Pool
 from recycler.errors import NotFound
 from recycler.front import pareto
+from recycler.front.expectation import expected
 from recycler.front.front import (
     Front,
     Member,
@@ -32,7 +33,6 @@ from recycler.nouns.evaluation import SPLITS
 from recycler.nouns.objectives import Array, Objective
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import SCORED, State, Trial
-from recycler.search.expectation import expected
 from recycler.search.samplers import Proposer
 from recycler.submit.config import ExecutionSection, parse_study
 from recycler.submit.workspace import OnBytes, Workspace

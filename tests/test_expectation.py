@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from contracts.sampler import bowls, opening, proceed, study_plan
 
+from recycler.front.expectation import expected, predicted
 from recycler.front.front import front_rows
 from recycler.front.pareto import nondominated
 from recycler.nouns.evaluation import Evaluation, Score
 from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import State, Trial
-from recycler.search.expectation import expected, predicted
 from recycler.search.function import search
 from recycler.search.samplers import Proposer
 
@@ -151,7 +151,7 @@ def test_a_prediction_knows_how_far_off_it_may_be() -> None:
 
 
 def test_among_very_many_trials_scores_count_as_they_are(monkeypatch) -> None:
-    monkeypatch.setattr("recycler.search.expectation.MANY", 20)
+    monkeypatch.setattr("recycler.front.expectation.MANY", 20)
     plan, trials, _ = drawer()
     assert (
         expected_gains(plan, trials) == plan.objectives.gains([t.means("dev") for t in trials])

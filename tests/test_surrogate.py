@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from contracts.sampler import bowls, ended, opening, proceed, study_plan, vectors
 
-from recycler.nouns.trial import Trial
-from recycler.search.samplers import Proposer
-from recycler.search.simplex import Squeeze
-from recycler.search.surrogate import (
+from recycler.front.posterior import (
     CONSTANT,
     Posterior,
     Scales,
+    Squeeze,
     _prior_draws,
     kernel,
 )
+from recycler.nouns.trial import Trial
+from recycler.search.samplers import Proposer
 
 
 def data(n: int = 5, k: int = 20, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

@@ -40,7 +40,7 @@ class Front:
         reference: (m,) fixed worst corner, as gains; None before the singles are known.
         floors: (m,) smallest gains allowed on `basis` items; -inf where there is no floor.
         expected: (k, m) gains of the members without the luck of the items that chose them (see
-            `search.expectation`), by which members are picked; None: by the scores themselves.
+            `front.expectation`), by which members are picked; None: by the scores themselves.
     """
 
     objectives: Objectives

@@ -16,7 +16,8 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from recycler.nouns.objectives import Array
+
 Mask = NDArray[np.bool_]
 
 

@@ -15,7 +15,7 @@ from recycler.nouns.trial import SCORED, State, Trial
 
 AHEAD = 10  # evaluations that `remaining_gain` looks ahead
 
-# Number of a trial -> (m,) gains that are expected of it (see `search.expectation`).
+# Number of a trial -> (m,) gains that are expected of it (see `front.expectation`).
 Expected = Mapping[int, Array]
 
 

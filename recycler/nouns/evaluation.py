@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recycler.errors import InvalidConfig
-
-Array = NDArray[np.float64]
+from recycler.nouns.objectives import Array
 
 
 class Split(StrEnum):

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from recycler.errors import InvalidConfig
-from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.recipe import Ingredient, Recipe, canonical
-from recycler.nouns.space import Array, Space
+from recycler.nouns.space import Space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recycler.errors import InvalidConfig
 from recycler.nouns.layers import Place, value_at
+from recycler.nouns.objectives import Array
 from recycler.nouns.recipe import Recipe
 
-Array = NDArray[np.float64]
 UNCHANGED = 1.0  # λ and density that leave a task vector as it is
 _BOUNDS = {"lambda": (-10.0, 10.0), "density": (0.001, 1.0)}  # of what can be searched
 _KEYS = (*_BOUNDS, "layer_groups", "least_weight")

@@ -17,9 +17,9 @@ from cmaes import CMA
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from recycler.nouns.objectives import Array
 from recycler.protocols import Problem
 from recycler.search.simplex import (
-    Array,
     SimplexSampler,
     complete,
     gains,

@@ -12,6 +12,7 @@ import numpy as np
 from recycler.errors import InvalidConfig
 from recycler.evaluate.results import evaluation_of, read_values
 from recycler.execute.inline import Inline
+from recycler.front.expectation import expected
 from recycler.front.front import Front, Member, front_rows, probabilities
 from recycler.front.racing import settings_of
 from recycler.loop import Listener, run
@@ -20,7 +21,6 @@ from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import SCORED, WHOLE, Job
 from recycler.protocols import Scorer
-from recycler.search.expectation import expected
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
 

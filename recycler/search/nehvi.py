@@ -36,10 +36,10 @@ from optuna.trial import FrozenTrial
 from torch import Tensor
 
 from recycler.front import pareto
+from recycler.front.posterior import Squeeze
+from recycler.nouns.objectives import Array
 from recycler.search.simplex import (
-    Array,
     SimplexSampler,
-    Squeeze,
     complete,
     gains,
     points,

@@ -17,10 +17,12 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from recycler.front import baselines
+from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import State, Trial
 from recycler.protocols import Problem, SamplerFactory
-from recycler.search.simplex import Array, SimplexSampler, box
+from recycler.search.simplex import SimplexSampler, box
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -152,13 +154,11 @@ def frozen(problem: Problem, trial: Trial, whole: dict[str, BaseDistribution]) -
 
 def problem_of(plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | Array) -> Problem:
     """What a sampler of this study may know."""
-    singles = [t for t in trials if t.kind == "single" and t.state == State.COMPLETE]
-    gains = plan.objectives.gains([t.means("dev") for t in singles])
     return Problem(
         space=plan.points,
         objectives=plan.objectives,
         reference=np.asarray(reference, dtype=np.float64),
-        scales=plan.objectives.scales(gains),
+        scales=baselines.scales(plan, trials),
         seed=plan.seed,
         settings=plan.settings,
         evaluations=plan.evaluations,

@@ -9,8 +9,10 @@ import numpy as np
 from optuna.samplers import BaseSampler
 
 from recycler.errors import StudyFailed
-from recycler.front import pareto
+from recycler.front import baselines, pareto
+from recycler.front.expectation import expected, predicted
 from recycler.front.front import floor_gains, front_rows
+from recycler.front.posterior import MANY
 from recycler.front.stages import exhausted, spent
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
@@ -18,10 +20,8 @@ from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import Kind, Proposal, State, Trial
 from recycler.protocols import Problem, SamplerFactory
 from recycler.registry import resolve
-from recycler.search import baselines, warm
-from recycler.search.expectation import expected, predicted
+from recycler.search import warm
 from recycler.search.optuna_box import ask, problem_of
-from recycler.search.surrogate import MANY
 
 SAMPLERS = {
     "auto": "recycler.search.samplers:auto",
@@ -67,7 +67,7 @@ class Proposer:
     def next(self, trials: Sequence[Trial], reference: Sequence[float] | None) -> Proposal | None:
         """The next proposal, or None if there is none now (budget spent, or scores awaited)."""
         known = {trial.recipe.id for trial in trials}
-        for proposal in baselines.references(self.plan, trials):
+        for proposal in baselines.proposals(self.plan, trials):
             if proposal.recipe.id not in known:
                 return proposal
         if reference is None or self.plan.n < 2:
@@ -91,9 +91,7 @@ class Proposer:
 
     def references(self, trials: Sequence[Trial]) -> list[Trial]:
         """Scored trials that the front is held against: the baselines and the greedy soup."""
-        soup = baselines.greedy_soup(self.plan, trials)
-        scored = [t for t in trials if t.is_baseline and t.state == State.COMPLETE]
-        return [*scored, *([soup] if soup else [])]
+        return baselines.scored(self.plan, trials)
 
     def expected(self, trials: Sequence[Trial], reference: Sequence[float]) -> Mapping[int, Array]:
         """Number of each scored trial -> its (m,) gains without the luck of its dev items."""

@@ -7,11 +7,9 @@ May import: errors, protocols, space, numpy, scipy, optuna.
 
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -19,9 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats.qmc import Sobol
 
 from recycler.errors import InvalidConfig
+from recycler.nouns.objectives import Array
 from recycler.protocols import Problem
-
-Array = NDArray[np.float64]
 
 
 class _Coordinate(FloatDistribution):
@@ -60,43 +57,6 @@ def utilities(problem: Problem, values: Array) -> Array:
     """(k,) plain mean over objectives of (k, m) gains, each in steps of its own scale."""
     means: Array = (values / problem.scales).mean(axis=1)
     return means
-
-
-@dataclass(frozen=True, slots=True)
-class Squeeze:
-    """Squeezes gains logarithmically where they lie far below a floor.
-
-    A merge that falls out of the basin must not decide the scales of those that do not.
-
-    Attributes:
-        floor: from here downwards; above it nothing changes.
-        unit: size of a step that counts.
-    """
-
-    floor: float
-    unit: float
-
-    @classmethod
-    def of(cls, values: Array, corner: float) -> "Squeeze":
-        """From where a model of (k,) gains should stop to care.
-
-        That is the fixed corner, or three spreads of the upper half below the median where that is
-        higher.
-        """
-        middle, best = float(np.median(values)), float(values.max())
-        floor = max(corner, middle - 3 * (best - middle)) if best > middle else corner
-        return cls(floor, max(best - floor, 1e-12))
-
-    def __call__(self, values: Array) -> tuple[Array, Array]:
-        """(k,) squeezed values, and (k,) by how much their errors shrink."""
-        below = np.maximum(self.floor - values, 0.0) / self.unit
-        squeezed = np.where(below > 0, self.floor - self.unit * np.log1p(below), values)
-        return squeezed, 1 / (1 + below)
-
-    def undone(self, squeezed: Array) -> Array:
-        """(k,) gains again."""
-        below = np.maximum(self.floor - squeezed, 0.0) / self.unit
-        return np.where(below > 0, self.floor - self.unit * np.expm1(below), squeezed)
 
 
 class SimplexSampler(BaseSampler, ABC):

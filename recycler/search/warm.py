@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from recycler.front import pareto
+from recycler.front import baselines, pareto
 from recycler.front.front import front_rows
 from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import Kind, Proposal, State, Trial
-from recycler.search import baselines
 
 MISSING = 0.2  # largest share of a recipe's weight that may lie on checkpoints not in the pool
 
@@ -37,7 +36,7 @@ def recipes(plan: Plan, studies: Sequence[Earlier]) -> tuple[dict[str, Any], ...
         `{"study", "trial", "weights": [n], "copy"}` each; `copy` says that the scores are those of
         the earlier study, which evaluated the very same merge in the same way.
     """
-    known = {proposal.recipe.id for proposal in baselines.references(plan, ())}
+    known = {proposal.recipe.id for proposal in baselines.proposals(plan, ())}
     found: list[dict[str, Any]] = []
     in_turn = zip_longest(*(_of_study(plan, earlier) for earlier in studies))
     for entry in chain.from_iterable(in_turn):

@@ -1,7 +1,7 @@
-"""The references every search is held against, as proposals read off the ledger.
+"""The baselines every search is held against: read off the ledger, or proposed to it.
 
 Singles, uniform soup and merge-best come before the budget; the greedy-soup path opens it.
-Letters: n checkpoints, w (n,). May import: the nouns, search.simplex, numpy.
+Letters: n checkpoints, w (n,).
 
 Reference: arXiv 2412.04144, § 4 (uniform, merge-best); Wortsman et al. 2022, arXiv 2203.05482
 (greedy soup).
@@ -25,7 +25,7 @@ def soup(n: int, members: Sequence[int]) -> tuple[float, ...]:
     return tuple(1.0 / len(members) if i in members else 0.0 for i in range(n))
 
 
-def references(plan: Plan, trials: Sequence[Trial]) -> Iterator[Proposal]:
+def proposals(plan: Plan, trials: Sequence[Trial]) -> Iterator[Proposal]:
     """Singles and uniform, then merge-best once every single is finished; in that order."""
     for i, name in enumerate(plan.names):
         yield Proposal(
@@ -98,6 +98,19 @@ def greedy_step(plan: Plan, trials: Sequence[Trial], limit: int = GREEDY_STEPS) 
             if average > best:
                 members, best = [*members, candidate], average
     return None
+
+
+def scored(plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
+    """What the front is held against: the scored baselines and the greedy soup, by number."""
+    soup = greedy_soup(plan, trials)
+    known = [t for t in trials if t.is_baseline and t.state == State.COMPLETE]
+    return [*known, *([soup] if soup else [])]
+
+
+def scales(plan: Plan, trials: Sequence[Trial]) -> Array:
+    """(m,) one step of each objective in averages: its scale, or the range of the singles."""
+    singles = [t for t in trials if t.kind == Kind.SINGLE and t.state == State.COMPLETE]
+    return plan.objectives.scales(plan.objectives.gains([t.means("dev") for t in singles]))
 
 
 def greedy_soup(plan: Plan, trials: Sequence[Trial]) -> Trial | None:

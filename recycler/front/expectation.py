@@ -4,20 +4,19 @@ The best of many merges by noisy scores owes a part of its lead to the items it 
 surrogate's posterior mean at the merge itself does not (bench/LOG.md: picks by it are better on test
 items than picks by the scores).
 
-Letters: k trials, m objectives. May import: the nouns, search.surrogate, search.optuna_box.
+Letters: k trials, m objectives.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from recycler.front import posterior
+from recycler.front.posterior import MANY, shrunk
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import SCORED, Trial
-from recycler.search import surrogate
-from recycler.search.optuna_box import problem_of
-from recycler.search.surrogate import MANY, shrunk
 
 
 def expected(
@@ -38,9 +37,13 @@ def expected(
     scored, x, y, errors = _ledger(plan, trials)
     if len(scored) > MANY and split == "dev":
         return dict(zip((trial.number for trial in scored), y, strict=True))
-    problem = problem_of(plan, trials, reference)
+    corner = np.asarray(reference, dtype=np.float64)
     if split == "dev":
-        asked, shift, found = scored, np.zeros(plan.objectives.m), shrunk(problem, x, y, errors)
+        asked, shift, found = (
+            scored,
+            np.zeros(plan.objectives.m),
+            shrunk(plan, corner, x, y, errors),
+        )
     else:
         rows = [row for row, trial in enumerate(scored) if split in trial.evaluations]
         asked = [scored[row] for row in rows]
@@ -50,7 +53,7 @@ def expected(
             x, y, errors, rows = x[rows], y[rows], errors[rows], list(range(len(rows)))
         all_errors = np.concatenate((errors, doubts))
         both = np.concatenate((x, x[rows])), np.concatenate((y, again - shift)), all_errors
-        found = shrunk(problem, *both)[-len(rows) :]
+        found = shrunk(plan, corner, *both)[-len(rows) :]
     return {trial.number: gains for trial, gains in zip(asked, found + shift, strict=True)}
 
 
@@ -64,8 +67,8 @@ def predicted(
     scored, x, y, errors = _ledger(plan, trials)
     if len(scored) > MANY:
         return None
-    problem = problem_of(plan, trials, reference)
-    return surrogate.predicted(problem, x, y, errors, problem.space.point_of(recipe))
+    space, corner = plan.points, np.asarray(reference, dtype=np.float64)
+    return posterior.predicted(space, corner, x, y, errors, space.point_of(recipe))
 
 
 def _ledger(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Trial], Array, Array, Array]:
