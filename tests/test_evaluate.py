@@ -17,7 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from recycler.errors import InvalidConfig, NotFinite, NotFound
-from recycler.evaluate.harness import LmEval, read_task_folder
+from recycler.evaluate.harness import LmEval
 from recycler.evaluate.items import split_items
 from recycler.evaluate.python import PythonEvaluator
 from recycler.evaluate.results import evaluation_of, read_values
@@ -25,6 +25,7 @@ from recycler.nouns.evaluation import SPLITS, Outcomes, Score
 from recycler.nouns.objectives import Objective
 from recycler.nouns.recipe import Ingredient, Recipe
 from recycler.nouns.trial import Job
+from recycler.protocols import Context
 
 ITEMS = {"dev": 10, "select": 8, "test": 12}
 OBJECTIVES = (
@@ -46,13 +47,14 @@ def tokenizer(tmp_path_factory) -> str:
 
 
 def lm_eval_evaluator(folder, tokenizer, objectives=OBJECTIVES, items=ITEMS, **settings) -> LmEval:
-    return LmEval(
-        objectives,
-        tokenizer,
-        items,
-        tasks=str(folder),
-        **{"batch_size": 8, "max_length": 128, **settings},
-    )
+    context = Context(objectives=tuple(objectives), items=items, tokenizer=str(tokenizer))
+    given = {"tasks": str(folder), "batch_size": 8, "max_length": 128, **settings}
+    return LmEval(context, LmEval.Settings(**given))
+
+
+def python(function, tokenizer, root="", objectives=()) -> PythonEvaluator:
+    context = Context(objectives=objectives, items={}, tokenizer=tokenizer, root=str(root))
+    return PythonEvaluator(context, PythonEvaluator.Settings(function=function))
 
 
 class TestLmEvalContract(EvaluatorContract):
@@ -87,7 +89,7 @@ class TestPythonContract(EvaluatorContract):
             "    found = {'norm': rows.norm(dim=1), 'mean': rows.mean(dim=1)}\n"
             "    return {k: Outcomes(ids, tuple(v.tolist())) for k, v in found.items()}\n"
         )
-        return lambda: PythonEvaluator("norms_of_weights:score", tokenizer, str(root))
+        return lambda: python("norms_of_weights:score", tokenizer, root)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -326,7 +328,7 @@ def python_evaluator(tmp_path, monkeypatch, tokenizer, body: str) -> PythonEvalu
     name = f"user_{abs(hash(body))}"
     (tmp_path / f"{name}.py").write_text(f"def score(model, tokenizer, split):\n    {body}\n")
     monkeypatch.setattr(sys, "path", [*sys.path])
-    return PythonEvaluator(f"{name}:score", tokenizer, str(tmp_path))
+    return python(f"{name}:score", tokenizer, tmp_path)
 
 
 MINE = (Objective("a", "a", "max"), Objective("b", "b", "max"))
@@ -384,7 +386,7 @@ def test_a_wrong_return_is_told(tmp_path, monkeypatch, tokenizer, body, said):
 @pytest.mark.parametrize("function", ["nowhere:score", "json:nothing", "json", "", ":x"])
 def test_a_function_that_can_not_be_imported_is_named(tokenizer, function):
     with pytest.raises(InvalidConfig, match="can't be imported"):
-        PythonEvaluator(function, tokenizer)
+        python(function, tokenizer)
 
 
 # --- scores and failures ---

@@ -25,6 +25,7 @@ from recycler.nouns.evaluation import Evaluation, Outcomes, Score
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Job, State
+from recycler.protocols import Context
 from recycler.report import text
 from recycler.report.figures import front_figure, groups, lost, trace_figure
 from recycler.report.page import html_page
@@ -380,13 +381,11 @@ def test_lm_evals_parts_add_up_to_the_whole(tmp_path) -> None:
         Objective("word", "exact_match"),
     )
     tokenizer = str(toy.checkpoint(tmp_path / "one"))
+    items = {"dev": 30, "select": 4, "test": 4}
+    settings = {"tasks": str(toy.tasks(tmp_path / "tasks")), "batch_size": 4, "max_length": 128}
     evaluator = LmEval(
-        objectives,
-        tokenizer,
-        {"dev": 30, "select": 4, "test": 4},
-        tasks=str(toy.tasks(tmp_path / "tasks")),
-        batch_size=4,
-        max_length=128,
+        Context(objectives=objectives, items=items, tokenizer=tokenizer),
+        LmEval.Settings(**settings),
     )
     model = toy.model(seed=3)
     whole = evaluator.evaluate(model, objectives, "dev")
@@ -408,8 +407,9 @@ def test_a_functions_parts_add_up_to_the_whole(tmp_path) -> None:
         "    return {'norm': rows[first:last]}\n"
     )
     tokenizer = str(toy.checkpoint(tmp_path / "one"))
-    evaluator = PythonEvaluator("in_parts:score", tokenizer, str(tmp_path))
     model, objectives = toy.model(seed=3), (Objective("norm", "value", "max"),)
+    context = Context(objectives=objectives, items={}, tokenizer=tokenizer, root=str(tmp_path))
+    evaluator = PythonEvaluator(context, PythonEvaluator.Settings(function="in_parts:score"))
     whole = evaluator.evaluate(model, objectives, "dev")
     found = in_parts(lambda part: evaluator.evaluate(model, objectives, "dev", part=part))
     assert found == whole

@@ -2,32 +2,49 @@
 
 What keeps the numbers right (each has a test): few-shot examples are drawn once from a fixed seed
 and the requests kept; document ids are passed sorted; no response cache, whose key would omit the
-weights; own standard errors from item outcomes; each task is batched alone, so its scores do not
-depend on which other tasks are asked for.
+weights; the task's own aggregation with our own errors; each task is batched alone, so its scores
+do not depend on which other tasks are asked for; sampled answers have a seed an item.
 
-May import: errors, objectives, evaluation, trial, evaluate.items, lm_eval, transformers.
+May import: errors, objectives, evaluation, trial, protocols, evaluate, lm_eval, transformers, torch.
 """
 
-import math
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
-from recycler.errors import InvalidConfig, NotFound
-from recycler.evaluate.items import part_of, split_items
-from recycler.nouns.evaluation import Outcomes
+from recycler.errors import InvalidConfig
+from recycler.evaluate import measure
+from recycler.evaluate.aggregates import MISSING, Rule
+from recycler.evaluate.items import content_of, dependent, part_of, split_items
+from recycler.evaluate.settings import LmEvalSettings
+from recycler.evaluate.tasks import (
+    LoadedTask,
+    aggregation_of,
+    config_of,
+    declared_metrics,
+    helper_files,
+    higher_is_better,
+    load_tasks,
+)
+from recycler.nouns.evaluation import SPLITS, Outcomes
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import WHOLE
-from recycler.yamlfile import read_yaml
+from recycler.protocols import Context
 
-FEWSHOT_SEED = 1234
-# Metrics whose item outcome is (log-likelihood, size): value a size unit, weighted by size.
-_BITS = {"bits_per_byte"}
+FEWSHOT_SEED = 1234  # that of lm_eval.simple_evaluate
+# What a model might answer, to see which metrics a task makes of it before there is a model.
+_PROBES: Mapping[str, Any] = {
+    "loglikelihood": (-1.0, False),
+    "loglikelihood_rolling": -1.0,
+    "generate_until": "1",
+}
 
 
 class _QuietHFLM(HFLM):  # type: ignore[misc]
@@ -43,47 +60,45 @@ class _QuietHFLM(HFLM):  # type: ignore[misc]
 
 
 class LmEval:
-    """Scores a Hugging Face causal model on lm-eval tasks (see `protocols.Evaluator`)."""
+    """Scores a Hugging Face language model on lm-eval tasks (see `protocols.Evaluator`)."""
 
-    def __init__(
-        self,
-        objectives: Sequence[Objective],
-        tokenizer: str,
-        items: Mapping[str, int],
-        *,
-        tasks: str = "",
-        batch_size: int = 64,
-        max_length: int | None = None,
-        num_fewshot: int | None = None,
-        apply_chat_template: bool = False,
-    ) -> None:
-        """Load the tasks of all objectives; no model is needed yet.
+    Settings = LmEvalSettings
+    takes: ClassVar[Literal["model", "folder"]] = "model"
 
-        Args:
-            objectives: what will be asked for.
-            tokenizer: folder of the tokenizer.
-            items: sizes of the splits and their seed (see `split_items`).
-            tasks: folder of task YAML files; empty means lm-eval's own tasks.
-            batch_size: sequences a forward pass.
-            max_length: longest sequence [tokens]; None takes the model's.
-            num_fewshot: overrides the tasks' own number of examples.
-            apply_chat_template: wrap prompts in the tokenizer's chat template.
+    def __init__(self, context: Context, settings: LmEvalSettings) -> None:
+        """Load the tasks of all objectives and check all that can be checked without a model.
+
+        Raises:
+            NotFound: a task, a folder or a file of data is not there.
+            InvalidConfig: a metric, filter, field, direction or setting that can't be.
         """
-        self._objectives = tuple(objectives)
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        self._batch_size, self._max_length = batch_size, max_length
-        self._chat = apply_chat_template
+        self._context, self._settings = context, settings
+        self._tokenizer = AutoTokenizer.from_pretrained(context.tokenizer)
+        _require_chat_template(self._tokenizer, settings)
+        self._backend = _backend(context.tokenizer)
         self._lm: Any = None
-        names = sorted({objective.task for objective in objectives})
-        self._tasks = _load_tasks(names, tasks)
+        root = Path(context.root)
+        folder = (root / Path(settings.tasks).expanduser()) if settings.tasks else None
+        names = [objective.task for objective in context.objectives]
+        loaded = load_tasks(names, folder, root, settings.allow_unsafe_code)
+        self._loaded: dict[str, LoadedTask] = loaded
+        self._tasks = {name: found.task for name, found in loaded.items()}
+        self._documents = {name: list(task.eval_docs) for name, task in self._tasks.items()}
+        for objective in context.objectives:
+            _require_known(objective, self._tasks[objective.task])
         self._splits = {}
         for name, task in self._tasks.items():
-            if num_fewshot is not None:
-                task.set_config(key="num_fewshot", value=num_fewshot)
-            self._splits[name] = split_items(name, list(task.eval_docs), items)
+            _set_fewshot(task, settings.num_fewshot)
+            fields = sorted({o.cluster for o in context.objectives if o.task == name} - {""})
+            documents = self._documents[name]
+            self._splits[name] = split_items(name, documents, context.items, fields)
         self._requests: dict[tuple[str, str], list[Instance]] = {}
-        for objective in objectives:
-            _require_metric(objective, self._tasks[objective.task])
+        self._labels: dict[tuple[str, str], list[int]] = {}
+        for name, task in self._tasks.items():
+            asked = [o for o in context.objectives if o.task == name]
+            self._probe(name, task, asked)
+
+    # --- scores ---
 
     def evaluate(
         self,
@@ -95,10 +110,13 @@ class LmEval:
         """Item outcomes of each objective for the weights the model holds now.
 
         Args:
-            model: a causal language model from transformers, in eval mode.
+            model: a language model from transformers, in eval mode.
             objectives: some of those given at construction.
             split: dev, select or test.
             part: from which share of the split's items to which.
+
+        Raises:
+            InvalidConfig: a part is asked for of a metric that has no meaning on some of the items.
         """
         self._attach(model)
         results: dict[str, Outcomes] = {}
@@ -112,9 +130,9 @@ class LmEval:
             self._lm = _QuietHFLM(
                 pretrained=model,
                 tokenizer=self._tokenizer,
-                backend="causal",
-                batch_size=self._batch_size,
-                max_length=self._max_length,
+                backend="seq2seq" if model.config.is_encoder_decoder else "causal",
+                batch_size=self._settings.batch_size,
+                max_length=self._settings.max_length,
                 device=str(model.device),
             )
         self._lm._model = model
@@ -123,6 +141,8 @@ class LmEval:
         self, name: str, split: str, objectives: list[Objective], part: tuple[float, float]
     ) -> dict[str, Outcomes]:
         task, whole = self._tasks[name], self._splits[name][split]
+        if part != WHOLE:
+            _require_parts(task, objectives)
         ids = part_of(whole, part)
         # requests were built from sorted ids, so doc_id is the position in the sorted split
         position = {doc: place for place, doc in enumerate(sorted(whole))}
@@ -130,158 +150,273 @@ class LmEval:
         requests = [r for r in self._frozen(name, split) if r.doc_id in wanted]
         for request in requests:
             request.resps, request.filtered_resps = [], {}
+        for kind in dict.fromkeys(request.request_type for request in requests):
+            self._answer(kind, split, [r for r in requests if r.request_type == kind])
+        by_document = _filtered(task, requests)
+        found = _processed(task, [by_document[position[i]] for i in ids], objectives)
+        return {
+            o.name: _rule(o, task).outcomes(ids, found[o.name], self._clusters(o, ids))
+            for o in objectives
+        }
+
+    def _answer(self, kind: str, split: str, requests: Sequence[Instance]) -> None:
+        """Let the model answer each request as often as it repeats."""
         repeated = [request for request in requests for _ in range(request.repeats or 1)]
-        answers = getattr(self._lm, repeated[0].request_type)(repeated, disable_tqdm=True)
+        if kind == "generate_until" and any(_sampled(request) for request in requests):
+            answers = self._sampled_answers(split, requests)
+        else:
+            answers = getattr(self._lm, kind)(repeated, disable_tqdm=True)
         for request, answer in zip(repeated, answers, strict=True):
             request.resps.append(answer)
-        task._instances = requests
-        task.apply_filters()
-        by_document: dict[int, list[Instance]] = {}
-        for request in sorted(requests, key=lambda request: request.idx):
-            by_document.setdefault(request.doc_id, []).append(request)
-        content = {request.doc_id: request.doc for request in self._frozen(name, split)}
-        in_order = [content[position[i]] for i in whole]  # labels mean the same in every part
-        return {
-            objective.name: _outcomes(
-                objective,
-                task,
-                [(i, by_document[position[i]]) for i in ids],
-                _cluster_labels(in_order, objective.cluster),
-            )
-            for objective in objectives
-        }
+
+    def _sampled_answers(self, split: str, requests: Sequence[Instance]) -> list[str]:
+        """Answers drawn one at a time, each from a seed of (task, split, item, prompt, repeat).
+
+        So an answer depends neither on the batch nor on what was drawn before.
+        """
+        device = self._lm.device
+        answers = []
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for request in requests:
+                about = (
+                    f"{request.task_name}\0{split}\0{content_of(request.doc)}\0{request.args[0]}"
+                )
+                for repeat in range(request.repeats or 1):
+                    sha = hashlib.sha256(f"{about}\0{request.idx}\0{repeat}".encode())
+                    torch.manual_seed(int.from_bytes(sha.digest()[:8], "little") >> 1)
+                    answers += self._lm.generate_until([request], disable_tqdm=True)
+        return answers
 
     def _frozen(self, name: str, split: str) -> list[Instance]:
         """The task's requests on a split, built on first use and kept: same prompts for all."""
         if (name, split) not in self._requests:
-            task = self._tasks[name]
-            task.set_fewshot_seed(FEWSHOT_SEED)
-            task.build_all_requests(
-                samples=sorted(self._splits[name][split]),
-                rank=0,
-                world_size=1,
-                apply_chat_template=self._chat,
-                chat_template=self._lm.apply_chat_template if self._chat else None,
-                tokenizer_name=self._lm.tokenizer_name if self._chat else "",
+            chat = self._settings.apply_chat_template
+            self._requests[name, split] = _built(
+                self._tasks[name],
+                sorted(self._splits[name][split]),
+                apply_chat_template=chat,
+                fewshot_as_multiturn=self._settings.fewshot_as_multiturn,
+                chat_template=self._lm.apply_chat_template if chat else None,
+                tokenizer_name=self._lm.tokenizer_name if chat else "",
             )
-            self._requests[name, split] = list(task._instances)
         return self._requests[name, split]
 
+    def _clusters(self, objective: Objective, ids: Sequence[int]) -> list[int]:
+        """Labels of dependent items, the same in every part; empty where all are independent."""
+        key = (objective.task, objective.cluster)
+        if key not in self._labels:
+            fields = [objective.cluster] if objective.cluster else []
+            self._labels[key] = dependent(self._documents[objective.task], fields)
+        labels = self._labels[key]
+        alone = not objective.cluster and labels == list(range(len(labels)))
+        return [] if alone else [labels[i] for i in ids]
 
-def _load_tasks(names: Sequence[str], folder: str) -> dict[str, Any]:
-    """Task objects by name, from a folder of YAML files or from lm-eval's own."""
-    if not folder:
-        manager = TaskManager()
-        unknown = [name for name in names if name not in manager.all_subtasks]
-        if unknown:
-            raise NotFound(
-                f"lm-eval has no task {unknown[0]!r}.",
-                hint="`lm_eval ls tasks` lists them; a group's members are tasks of their own; "
-                "set `evaluator.tasks` for a folder of your own.",
+    def _probe(self, name: str, task: Any, objectives: Sequence[Objective]) -> None:
+        """Put made-up answers to two items through the task's own code, before there is a model.
+
+        What no aggregation of the task makes a number of is refused here. Code that may not run
+        without a model's answer (`unsafe_code`), or that breaks on ours, is left to the first item.
+        """
+        if getattr(task, "UNSAFE_CODE", False):
+            return
+        ids = sorted(sorted(self._splits[name]["test"])[:2])
+        try:
+            requests = _built(task, ids, apply_chat_template=False)
+            for request in requests:
+                request.resps = [_PROBES[request.request_type]] * (request.repeats or 1)
+            documents = list(_filtered(task, requests).values())
+            found = [_results(task, document, "") for document in documents]
+        except Exception:  # a task's own code raises anything
+            return
+        for objective in objectives:
+            metric = objective.metric.partition(",")[0]
+            if not any(metric in row for row in found):
+                known = sorted({key for row in found for key in row})
+                raise _unknown(objective, "metric", metric, known)
+            _rule(objective, task).outcomes(ids, [row.get(metric, MISSING) for row in found])
+
+    # --- what scores are scores of ---
+
+    def measures(self) -> dict[str, dict[str, Any]]:
+        """What decides each objective's scores, part by part (see `protocols.Evaluator`)."""
+        shared = {name: self._task_parts(name) for name in self._tasks}
+        packages = measure.versions("lm-eval", "transformers", "tokenizers", "torch", "datasets")
+        settings, chat = self._settings, None
+        if settings.apply_chat_template:
+            template = measure.digest(json.dumps(self._tokenizer.chat_template, sort_keys=True))
+            chat = {"template": template, "several turns": settings.fewshot_as_multiturn}
+        return {
+            o.name: measure.plain(
+                {
+                    "evaluator": "lm-eval",
+                    "metric": o.metric,
+                    "direction": self._direction(o),
+                    "cluster": o.cluster,
+                    "chat template": chat,
+                    "tokenizer": measure.tokenizer_digest(self._context.tokenizer),
+                    "model class": self._backend,
+                    "batch size": settings.batch_size,
+                    "longest sequence": settings.max_length,
+                    **shared[o.task],
+                    **packages,
+                }
             )
-        return dict(manager.load(list(names))["tasks"])
-    configs = read_task_folder(Path(folder))
-    for name in names:
-        if name not in configs:
-            raise NotFound(
-                f"{folder} has no task {name!r}.", hint=f"it has: {', '.join(sorted(configs))}."
-            )
-    manager = TaskManager(include_defaults=False)
-    return dict(manager.load([configs[name] for name in names])["tasks"])
+            for o in self._context.objectives
+        }
+
+    def _task_parts(self, name: str) -> dict[str, Any]:
+        loaded, documents = self._loaded[name], self._documents[name]
+        task, splits = loaded.task, self._splits[name]
+        shots = task.config.num_fewshot or 0
+        used = [(i, documents[i]) for split in SPLITS for i in splits[split]]
+        sizes: dict[str, int] = {split: len(splits[split]) for split in SPLITS}
+        examples = getattr(getattr(task, "sampler", None), "df", None) or []
+        return {
+            "task": name,
+            f"config of task {name!r}": measure.digest(content_of(config_of(task))),
+            f"data of task {name!r}": measure.documents_digest(used),
+            f"items of task {name!r}": {
+                **sizes,
+                "of": len(documents),
+                "seed": int(self._context.items.get("seed", 0)),
+            },
+            f"few-shot examples of task {name!r}": {
+                "number": shots,
+                "data": measure.documents_digest((None, d) for d in examples) if shots else "",
+            },
+            **measure.sources(helper_files(task), [loaded.home]),
+        }
+
+    def _direction(self, objective: Objective) -> str:
+        metric = objective.metric.partition(",")[0]
+        higher = higher_is_better(self._tasks[objective.task], metric)
+        return objective.direction if higher is None else ("max" if higher else "min")
 
 
-def read_task_folder(folder: Path) -> dict[str, dict[str, Any]]:
-    """The task configs of a folder, with the paths of their data files made absolute.
-
-    lm-eval takes `data_files` relative to the current folder; here they are relative to the YAML.
-    """
-    if not folder.is_dir():
-        raise NotFound(f"task folder {folder} is not there.", hint="check `evaluator.tasks`.")
-    configs = {}
-    for file in sorted(folder.glob("*.yaml")):
-        config = read_yaml(file, "task", "check `evaluator.tasks`.")
-        if not isinstance(config, dict) or not isinstance(config.get("task"), str):
-            raise InvalidConfig(
-                f"{file} is not one lm-eval task: `task:` is not a name.",
-                hint="one task a file; groups and !function tags are not read from folders.",
-            )
-        kwargs = dict(config.get("dataset_kwargs") or {})
-        if "data_files" in kwargs:
-            kwargs["data_files"] = _absolute(kwargs["data_files"], file.parent)
-            config["dataset_kwargs"] = kwargs
-        configs[config["task"]] = config
-    return configs
+def _require_chat_template(tokenizer: Any, settings: LmEvalSettings) -> None:
+    if settings.apply_chat_template and not tokenizer.chat_template:
+        raise InvalidConfig(
+            "evaluator.apply_chat_template is true, and the tokenizer has no chat template.",
+            hint="set it to false, or put the model's chat_template.jinja beside its tokenizer in "
+            "the pool's first checkpoint.",
+        )
 
 
-def _absolute(files: Any, root: Path) -> Any:
-    if isinstance(files, Mapping):
-        return {key: _absolute(value, root) for key, value in files.items()}
-    if isinstance(files, list):
-        return [_absolute(value, root) for value in files]
-    path = root / str(files)
-    if not path.is_file():
-        raise NotFound(f"data file {path} is not there.", hint="check `data_files` in the task.")
-    return str(path.resolve())
+def _backend(folder: str) -> str:
+    """`seq2seq` where the checkpoint's config says encoder-decoder, else `causal`."""
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        return "causal"
+    try:
+        config: Any = AutoConfig.from_pretrained(folder).is_encoder_decoder
+    except (ValueError, KeyError, OSError):  # code of its own, or a model that is not known here
+        config = json.loads(file.read_text(encoding="utf-8")).get("is_encoder_decoder", False)
+    return "seq2seq" if config else "causal"
 
 
-def _require_metric(objective: Objective, task: Any) -> None:
-    """Raise InvalidConfig unless the task has the objective's metric, filter and cluster field."""
+def _set_fewshot(task: Any, wanted: int | None) -> None:
+    """Set the number of examples as `simple_evaluate` does: a 0 in the task's config stays 0."""
+    own = task.get_config("num_fewshot")
+    if wanted is not None and own != 0:
+        task.set_config(key="num_fewshot", value=wanted)
+    elif own is None:
+        task.set_config(key="num_fewshot", value=0)
+
+
+def _require_known(objective: Objective, task: Any) -> None:
+    """Raise InvalidConfig unless the task has the objective's filter, field and direction."""
     metric, _, wanted = objective.metric.partition(",")
-    filters = [ensemble.name for ensemble in task._filters]
     fields = [str(key) for key in next(iter(task.eval_docs))]
+    declared = declared_metrics(task)
+    several = getattr(task, "UNSAFE_CODE", False)  # one function, metrics known when it has run
     for what, name, known in (
-        ("metric", metric, list(task.aggregation())),
-        ("filter", wanted, filters),
+        ("filter", wanted, [ensemble.name for ensemble in task._filters]),
         ("field", objective.cluster, fields),
+        ("metric", metric, [metric] if several else declared),
     ):
-        if name and name not in known:
+        if (
+            name
+            and name not in known
+            and (what != "metric" or task.config.process_results is None)
+        ):
+            raise _unknown(objective, what, name, known)
+    higher = higher_is_better(task, metric)
+    if objective.direction and higher is not None and higher != (objective.direction == "max"):
+        raise InvalidConfig(
+            f"objective {objective.name!r}: direction is {objective.direction!r}, and task "
+            f"{objective.task!r} says that a {'higher' if higher else 'lower'} {metric} is better.",
+            hint="leave `direction` out, or set `higher_is_better` in a task of your own that "
+            "includes this one.",
+        )
+
+
+def _unknown(objective: Objective, what: str, name: str, known: Sequence[str]) -> InvalidConfig:
+    return InvalidConfig(
+        f"objective {objective.name!r}: task {objective.task!r} has no {what} {name!r}.",
+        hint=f"it has: {', '.join(known)}.",
+    )
+
+
+def _require_parts(task: Any, objectives: Sequence[Objective]) -> None:
+    for objective in objectives:
+        rule = _rule(objective, task)
+        if not rule.of_single_items:
             raise InvalidConfig(
-                f"objective {objective.name!r}: task {objective.task!r} has no {what} {name!r}.",
-                hint=f"it has: {', '.join(known)}.",
+                f"objective {objective.name!r}: {objective.metric} is one number of all items, so "
+                "candidates can't be stopped after some of them.",
+                hint="take `racing: false` in a study of another name, or a metric that is a mean.",
             )
 
 
-def _outcomes(
-    objective: Objective,
-    task: Any,
-    documents: Sequence[tuple[int, list[Instance]]],
-    labels: Mapping[Any, int],
-) -> Outcomes:
-    metric, _, wanted = objective.metric.partition(",")
-    filters = list(documents[0][1][0].filtered_resps)
-    chosen = wanted or filters[0]
-    ids, values, weights, clusters = [], [], [], []
-    for number, requests in documents:
-        document = requests[0].doc
-        answers = [request.filtered_resps[chosen] for request in requests]
-        value, weight = _value(metric, task.process_results(document, answers)[metric], objective)
-        ids.append(number)
-        values.append(value)
-        weights.append(weight)
-        if objective.cluster:
-            clusters.append(labels[document[objective.cluster]])
-    return Outcomes(
-        tuple(ids),
-        tuple(values),
-        tuple(weights) if any(weight != 1.0 for weight in weights) else (),
-        tuple(clusters),
-    )
+def _rule(objective: Objective, task: Any) -> Rule:
+    metric = objective.metric.partition(",")[0]
+    return Rule(objective.name, *aggregation_of(task, metric))
 
 
-def _cluster_labels(documents: Sequence[Mapping[str, Any]], field: str) -> dict[Any, int]:
-    """Value of the cluster field -> label, over a whole split; empty without a field."""
-    values = dict.fromkeys(document[field] for document in documents) if field else {}
-    return {value: label for label, value in enumerate(values)}
+def _built(task: Any, ids: Sequence[int], **chat: Any) -> list[Instance]:
+    """Requests of some documents, with examples drawn anew from the fixed seed."""
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    task.build_all_requests(samples=list(ids), rank=0, world_size=1, **chat)
+    return list(task._instances)
 
 
-def _value(metric: str, outcome: Any, objective: Objective) -> tuple[float, float]:
-    """One item's value and weight from what the task's `process_results` gave."""
-    if metric in _BITS:
-        loglikelihood, size = outcome
-        return -float(loglikelihood) / (size * math.log(2)), float(size)
-    if isinstance(outcome, bool | int | float) or getattr(outcome, "ndim", None) == 0:
-        return float(outcome), 1.0
-    raise InvalidConfig(
-        f"objective {objective.name!r}: metric {metric!r} is not a mean over items.",
-        hint="use a metric with one number an item (acc, exact_match, bits_per_byte …).",
-    )
+def _filtered(task: Any, requests: Sequence[Instance]) -> dict[int, list[Instance]]:
+    """Document's position -> its answered requests, put through the task's filters."""
+    task._instances = list(requests)
+    task.apply_filters()
+    found: dict[int, list[Instance]] = {}
+    for request in sorted(requests, key=lambda request: request.idx):
+        found.setdefault(request.doc_id, []).append(request)
+    return found
+
+
+def _processed(
+    task: Any, documents: Sequence[list[Instance]], objectives: Sequence[Objective]
+) -> dict[str, list[Any]]:
+    """Objective -> raw outcome of each document; each filter's answers are processed once."""
+    filters = dict.fromkeys(o.metric.partition(",")[2] for o in objectives)
+    rows = {chosen: [_results(task, d, chosen) for d in documents] for chosen in filters}
+    found = {}
+    for o in objectives:
+        metric, _, chosen = o.metric.partition(",")
+        found[o.name] = [row.get(metric, MISSING) for row in rows[chosen]]
+        if all(value is MISSING for value in found[o.name]):
+            raise _unknown(
+                o, "metric", metric, sorted({key for row in rows[chosen] for key in row})
+            )
+    return found
+
+
+def _results(task: Any, requests: Sequence[Instance], wanted: str) -> Mapping[str, Any]:
+    """What the task makes of one document's answers behind a filter; empty: the first filter."""
+    chosen = wanted or next(iter(requests[0].filtered_resps))
+    answers = [request.filtered_resps[chosen] for request in requests]
+    found: Mapping[str, Any] = task.process_results(requests[0].doc, answers)
+    return found
+
+
+def _sampled(request: Instance) -> bool:
+    """Whether the answer to a request is drawn at random."""
+    settings = request.args[1]
+    sampled = settings.get("do_sample")
+    return bool(settings.get("temperature", 0.0) > 0 if sampled is None else sampled)

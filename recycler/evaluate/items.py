@@ -1,9 +1,11 @@
 """Which item belongs to which split: decided once by a seeded hash of the item's content.
 
-May import: errors, evaluation. Nothing heavy.
+Dependent items (one cluster, or the same content twice) never lie in two splits. May import: errors,
+evaluation. Nothing heavy.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,42 +17,97 @@ DEFAULT_ITEMS = {"dev": 250, "select": 250, "test": 1000, "seed": 0}
 
 
 def split_items(
-    task: str, documents: Sequence[Any], wanted: Mapping[str, int]
+    task: str,
+    documents: Sequence[Any],
+    wanted: Mapping[str, float],
+    clusters: Sequence[str] = (),
 ) -> dict[str, tuple[int, ...]]:
     """Divide a task's documents into dev, select and test.
 
-    Documents are ranked by a hash of (seed, task, content), so the split depends neither on their
-    order nor on other tasks, and equal documents get neighbouring ranks. The first ranks are dev,
-    the next select, the next test; each split keeps the order of ranks.
+    Units of dependent documents (see `dependent`) are ranked by a hash of (seed, task, content), so
+    the split depends neither on their order nor on other tasks. The first ranks are dev, the next
+    select, the next test. A unit that would make a split larger than asked opens the next one.
 
     Args:
         task: the task's name.
         documents: what the task evaluates, in the evaluator's order.
-        wanted: number of items of each split, and `seed`. Test takes what is left where the task
-            has fewer.
+        wanted: size of each split, and `seed`; see `split_sizes`.
+        clusters: fields whose equal values mark dependent documents.
 
     Returns:
         split -> ids (positions in `documents`), disjoint.
 
     Raises:
-        InvalidConfig: not enough documents for dev, select and at least one for test.
+        InvalidConfig: fewer than three units, so that one of the splits would be empty.
+    """
+    seed = int({**DEFAULT_ITEMS, **wanted}["seed"])
+    ranks = [_rank(seed, task, document) for document in documents]
+    units: dict[int, list[int]] = {}
+    for i, unit in enumerate(dependent(documents, clusters)):
+        units.setdefault(unit, []).append(i)
+    if len(units) < len(SPLITS):
+        raise InvalidConfig(
+            f"task {task!r} has {len(documents)} items, {len(units)} of them independent; expected "
+            f"at least {len(SPLITS)}, one for each of dev, select and test.",
+            hint="take a larger task, or a finer `cluster` field. `items:` can't help here.",
+        )
+    sizes = split_sizes(len(documents), wanted)
+    ranked = sorted(units.values(), key=lambda members: (_joint(ranks, members), members))
+    split: dict[str, tuple[int, ...]] = {}
+    for left, name in zip(range(len(SPLITS) - 1, -1, -1), SPLITS, strict=True):
+        taken: list[int] = []
+        while len(ranked) > left and (not taken or len(taken) + len(ranked[0]) <= sizes[name]):
+            taken += sorted(ranked.pop(0), key=lambda i: (ranks[i], i))
+        split[name] = tuple(taken)
+    return split
+
+
+def split_sizes(count: int, wanted: Mapping[str, float]) -> dict[str, int]:
+    """How many items each split gets from a task of `count` ≥ 3 items.
+
+    A number from 1 on counts items; one between 0 and 1 is a share of the task's items. Where the
+    task has fewer than all splits ask for together, all shrink in proportion. Each gets at least 1.
     """
     sizes = {**DEFAULT_ITEMS, **wanted}
-    if len(documents) <= sizes["dev"] + sizes["select"] or min(sizes[s] for s in SPLITS) < 1:
-        raise InvalidConfig(
-            f"task {task!r} has {len(documents)} items, expected more than dev + select = "
-            f"{sizes['dev']} + {sizes['select']}, each split at least 1.",
-            hint="lower `items: {dev: ..., select: ...}` or take a larger task.",
-        )
-    ranked = sorted(
-        range(len(documents)), key=lambda i: (_rank(sizes["seed"], task, documents[i]), i)
-    )
-    split: dict[str, tuple[int, ...]] = {}
-    start = 0
-    for name in SPLITS:
-        split[name] = tuple(ranked[start : start + sizes[name]])
-        start += sizes[name]
-    return split
+    asked = [sizes[name] * (count if sizes[name] < 1 else 1) for name in SPLITS]
+    total = sum(asked)
+    asked = [size * min(1.0, count / total) for size in asked]
+    whole = [max(1, math.floor(size + 1e-9)) for size in asked]
+    left = min(count, round(sum(asked))) - sum(whole)
+    by_rest = sorted(range(len(SPLITS)), key=lambda i: (whole[i] - asked[i], i))
+    for i in by_rest[: max(left, 0)]:
+        whole[i] += 1
+    for _ in range(max(-left, 0)):  # a split was raised to 1: the largest one pays
+        whole[max(range(len(SPLITS)), key=lambda i: whole[i])] -= 1
+    return dict(zip(SPLITS, whole, strict=True))
+
+
+def dependent(documents: Sequence[Any], fields: Sequence[str] = ()) -> list[int]:
+    """For each document the first one that it depends on, perhaps over others; itself if none.
+
+    Two documents depend on each other where a field has the same value in both, or where all their
+    content is the same.
+
+    Args:
+        documents: mappings, or anything with a text.
+        fields: names of the fields.
+    """
+    first = list(range(len(documents)))
+
+    def root(i: int) -> int:
+        while first[i] != i:
+            first[i] = first[first[i]]
+            i = first[i]
+        return i
+
+    seen: dict[tuple[str, str], int] = {}
+    for i, document in enumerate(documents):
+        marks = [("", content_of(document))]
+        marks += [(field, content_of(document[field])) for field in fields if field]
+        for mark in marks:
+            a, b = sorted((root(i), root(seen.setdefault(mark, i))))
+            first[b] = a
+    return [root(i) for i in range(len(documents))]
 
 
 def part_of(items: Sequence[Any], part: tuple[float, float]) -> Sequence[Any]:
@@ -59,9 +116,19 @@ def part_of(items: Sequence[Any], part: tuple[float, float]) -> Sequence[Any]:
     return items[start:stop]
 
 
+def content_of(document: Any) -> str:
+    """A document as one text, the same for equal content."""
+    return document if isinstance(document, str) else canonical(_plain(document))
+
+
 def _rank(seed: int, task: str, document: Any) -> str:
-    content = document if isinstance(document, str) else canonical(_plain(document))
-    return hashlib.sha256(f"{seed}\0{task}\0{content}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed}\0{task}\0{content_of(document)}".encode()).hexdigest()
+
+
+def _joint(ranks: Sequence[str], members: Sequence[int]) -> str:
+    """The rank of a unit; that of its content where all members are the same."""
+    apart = sorted({ranks[i] for i in members})
+    return apart[0] if len(apart) == 1 else hashlib.sha256("".join(apart).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

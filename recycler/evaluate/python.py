@@ -1,39 +1,65 @@
 """Objectives through any Python callable `module:function(model, tokenizer, split)`.
 
 It returns a mapping from objective to a list of item values (best: errors and pairing come from
-them), a pair (mean, stderr) or a plain mean. May import: errors, objectives, evaluation,
-transformers.
+them), a pair (mean, stderr) or a plain mean. May import: errors, objectives, evaluation, protocols,
+evaluate, transformers.
 """
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from inspect import signature
+from inspect import getsourcefile, signature, unwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from transformers import AutoTokenizer
 
 from recycler.errors import InvalidConfig
+from recycler.evaluate import measure
 from recycler.evaluate.results import read_values
+from recycler.evaluate.settings import PythonSettings
 from recycler.nouns.evaluation import Outcomes, Score
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import WHOLE
+from recycler.protocols import Context
 
 
 class PythonEvaluator:
     """Scores a model by calling a user's function (see `protocols.Evaluator`)."""
 
-    def __init__(self, function: str, tokenizer: str, root: str = "") -> None:
-        """Import the function.
+    Settings = PythonSettings
+    takes: ClassVar[Literal["model", "folder"]] = "model"
 
-        Args:
-            function: `module:name`; the module may lie in `root`.
-            tokenizer: folder of the tokenizer.
-            root: folder put on the import path, usually that of the study file.
-        """
-        self._function = load_function(function, root)
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+    def __init__(self, context: Context, settings: PythonSettings) -> None:
+        """Import the function; its module may lie in the context's root."""
+        self._context, self._settings = context, settings
+        self._function = load_function(settings.function, context.root)
+        self._tokenizer = AutoTokenizer.from_pretrained(context.tokenizer)
+
+    def measures(self) -> dict[str, dict[str, Any]]:
+        """Source of the function's module and the local ones it imports, tokenizer, versions."""
+        file = getsourcefile(unwrap(self._function))
+        root = Path(self._context.root or ".")
+        parts = {
+            "evaluator": "python",
+            "function": self._settings.function,
+            "tokenizer": measure.tokenizer_digest(self._context.tokenizer),
+            **(measure.sources([Path(file)], [root]) if file else {}),
+            **measure.versions("transformers", "tokenizers", "torch"),
+        }
+        return {
+            o.name: measure.plain(
+                {
+                    **parts,
+                    "objective": o.name,
+                    "metric": o.metric,
+                    "direction": o.direction,
+                    "task": o.task,
+                    "cluster": o.cluster,
+                }
+            )
+            for o in self._context.objectives
+        }
 
     def evaluate(
         self,

@@ -11,18 +11,13 @@ from typing import Any
 import torch
 
 from recycler.checkpoints.pool import Pool
+from recycler.evaluate.kinds import make_evaluator
 from recycler.evaluate.results import evaluation_of
 from recycler.merge.resident import Resident, quiet_transformers
 from recycler.nouns.evaluation import Evaluation, Outcomes, Score
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.trial import WHOLE, Job
 from recycler.protocols import Evaluator
-from recycler.registry import resolve
-
-EVALUATORS = {
-    "lm-eval": "recycler.evaluate.harness:LmEval",
-    "python": "recycler.evaluate.python:PythonEvaluator",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +27,7 @@ class MergeScorerFactory:
     Attributes:
         pool: the checkpoints; workers open the same files.
         objectives: all objectives of the study.
-        evaluator: `kind` and the evaluator's own settings.
+        evaluator: `kind`, `root` of relative paths and the evaluator's own settings.
         items: sizes of the splits and their seed.
         dtype: torch name of the dtype of merges.
         device: torch device.
@@ -41,7 +36,7 @@ class MergeScorerFactory:
     pool: Pool
     objectives: Objectives
     evaluator: Mapping[str, Any]
-    items: Mapping[str, int]
+    items: Mapping[str, float]
     dtype: str
     device: str = "cpu"
 
@@ -54,16 +49,8 @@ class MergeScorerFactory:
 
     def make_evaluator(self) -> Evaluator:
         """The evaluator of the study, with its tasks loaded."""
-        settings = dict(self.evaluator)
-        kind = settings.pop("kind", "lm-eval")
-        make = resolve("evaluator", kind, EVALUATORS)
         tokenizer = str(self.pool.checkpoints[0].path)
-        if kind == "lm-eval":
-            asked = tuple(o for o in self.objectives if not o.of_merge)
-            made = make(asked, tokenizer, self.items, **settings)
-        else:
-            made = make(tokenizer=tokenizer, **settings)
-        return made  # type: ignore[no-any-return]
+        return make_evaluator(self.evaluator, self.objectives, self.items, tokenizer, self.device)
 
 
 class MergeScorer:

@@ -45,12 +45,15 @@ class Outcomes:
         values: (items,) outcome of each item, in the metric's unit.
         weights: (items,) its weight in the mean, such as bytes; empty means all 1.
         clusters: (items,) label shared by dependent items; empty means each item on its own.
+        link: how the score follows from the mean of the values: empty, it is the mean; `exp`, its
+            exponential (a perplexity).
     """
 
     ids: tuple[int, ...]
     values: tuple[float, ...]
     weights: tuple[float, ...] = ()
     clusters: tuple[int, ...] = ()
+    link: str = ""
 
     def __post_init__(self) -> None:
         for part in (self.values, self.weights, self.clusters):

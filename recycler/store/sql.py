@@ -530,5 +530,6 @@ def _pack(outcomes: Outcomes) -> bytes:
 
 
 def _unpack(blob: bytes) -> Outcomes:
-    table = json.loads(zlib.decompress(blob))
-    return Outcomes(**{key: tuple(values) for key, values in table.items()})
+    table: dict[str, Any] = json.loads(zlib.decompress(blob))
+    held: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    return Outcomes(**held)

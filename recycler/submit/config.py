@@ -1,6 +1,6 @@
 """Study files: YAML at the edge, checked field by field, turned into nouns.
 
-May import: errors, yamlfile, objectives, evaluate.items, pydantic.
+May import: errors, yamlfile, objectives, evaluate.items, evaluate.kinds, pydantic.
 """
 
 import os
@@ -8,10 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from recycler.errors import InvalidConfig
 from recycler.evaluate.items import DEFAULT_ITEMS
+from recycler.evaluate.kinds import checked_settings
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.yamlfile import read_yaml
 
@@ -45,22 +53,38 @@ class ObjectiveEntry(_Section):
 class ItemsSection(_Section):
     """How many items each split takes from every task, and the seed of the split."""
 
-    dev: int = Field(DEFAULT_ITEMS["dev"], ge=1)
-    select: int = Field(DEFAULT_ITEMS["select"], ge=1)
-    test: int = Field(DEFAULT_ITEMS["test"], ge=1)
+    dev: float = Field(DEFAULT_ITEMS["dev"], gt=0)
+    select: float = Field(DEFAULT_ITEMS["select"], gt=0)
+    test: float = Field(DEFAULT_ITEMS["test"], gt=0)
     seed: int = DEFAULT_ITEMS["seed"]
 
+    @field_validator("dev", "select", "test")
+    @classmethod
+    def _counts_or_shares(cls, size: float) -> float:
+        if size >= 1 and size != int(size):
+            raise ValueError("expected a whole number of items, or a share between 0 and 1")
+        return int(size) if size >= 1 else size
 
-class EvaluatorSection(_Section):
-    """Which evaluator, and its settings."""
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "ItemsSection":
+        shares = [size for size in (self.dev, self.select, self.test) if size < 1]
+        if sum(shares) > 1 + 1e-9:
+            raise ValueError(
+                f"the shares of a task's items sum to {sum(shares):g}, expected at most 1"
+            )
+        return self
 
+
+class EvaluatorSection(BaseModel):
+    """Which evaluator; all other keys are settings of its own, checked by its own model."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
     kind: str = "lm-eval"
-    tasks: str = ""
-    batch_size: int = Field(64, ge=1)
-    max_length: int | None = Field(None, ge=1)
-    num_fewshot: int | None = Field(None, ge=0)
-    apply_chat_template: bool = False
-    function: str = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The evaluator's own settings, as written."""
+        return dict(self.model_extra or {})
 
 
 class MergeSection(_Section):
@@ -128,18 +152,10 @@ class StudyFile(_Section):
         return _entry(self.base) if self.base else None
 
     def evaluator_settings(self, root: Path) -> dict[str, Any]:
-        """Settings that the evaluator is made with; paths absolute, defaults left out."""
-        settings = self.evaluator.model_dump(exclude_defaults=True)
-        settings["kind"] = self.evaluator.kind
-        if self.evaluator.kind == "python":
-            if not self.evaluator.function:
-                raise InvalidConfig(
-                    "evaluator.function is empty.", hint="write `function: module:name`."
-                )
-            settings = {"kind": "python", "function": self.evaluator.function, "root": str(root)}
-        elif self.evaluator.tasks:
-            settings["tasks"] = str((root / Path(self.evaluator.tasks).expanduser()).resolve())
-        return settings
+        """What the evaluator is made from: `kind`, `root` of relative paths, its own settings."""
+        checked = checked_settings(self.evaluator.kind, self.evaluator.settings)
+        own = checked.model_dump(mode="json", exclude_defaults=True)
+        return {"kind": self.evaluator.kind, "root": str(root), **own}
 
 
 def read_study(file: str | os.PathLike[str]) -> StudyFile:
@@ -162,7 +178,7 @@ def read_study(file: str | os.PathLike[str]) -> StudyFile:
 def parse_study(table: Mapping[str, Any], source: str = "study") -> StudyFile:
     """Check a study given as plain data."""
     try:
-        return StudyFile.model_validate(table)
+        study = StudyFile.model_validate(table)
     except ValidationError as error:
         wrong = _by_place(error)
         place, first = next(iter(wrong.items()))
@@ -173,6 +189,8 @@ def parse_study(table: Mapping[str, Any], source: str = "study") -> StudyFile:
             f"{source}: {where}: {first['msg']}{found}{more}.",
             hint="configs/template.yaml explains every key.",
         ) from error
+    checked_settings(study.evaluator.kind, study.evaluator.settings, f"{source}: evaluator")
+    return study
 
 
 def _by_place(error: ValidationError) -> dict[tuple[int | str, ...], Any]:

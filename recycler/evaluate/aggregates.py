@@ -1,0 +1,183 @@
+"""From the raw outcomes of a metric's items to outcomes whose mean gives the task's own number.
+
+Letters: n items, c clusters. May import: errors, evaluation, numpy.
+Reference: Efron & Tibshirani 1993, ch. 11 (jackknife); Künsch 1989 (blocks).
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recycler.errors import InvalidConfig
+from recycler.nouns.evaluation import Outcomes
+
+BLOCKS = 100  # at most so many parts are left out in turn; an aggregate is computed for each
+MISSING = object()  # raw outcome of an item that the task gave no value for
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a task makes one number of its items' outcomes.
+
+    Attributes:
+        objective: what messages call it.
+        name: lm-eval's name of the aggregation; empty for a function of the task's own.
+        function: the aggregation itself, of the list of raw outcomes.
+    """
+
+    objective: str
+    name: str
+    function: Callable[[Any], Any]
+
+    @property
+    def of_single_items(self) -> bool:
+        """Whether some of the items can be scored now and the others later."""
+        return self.name in _ITEMWISE
+
+    def outcomes(
+        self, ids: Sequence[int], raw: Sequence[Any], clusters: Sequence[int] = ()
+    ) -> Outcomes:
+        """Outcomes whose score is `function(raw)`.
+
+        Means stay as they are; functions of a mean carry their link (`Outcomes.link`); of anything
+        else each value is the aggregate plus the item's influence on it (see `influences`).
+
+        Args:
+            ids: (n,) the items.
+            raw: (n,) what the task's `process_results` gave for each, or MISSING.
+            clusters: (n,) labels of dependent items; empty: each item on its own.
+
+        Raises:
+            InvalidConfig: an outcome or the aggregate is no number.
+        """
+        known = [x for x in raw if x is not MISSING]
+        if not known or self.name == "bypass":
+            raise self._wrong("gave no outcome", raw[:1])
+        if self.of_single_items:
+            one, link = _ITEMWISE[self.name]
+            pairs = [(0.0, 0.0) if x is MISSING else self._number(one, x) for x in raw]
+            values, weights = (list(column) for column in zip(*pairs, strict=True))
+            if not any(weights):
+                raise self._wrong("gave no outcome", raw[:1])
+        else:
+            values, weights, clusters = self._influences(raw, clusters)
+            link = ""
+        return Outcomes(
+            tuple(ids),
+            tuple(values),
+            tuple(weights) if any(weight != 1.0 for weight in weights) else (),
+            tuple(clusters),
+            link,
+        )
+
+    def _number(self, one: Callable[[Any], tuple[float, float]], raw: Any) -> tuple[float, float]:
+        try:
+            value, weight = one(raw)
+            return float(value), float(weight)
+        except (TypeError, ValueError) as error:
+            raise self._wrong("is not one number an item", raw) from error
+
+    def _aggregate(self, raw: Sequence[Any]) -> float:
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")  # a class that is never predicted, and the like
+                return float(self.function(list(raw)))
+        except ZeroDivisionError:
+            return math.nan
+        except (TypeError, ValueError) as error:
+            raise self._wrong("has no aggregate that is one number", raw[:1]) from error
+
+    def _influences(
+        self, raw: Sequence[Any], clusters: Sequence[int]
+    ) -> tuple[list[float], list[float], list[int]]:
+        present = [i for i, x in enumerate(raw) if x is not MISSING]
+        labels = np.array(clusters if len(clusters) else range(len(raw)))
+        blocks = blocks_of(labels)
+        values = influences(self._aggregate, [raw[i] for i in present], blocks[present])
+        whole = [float(values.mean())] * len(raw)
+        weights = [0.0] * len(raw)
+        for i, value in zip(present, values, strict=True):
+            whole[i], weights[i] = float(value), 1.0
+        alone = len(clusters) == 0 and len(set(blocks.tolist())) == len(raw)
+        return whole, weights, [] if alone else blocks.tolist()
+
+    def _wrong(self, what: str, raw: Any) -> InvalidConfig:
+        return InvalidConfig(
+            f"objective {self.objective!r}: its metric {what} (found {str(raw)[:80]}).",
+            hint="take a metric with one number for each item or an aggregation of the task's own "
+            "that gives one number.",
+        )
+
+
+def influences(
+    aggregate: Callable[[Sequence[Any]], float], raw: Sequence[Any], blocks: Any
+) -> Any:
+    """(n,) values whose mean is the aggregate and whose spread over blocks is its jackknife error.
+
+    With T of all items and T₋ᵦ without block b of c, the block's influence is (c-1)(T - T₋ᵦ), less
+    the mean of all; it is spread over the items of the block. The mean stays T itself, not the
+    bias-corrected one, so that scores are the task's own.
+
+    Args:
+        aggregate: number of a list of raw outcomes.
+        raw: n outcomes.
+        blocks: (n,) label of each item's block.
+    """
+    whole = aggregate(raw)
+    labels, places = np.unique(blocks, return_inverse=True)
+    c = len(labels)
+    if c < 2:
+        return np.full(len(raw), whole)
+    left = [
+        aggregate([x for x, place in zip(raw, places, strict=True) if place != b])
+        for b in range(c)
+    ]
+    moved = (c - 1) * (whole - np.array(left))
+    moved -= moved.mean()
+    sizes = np.bincount(places)
+    return whole + (moved * len(raw) / (c * sizes))[places]
+
+
+def blocks_of(labels: Any) -> Any:
+    """(n,) labels of at most BLOCKS blocks, each of whole clusters that follow one another."""
+    order = {label: k for k, label in enumerate(dict.fromkeys(labels.tolist()))}
+    numbers = np.array([order[label] for label in labels.tolist()])
+    return numbers * BLOCKS // len(order) if len(order) > BLOCKS else numbers
+
+
+def _mean(raw: Any) -> tuple[float, float]:
+    if isinstance(raw, str | bytes):
+        raise TypeError("text is no number")
+    return float(raw), 1.0
+
+
+def _nanmean(raw: Any) -> tuple[float, float]:
+    value = _mean(raw)[0]
+    return (0.0, 0.0) if math.isnan(value) else (value, 1.0)
+
+
+def _size(raw: Any, unit: float) -> tuple[float, float]:
+    loglikelihood, size = raw
+    return (-float(loglikelihood) / (size * unit) if size else 0.0), float(size)
+
+
+def _brier(raw: Any) -> tuple[float, float]:
+    """Σ over classes of (p - [is gold])² (Brier 1950, as lm-eval sums it)."""
+    gold, shares = raw
+    shares = np.asarray(shares, dtype=np.float64)
+    return float(np.sum((shares - np.eye(len(shares))[gold]) ** 2)), 1.0
+
+
+# aggregation -> ((value, weight) of a raw outcome, link from their mean to the score)
+_ITEMWISE: dict[str, tuple[Callable[[Any], tuple[float, float]], str]] = {
+    "mean": (_mean, ""),
+    "nanmean": (_nanmean, ""),
+    "brier_score": (_brier, ""),
+    "perplexity": (lambda raw: (-_mean(raw)[0], 1.0), "exp"),
+    "weighted_perplexity": (lambda raw: _size(raw, 1.0), "exp"),
+    "bits_per_byte": (lambda raw: _size(raw, math.log(2)), ""),
+}

@@ -1,0 +1,307 @@
+"""lm-eval's tasks by name, from a folder or lm-eval's own: the only module that knows its insides.
+
+Folders are read by lm-eval's own `TaskManager` (includes, helpers, groups, tags, subfolders). Paths
+of data are relative to the task's YAML, then to the files it includes, then to the study file.
+May import: errors, lm_eval.
+"""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lm_eval.api.registry import get_aggregation
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from recycler.errors import InvalidConfig, NotFound
+
+# Aggregations that `evaluate.aggregates` has formulas for, besides the general way.
+KNOWN_AGGREGATIONS = (
+    "mean",
+    "nanmean",
+    "perplexity",
+    "weighted_perplexity",
+    "bits_per_byte",
+    "brier_score",
+    "bypass",
+)
+_NOT_CONTENT = ("tag", "task_alias", "dataset_kwargs", "dataset_path", "metadata")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTask:
+    """A task of lm-eval and the folder of its YAML."""
+
+    task: Any
+    home: Path
+
+
+def load_tasks(
+    names: Iterable[str], folder: Path | None, root: Path, allow_unsafe: bool
+) -> dict[str, LoadedTask]:
+    """The tasks of some names.
+
+    Args:
+        names: of tasks, not of groups or tags.
+        folder: what `lm_eval --include_path` would be given; None: lm-eval's own tasks alone.
+        root: folder that paths of data may be relative to, besides that of the YAML.
+        allow_unsafe: whether tasks may run what a model writes.
+
+    Raises:
+        NotFound: no such task, folder or file of data.
+        InvalidConfig: the name of a group, unsafe code without consent, or a task that breaks.
+    """
+    names = sorted(set(names))
+    if folder is not None and not folder.is_dir():
+        raise NotFound(f"task folder {folder} is not there.", hint="check `evaluator.tasks`.")
+    manager = _manager(names, folder)
+    return {name: _load(manager, name, folder, root, allow_unsafe) for name in names}
+
+
+def _manager(names: Sequence[str], folder: Path | None) -> TaskManager:
+    """The folder's index; with lm-eval's own tasks (seconds of reading) only where needed."""
+    if folder is not None:
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
+        if set(names) <= set(manager.all_tasks):
+            return manager
+    return TaskManager(include_path=str(folder) if folder else None)
+
+
+def _load(
+    manager: TaskManager, name: str, folder: Path | None, root: Path, allow_unsafe: bool
+) -> LoadedTask:
+    if name in manager.all_groups or name in manager.all_tags:
+        raise _group(manager, name)
+    if name not in manager.all_subtasks:
+        raise _unknown(manager, name, folder)
+    file = Path(manager.task_index[name].yaml_path)
+    if load_yaml(file, resolve_func=False).get("unsafe_code") and not allow_unsafe:
+        raise _unsafe(name)
+    if allow_unsafe:  # the metric's own lock; the study file has said yes
+        os.environ["HF_ALLOW_CODE_EVAL"] = "1"
+    try:
+        config = load_yaml(file)
+        homes = [file.parent, *_includes(file), root]
+        task = manager.load([_located(config, homes, name)])["tasks"][name]
+    except (NotFound, InvalidConfig):
+        raise
+    except Exception as error:  # a task's own code and libraries of data raise anything
+        raise InvalidConfig(
+            f"task {name!r} can't be loaded: {type(error).__name__}: {error}.",
+            hint=f"check {file.name} with `lm_eval validate --tasks {name}`; data that is not on "
+            "this machine must be downloaded first.",
+        ) from error
+    if getattr(task, "UNSAFE_CODE", False) and not allow_unsafe:
+        raise _unsafe(name)
+    if getattr(task, "MULTIMODAL", False):
+        raise InvalidConfig(
+            f"task {name!r} has images or sound; recycler gives models text alone.",
+            hint="take a task of text, or write an evaluator of `kind: python`.",
+        )
+    return LoadedTask(task, file.parent)
+
+
+def _unsafe(name: str) -> InvalidConfig:
+    return InvalidConfig(
+        f"task {name!r} is marked `unsafe_code: true`: it runs what the model writes.",
+        hint="run it in a container or on a machine you can lose, and consent in the study file: "
+        "`evaluator: {allow_unsafe_code: true}`.",
+    )
+
+
+def _group(manager: TaskManager, name: str) -> InvalidConfig:
+    entry = manager.task_index[name]
+    listed = (entry.cfg or {}).get("task") or sorted(entry.tags)
+    members = [str(m.get("task", m) if isinstance(m, Mapping) else m) for m in listed]
+    shown = ", ".join(members[:8]) + (", …" if len(members) > 8 else "")
+    return InvalidConfig(
+        f"{name!r} is a {'group' if name in manager.all_groups else 'tag'} of {len(members)} "
+        "tasks; an objective is one task.",
+        hint=f"give each task that counts an objective of its own: {shown}.",
+    )
+
+
+def _unknown(manager: TaskManager, name: str, folder: Path | None) -> NotFound:
+    near = get_close_matches(name, manager.all_subtasks, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    if folder is None:
+        where = "lm-eval"
+        hint += "`lm_eval ls tasks` lists them; set `evaluator.tasks` for a folder of your own."
+    else:
+        where = f"{folder}"
+        own = TaskManager(include_path=str(folder), include_defaults=False).all_subtasks
+        hint += (
+            f"it has: {', '.join(own[:20]) or 'no task'}; lm-eval's own have no such name either."
+        )
+        hint += "".join(f" {broken}" for broken in _broken(folder))
+    return NotFound(f"{where} has no task {name!r}.", hint=hint)
+
+
+def _broken(folder: Path) -> list[str]:
+    """What is wrong with the YAML files that lm-eval passes over in silence."""
+    found = []
+    for file in sorted(folder.rglob("*.yaml")):
+        try:
+            load_yaml(file, resolve_func=False)
+        except (yaml.YAMLError, ValueError, OSError) as error:
+            found.append(f"{file.name} could not be read: {' '.join(str(error).split())}.")
+    return found
+
+
+def _includes(file: Path) -> list[Path]:
+    """Folders of the files that a task's YAML includes, over any number of steps."""
+    found: list[Path] = []
+    listed = load_yaml(file, resolve_func=False, recursive=False).get("include", [])
+    for name in [listed] if isinstance(listed, str) else listed:
+        other = file.parent / name
+        found += [other.parent, *_includes(other)]
+    return found
+
+
+# --- where data lies ---
+
+
+def _located(config: Mapping[str, Any], homes: Sequence[Path], name: str) -> dict[str, Any]:
+    """A task's config with the paths of its data made absolute."""
+    made = dict(config)
+    kwargs = dict(made.get("dataset_kwargs") or {})
+    path = made.get("dataset_path")
+    folder = _folder(path, homes, name) if isinstance(path, str) else None
+    if folder is not None:
+        made["dataset_path"] = str(folder)
+    builder = isinstance(path, str) and "/" not in path and folder is None
+    if builder and "data_files" in kwargs:
+        kwargs["data_files"] = _files(kwargs["data_files"], homes, name)
+    if builder and isinstance(kwargs.get("data_dir"), str):
+        kwargs["data_dir"] = str(_folder(f"./{kwargs['data_dir']}", homes, name))
+    if kwargs:
+        made["dataset_kwargs"] = kwargs
+    return made
+
+
+def _folder(path: str, homes: Sequence[Path], name: str) -> Path | None:
+    """The local folder or file that `path` names; None for a builder or a name on the hub."""
+    local = Path(path).expanduser()
+    tried = [local] if local.is_absolute() else [home / local for home in homes]
+    for found in tried:
+        if found.exists() and "/" in path:
+            return found.resolve()
+    if path.startswith((".", "/", "~")):
+        raise NotFound(
+            f"task {name!r}: there is no data at {path}.",
+            hint="paths are relative to the task's YAML file, then to the study file.",
+        )
+    return None
+
+
+def _files(files: Any, homes: Sequence[Path], name: str) -> Any:
+    if isinstance(files, Mapping):
+        return {key: _files(value, homes, name) for key, value in files.items()}
+    if isinstance(files, list | tuple):
+        return [_files(value, homes, name) for value in files]
+    text = str(files)
+    if "://" in text:
+        return text
+    for home in homes:
+        pattern = Path(os.path.normpath(home.absolute() / Path(text).expanduser()))
+        if pattern.is_file() or any(_matches(pattern)):
+            return str(pattern)
+    raise NotFound(
+        f"task {name!r}: data file {homes[0] / text} is not there.",
+        hint="check `data_files` in the task; paths are relative to its YAML file.",
+    )
+
+
+def _matches(pattern: Path) -> Iterable[Path]:
+    """Files that a path with `*`, `?` or `[` matches."""
+    return Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
+
+
+# --- what decides a task's scores ---
+
+
+def aggregation_of(task: Any, metric: str) -> tuple[str, Callable[[Any], Any]]:
+    """Name and function of a metric's aggregation; the name is empty for one of the task's own.
+
+    A metric that the task does not declare is averaged, as `lm_eval` does.
+    """
+    function = task.aggregation().get(metric) or get_aggregation("mean")
+    for name in KNOWN_AGGREGATIONS:
+        if function is get_aggregation(name):
+            return name, function
+    return "", function
+
+
+def declared_metrics(task: Any) -> list[str]:
+    """Metrics that the task names in its config or class."""
+    return [str(metric) for metric in task.aggregation()]
+
+
+def higher_is_better(task: Any, metric: str) -> bool | None:
+    """Which way a metric is better, None where the task does not say."""
+    declared = task.higher_is_better()
+    found = declared.get(metric)
+    if found is None and metric not in declared and len(declared) == 1:
+        found = next(iter(declared.values()))  # one function may give several metrics (pass@1 …)
+    return found if isinstance(found, bool) else None
+
+
+def config_of(task: Any) -> Any:
+    """What the task's config says, as plain data; functions by name, data and paths left out."""
+    config = {k: v for k, v in vars(task.config).items() if k not in _NOT_CONTENT}
+    data = {
+        "path": getattr(task, "DATASET_PATH", None),
+        "name": getattr(task, "DATASET_NAME", None),
+    }
+    if data["path"] is None or Path(str(data["path"])).is_absolute():
+        data["path"] = "local"
+    return _data({**config, "data": data, "class": type(task)})
+
+
+def helper_files(task: Any) -> list[Path]:
+    """Python files of the functions that a task's config names, and of its own class."""
+    found = list(_functions(vars(task.config)))
+    if type(task).__module__ != "lm_eval.api.task":
+        found.append(type(task))
+    files = []
+    for function in found:
+        try:
+            files.append(Path(inspect.getfile(function)))
+        except TypeError:  # builtins have no file
+            continue
+    return sorted(set(files))
+
+
+def _functions(value: Any) -> Iterable[Any]:
+    if isinstance(value, functools.partial):
+        value = value.func
+    if callable(value) and not isinstance(value, Mapping):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from _functions(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _functions(entry)
+    elif is_dataclass(value):
+        yield from _functions(vars(value))
+
+
+def _data(value: Any) -> Any:
+    if isinstance(value, functools.partial):
+        return [_data(value.func), _data(value.args), _data(value.keywords)]
+    if isinstance(value, Mapping) and not callable(value):
+        return {str(key): _data(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_data(entry) for entry in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return _data(vars(value))
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
