@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from recycler.checkpoints.pool import Pool  # noqa: E402
 from recycler.demo.walkthrough import HERE, STUDY  # noqa: E402
-from recycler.evaluate.harness import read_task_folder  # noqa: E402
+from recycler.evaluate.tasks import load_tasks  # noqa: E402
 from recycler.export import write_folder  # noqa: E402
 from recycler.nouns.trial import Job  # noqa: E402
 from recycler.study import Study  # noqa: E402
@@ -82,15 +82,16 @@ def main() -> None:
 def naive(recipe, pool, plan, scorer, out: Path, names) -> dict[str, float]:
     """What a script does: write the merge, load it, build tasks and call simple_evaluate."""
     write_folder(recipe, pool, pool.checkpoints[0], out)
-    tasks = read_task_folder(Path(plan.evaluator["tasks"]))
+    wanted = {plan.objectives[name].task: plan.objectives[name] for name in names}
+    root = Path(plan.evaluator["root"])
+    tasks = load_tasks(wanted, root / plan.evaluator["tasks"], root, allow_unsafe=False)
     evaluator = scorer._evaluator
     model = AutoModelForCausalLM.from_pretrained(out)
     lm = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(out), device="cpu",
               batch_size=plan.evaluator["batch_size"], max_length=plan.evaluator["max_length"])  # fmt: skip
-    wanted = {plan.objectives[name].task: plan.objectives[name] for name in names}
     results = lm_eval.simple_evaluate(
         model=lm,
-        tasks=[tasks[task] for task in wanted],
+        tasks=[tasks[task].task for task in wanted],
         samples={task: sorted(evaluator._splits[task]["dev"]) for task in wanted},
         task_manager=TaskManager(include_defaults=False),
     )

@@ -38,11 +38,7 @@ HEAVY = {  # package -> modules (or packages, with all below them) that may impo
     "moocore": ("front.pareto",),
     "sqlalchemy": ("store",),
     "alembic": ("store",),
-<<<<<<< HEAD
     "pydantic": ("settings", "submit.config", "evaluate", "execute", "search"),
-=======
-    "pydantic": ("submit.config", "evaluate.settings", "evaluate.kinds"),
->>>>>>> c11c0f2 (Evaluators are made from a context and settings of their own; tasks are read as lm-eval reads them; what decides a score is told part by part)
     "plotly": ("report",),
     "matplotlib": ("report",),
     "pandas": ("report",),

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 import recycler
 from recycler.errors import InvalidConfig, NotFound
 from recycler.evaluate.items import DEFAULT_ITEMS
+from recycler.evaluate.settings import LmEvalSettings
 from recycler.search.samplers import SAMPLERS
 from recycler.submit import config
 from recycler.submit.config import parse_study, read_study
@@ -70,7 +71,8 @@ def test_the_template_shows_every_key_in_its_place_and_no_other():
     }
     assert {*places, config.CheckpointEntry} == set(models())
     for model, shown in places.items():
-        assert set(shown) == set(model.model_fields), model.__name__
+        more = LmEvalSettings.model_fields if model is config.EvaluatorSection else ()
+        assert set(shown) == {*model.model_fields, *more}, model.__name__
     assert set(template["pool"][0]) > set(config.CheckpointEntry.model_fields)
 
 
@@ -118,26 +120,49 @@ def test_other_keys_of_a_checkpoint_are_kept_as_metadata():
     assert parse_study({**LEAST, "pool": "registered"}).pool_entries() == []
 
 
-def test_task_folders_are_relative_to_the_file_and_defaults_are_left_out(tmp_path):
+def test_settings_of_the_evaluator_are_passed_through_with_the_files_folder(tmp_path):
     settings = parse_study(with_("evaluator", {"tasks": "t", "batch_size": 64}))
-    assert settings.evaluator_settings(tmp_path) == {"kind": "lm-eval", "tasks": f"{tmp_path}/t"}
-    absolute = parse_study(with_("evaluator", {"tasks": "/else/where", "max_length": 9}))
-    assert absolute.evaluator_settings(tmp_path) == {
+    assert settings.evaluator_settings(tmp_path) == {
         "kind": "lm-eval",
-        "tasks": "/else/where",
-        "max_length": 9,
-    }
-
-
-def test_a_python_evaluator_needs_its_function(tmp_path):
-    study = parse_study(with_("evaluator", {"kind": "python", "function": "mine:score"}))
-    assert study.evaluator_settings(tmp_path) == {
-        "kind": "python",
-        "function": "mine:score",
         "root": str(tmp_path),
+        "tasks": "t",
     }
-    with pytest.raises(InvalidConfig, match=r"evaluator\.function is empty"):
-        parse_study(with_("evaluator.kind", "python")).evaluator_settings(tmp_path)
+    python = parse_study(with_("evaluator", {"kind": "python", "function": "mine:score"}))
+    assert python.evaluator_settings(tmp_path) == {
+        "kind": "python",
+        "root": str(tmp_path),
+        "function": "mine:score",
+    }
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "said", "hint"),
+    [
+        ({"kind": "python"}, "evaluator.function: Field required", "function"),
+        ({"kind": "python", "batch_size": 4}, "there is no setting 'batch_size'", "function"),
+        ({"kind": "lmeval"}, "'lmeval' is not an evaluator.", "did you mean 'lm-eval'"),
+        ({"batch_size": "many"}, "evaluator.batch_size: Input should be", "allow_unsafe_code"),
+        ({"function": "mine:score"}, "evaluator: there is no setting 'function'", "num_fewshot"),
+    ],
+)
+def test_settings_of_an_evaluator_are_checked_by_its_own_model(evaluator, said, hint):
+    with pytest.raises(InvalidConfig) as refused:
+        parse_study(with_("evaluator", evaluator), "my.yaml")
+    assert said in refused.value.message
+    assert hint in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ({"dev": 2.5}, "items.dev: Value error, expected a whole number of items"),
+        ({"dev": 0.6, "select": 0.3, "test": 0.2}, "the shares of a task's items sum to 1.1"),
+    ],
+)
+def test_items_are_counts_or_shares(items, said):
+    with pytest.raises(InvalidConfig, match=said):
+        parse_study(with_("items", items))
+    assert parse_study(with_("items", {"dev": 0.2, "test": 9})).items.dev == 0.2
 
 
 # --- mistakes ---
@@ -161,6 +186,10 @@ def test_an_unknown_key_is_named_with_its_place(model):
         table = with_(path, "x")
     with pytest.raises(InvalidConfig) as refused:
         parse_study(table, "my.yaml")
+    if model is config.EvaluatorSection:  # each kind has settings of its own
+        assert refused.value.message == "my.yaml: evaluator: there is no setting 'sampler' here."
+        assert "batch_size" in refused.value.hint
+        return
     assert refused.value.message == (
         f"my.yaml: {path}: Extra inputs are not permitted, found 'x'."
     )

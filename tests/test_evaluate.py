@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from lm_eval.tasks import TaskManager
 
 from recycler.errors import InvalidConfig, NotFinite, NotFound
 from recycler.evaluate.harness import LmEval
-from recycler.evaluate.items import split_items
+from recycler.evaluate.items import dependent, split_items, split_sizes
 from recycler.evaluate.python import PythonEvaluator
 from recycler.evaluate.results import evaluation_of, read_values
 from recycler.nouns.evaluation import SPLITS, Outcomes, Score
@@ -109,7 +110,6 @@ class TestPythonContract(EvaluatorContract):
 def theirs(folder, tokenizer):
     """`lm_eval.simple_evaluate` on one model, for the documents of our dev split."""
     evaluator = lm_eval_evaluator(folder, tokenizer)
-    configs = read_task_folder(folder)
     lm = HFLM(
         pretrained=toy.model(seed=3),
         tokenizer=toy.tokenizer(),
@@ -120,7 +120,7 @@ def theirs(folder, tokenizer):
     )
     return lm_eval.simple_evaluate(
         model=lm,
-        tasks=[configs[name] for name in ("choice", "text", "word")],
+        tasks=[evaluator._tasks[name] for name in ("choice", "text", "word")],
         samples={name: sorted(split["dev"]) for name, split in evaluator._splits.items()},
         task_manager=TaskManager(include_defaults=False),
         bootstrap_iters=0,
@@ -216,9 +216,52 @@ def test_splits_are_disjoint_and_of_the_sizes_asked():
     assert len({i for split in SPLITS for i in found[split]}) == 90
 
 
-def test_test_takes_what_is_left_where_the_task_is_smaller():
-    found = split_items("t", documents(45), {"dev": 20, "select": 20, "test": 100})
-    assert [len(found[split]) for split in SPLITS] == [20, 20, 5]
+@pytest.mark.parametrize(
+    ("count", "wanted", "sizes"),
+    [
+        (164, {}, [27, 27, 110]),  # HumanEval with the defaults: 1/6, 1/6, 2/3
+        (198, {}, [33, 33, 132]),  # GPQA
+        (30, {}, [5, 5, 20]),  # AIME
+        (3, {}, [1, 1, 1]),
+        (45, {"dev": 20, "select": 20, "test": 100}, [7, 6, 32]),  # 6.4, 6.4, 32.1
+        (1500, {}, [250, 250, 1000]),
+        (5000, {}, [250, 250, 1000]),
+        (100, {"dev": 0.2, "select": 0.2, "test": 0.5}, [20, 20, 50]),
+        (100, {"dev": 0.1, "select": 10, "test": 1000}, [1, 1, 98]),
+        (11, {"dev": 1, "select": 1, "test": 1}, [1, 1, 1]),
+    ],
+)
+def test_where_a_task_has_fewer_items_every_split_shrinks_in_proportion(count, wanted, sizes):
+    assert list(split_sizes(count, wanted).values()) == sizes
+    found = split_items("t", documents(count), wanted)
+    assert [len(found[split]) for split in SPLITS] == sizes
+
+
+def test_no_cluster_and_no_content_lies_in_two_splits():
+    passages = [{"page": i // 7, "q": i} for i in range(126)]  # 18 passages of 7 questions
+    sizes = {"dev": 30, "select": 30, "test": 40}
+    found = split_items("t", passages, sizes, ["page"])
+    pages = [{passages[i]["page"] for i in found[split]} for split in SPLITS]
+    assert sum(map(len, pages)) == len(set.union(*pages))
+    assert [len(found[split]) for split in SPLITS] == [28, 28, 35]  # whole passages only
+    copies = [{"q": i % 20} for i in range(100)]
+    found = split_items("t", copies, sizes)
+    contents = [{copies[i]["q"] for i in found[split]} for split in SPLITS]
+    assert sum(map(len, contents)) == len(set.union(*contents))
+    assert [len(found[split]) for split in SPLITS] == [30, 30, 40]
+
+
+def test_a_cluster_larger_than_a_split_leaves_items_for_the_others():
+    one = [{"page": 0, "q": i} for i in range(50)] + [{"page": i, "q": 0} for i in (1, 2)]
+    found = split_items("t", one, {"dev": 5, "select": 5, "test": 5}, ["page"])
+    assert sorted(len(found[split]) for split in SPLITS) == [1, 1, 50]
+
+
+def test_clusters_are_joined_over_copies_and_over_fields():
+    linked = [{"a": 0, "b": 0}, {"a": 0, "b": 1}, {"a": 1, "b": 1}, {"a": 2, "b": 2}]
+    assert dependent(linked, ["a", "b"]) == [0, 0, 0, 3]
+    assert dependent(linked, ["a"]) == [0, 0, 2, 3]
+    assert dependent([*linked, {"b": 2, "a": 2}]) == [0, 1, 2, 3, 3]
 
 
 def test_splits_follow_the_content_not_the_order_of_the_file():
@@ -244,11 +287,13 @@ def test_another_seed_or_task_splits_differently():
     assert found != split_items("u", documents(60), sizes)
 
 
-@pytest.mark.parametrize("count", [0, 1, 40])
+@pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_items_are_told_with_the_numbers(count):
     with pytest.raises(InvalidConfig, match=rf"task 't' has {count} items") as caught:
         split_items("t", documents(count), {"dev": 20, "select": 20, "test": 5})
     assert "items:" in caught.value.hint
+    with pytest.raises(InvalidConfig, match="has 9 items, 2 of them independent"):
+        split_items("t", [{"q": i % 2} for i in range(9)], {})
 
 
 # --- what the user got wrong ---
@@ -291,34 +336,19 @@ def test_two_objectives_may_read_one_task(folder, tokenizer):
 
 
 @pytest.mark.slow  # lm-eval reads all its task files to answer
-def test_an_unknown_task_of_lm_eval_itself_is_named(tokenizer):
-    with pytest.raises(NotFound, match="lm-eval has no task 'gsm9k'"):
-        LmEval([Objective("gsm9k", "acc")], tokenizer, ITEMS)
+def test_an_unknown_task_is_named_with_its_neighbours(folder, tokenizer):
+    for tasks, where in (("", "lm-eval"), (folder, str(folder))):
+        with pytest.raises(NotFound, match=f"{where} has no task 'gsm9k'") as told:
+            lm_eval_evaluator(tasks, tokenizer, [Objective("gsm9k", "acc")])
+        assert "'gsm8k'" in told.value.hint
+    with pytest.raises(InvalidConfig, match=r"'mmlu' is a group of \d+ tasks") as told:
+        lm_eval_evaluator("", tokenizer, [Objective("mmlu", "acc")])
+    assert "mmlu_stem" in told.value.hint
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "error", "said"),
-    [
-        ("broken.yaml", "task: [", InvalidConfig, r"broken\.yaml is not valid YAML"),
-        ("group.yaml", "group: g\ntask: [a, b]", InvalidConfig, r"group\.yaml is not one lm-eval"),
-        (
-            "gone.yaml",
-            "task: gone\ndataset_kwargs: {data_files: {test: gone.jsonl}}",
-            NotFound,
-            r"data file .*gone\.jsonl is not there",
-        ),
-    ],
-)
-def test_a_wrong_task_file_is_named(tmp_path, name, content, error, said):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(error, match=said) as caught:
-        read_task_folder(tmp_path)
-    assert caught.value.hint
-
-
-def test_a_task_folder_that_is_not_there_is_named(tmp_path):
+def test_a_task_folder_that_is_not_there_is_named(tmp_path, tokenizer):
     with pytest.raises(NotFound, match=r"task folder .*nowhere is not there"):
-        read_task_folder(tmp_path / "nowhere")
+        lm_eval_evaluator(tmp_path / "nowhere", tokenizer)
 
 
 # --- Python callables ---
@@ -383,7 +413,7 @@ def test_a_wrong_return_is_told(tmp_path, monkeypatch, tokenizer, body, said):
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("function", ["nowhere:score", "json:nothing", "json", "", ":x"])
+@pytest.mark.parametrize("function", ["nowhere:score", "json:nothing", "json", ":x"])
 def test_a_function_that_can_not_be_imported_is_named(tokenizer, function):
     with pytest.raises(InvalidConfig, match="can't be imported"):
         python(function, tokenizer)
@@ -410,8 +440,108 @@ def test_an_evaluation_keeps_items_digest_and_costs():
     assert (made.split, made.digest, made.seconds) == ("dev", "sha256:x", {"merge": 0.1})
 
 
-def test_task_files_are_read_beside_themselves(folder):
-    configs = read_task_folder(folder)
-    file = configs["choice"]["dataset_kwargs"]["data_files"]["test"]
-    assert Path(file) == (folder / "choice.jsonl").resolve()
-    assert json.loads(Path(file).read_text().splitlines()[0])["id"] == 0
+# --- what a score is a score of ---
+
+
+def measured(folder, tokenizer, **settings):
+    return lm_eval_evaluator(folder, tokenizer, **settings).measures()
+
+
+def differing(first, second):
+    """Objective -> names of the parts that differ, of two measures."""
+    return {
+        name: sorted(
+            k for k in {*first[name], *second[name]} if first[name].get(k) != second[name].get(k)
+        )
+        for name in first
+    }
+
+
+def moved(folder, where):
+    shutil.copytree(folder, where)
+    return where
+
+
+def test_a_measure_is_plain_json_and_the_same_wherever_the_folder_lies(
+    folder, tokenizer, tmp_path
+):
+    here = measured(folder, tokenizer)
+    assert json.loads(json.dumps(here)) == here
+    there = measured(moved(folder, tmp_path / "else" / "where"), tokenizer)
+    assert there == here
+    assert str(folder) not in json.dumps(here)
+    assert here["choice"]["items of task 'choice'"] == {
+        "dev": 8, "select": 8, "test": 12, "of": 40, "seed": 0,
+    }  # fmt: skip
+    assert {"version of lm-eval", "version of torch", "version of transformers"} <= set(
+        here["text"]
+    )
+
+
+def test_what_was_edited_is_named_and_only_where_it_counts(folder, tokenizer, tmp_path):
+    here, other = measured(folder, tokenizer), moved(folder, tmp_path / "t")
+    lines = (other / "word.jsonl").read_text().splitlines()
+    lines[3] = lines[3].replace('"q": "', '"q": "x')
+    (other / "word.jsonl").write_text("\n".join(lines))
+    found = differing(here, measured(other, tokenizer))
+    assert found == {"choice": [], "text": [], "word": ["data of task 'word'"]}
+    config = (other / "choice.yaml").read_text()
+    (other / "choice.yaml").write_text(config.replace("{{q}}", "Q {{q}}"))
+    assert differing(here, measured(other, tokenizer))["choice"] == ["config of task 'choice'"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"batch_size": 4}, ["batch size"]),
+        ({"max_length": 64}, ["longest sequence"]),
+        (
+            {"num_fewshot": 1},
+            ["config of task 'choice'", "few-shot examples of task 'choice'"],
+        ),
+        ({"items": {**ITEMS, "seed": 1}}, ["data of task 'choice'", "items of task 'choice'"]),
+    ],
+)
+def test_settings_that_decide_scores_are_parts_of_the_measure(folder, tokenizer, settings, parts):
+    here = measured(folder, tokenizer)
+    assert differing(here, measured(folder, tokenizer, **settings))["choice"] == parts
+
+
+def test_helpers_and_what_they_import_are_parts_of_the_measure(folder, tokenizer, tmp_path):
+    tasks = moved(folder, tmp_path / "t")
+    (tasks / "helpers.py").write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "sys.path.insert(0, str(Path(__file__).parent))\n"
+        "from wording_of_prompts import ask\ndef text(doc):\n    return ask(doc)\n"
+    )
+    (tasks / "wording_of_prompts.py").write_text("def ask(doc):\n    return doc['q']\n")
+    config = yaml.safe_load((tasks / "choice.yaml").read_text())
+    del config["doc_to_text"]
+    text = yaml.safe_dump(config) + "doc_to_text: !function helpers.text\n"
+    (tasks / "choice.yaml").write_text(text)
+    before = measured(tasks, tokenizer)
+    assert {"helper helpers.py", "helper wording_of_prompts.py"} <= set(before["choice"])
+    assert not any(part.startswith("helper") for part in before["text"])
+    (tasks / "wording_of_prompts.py").write_text("def ask(doc):\n    return doc['q'] + ' '\n")
+    found = differing(before, measured(tasks, tokenizer))
+    assert found["choice"] == ["helper wording_of_prompts.py"]
+
+
+def test_the_users_module_and_its_local_imports_are_parts_of_the_measure(tokenizer, tmp_path):
+    (tmp_path / "scoring_of_mine.py").write_text(
+        "import json\nimport parts_of_mine.sums\ndef score(model, tokenizer, split):\n    return {}\n"
+    )
+    (tmp_path / "parts_of_mine").mkdir()
+    (tmp_path / "parts_of_mine" / "__init__.py").write_text("")
+    (tmp_path / "parts_of_mine" / "sums.py").write_text("X = 1\n")
+    made = python("scoring_of_mine:score", tokenizer, tmp_path, MINE)
+    before = made.measures()
+    assert {part for part in before["a"] if part.startswith("helper")} == {
+        "helper scoring_of_mine.py",
+        "helper parts_of_mine/__init__.py",
+        "helper parts_of_mine/sums.py",
+    }
+    (tmp_path / "parts_of_mine" / "sums.py").write_text("X = 2\n")
+    assert differing(before, made.measures()) == {
+        name: ["helper parts_of_mine/sums.py"] for name in "ab"
+    }

@@ -1,18 +1,19 @@
 """Kinds of evaluators: the class behind a name, its settings checked, one of them made.
 
-May import: errors, registry, protocols, evaluate.settings, pydantic. Nothing heavy.
+May import: errors, registry, settings, protocols, evaluate.settings, pydantic. Nothing heavy.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from recycler.errors import InvalidConfig
 from recycler.evaluate.settings import LmEvalSettings, PythonSettings
 from recycler.nouns.objectives import Objectives
 from recycler.protocols import Context, Evaluator
 from recycler.registry import resolve
+from recycler.settings import checked
 
 EVALUATORS = {
     "lm-eval": "recycler.evaluate.harness:LmEval",
@@ -32,25 +33,16 @@ def checked_settings(kind: str, given: Mapping[str, Any], where: str = "evaluato
     Raises:
         InvalidConfig: no such kind, or a setting is wrong; the field is named.
     """
-    model = _OWN.get(kind) or getattr(resolve("evaluator", kind, EVALUATORS), "Settings", None)
+    model: type[BaseModel] | None = _OWN.get(kind) or getattr(
+        resolve("evaluator", kind, EVALUATORS), "Settings", None
+    )
     if model is None:
         raise InvalidConfig(
             f"evaluator {kind!r} declares no settings.",
             hint="give its class an attribute `Settings`, a pydantic model; see "
             "recycler.protocols.Evaluator.",
         )
-    try:
-        found: BaseModel = model.model_validate(dict(given))
-    except ValidationError as error:
-        wrong = error.errors()
-        place = ".".join(map(str, (where, *wrong[0]["loc"])))
-        value = f", found {wrong[0]['input']!r}" if wrong[0]["type"] != "missing" else ""
-        more = f" ({len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise InvalidConfig(
-            f"{place}: {wrong[0]['msg']}{value}{more}.",
-            hint=f"settings of {kind!r} are {', '.join(model.model_fields) or 'none'}.",
-        ) from error
-    return found
+    return checked(model, given, where)
 
 
 def make_evaluator(
@@ -72,7 +64,7 @@ def make_evaluator(
     """
     settings = dict(described)
     kind, root = settings.pop("kind", "lm-eval"), settings.pop("root", "")
-    checked = checked_settings(kind, settings)
+    own = checked_settings(kind, settings)
     context = Context(
         objectives=tuple(o for o in objectives if not o.of_merge),
         items=items,
@@ -80,5 +72,5 @@ def make_evaluator(
         root=root,
         device=device,
     )
-    made: Evaluator = resolve("evaluator", kind, EVALUATORS)(context, checked)
+    made: Evaluator = resolve("evaluator", kind, EVALUATORS)(context, own)
     return made

@@ -1,12 +1,14 @@
 """Settings of our own evaluators, as a study file's `evaluator:` section gives them.
 
-May import: pydantic. Nothing heavy.
+May import: settings, pydantic. Nothing heavy.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from recycler.settings import Settings
 
 
-class LmEvalSettings(BaseModel):
+class LmEvalSettings(Settings):
     """Settings of `kind: lm-eval`; defaults are those of `lm_eval.simple_evaluate`.
 
     Attributes:
@@ -20,8 +22,6 @@ class LmEvalSettings(BaseModel):
         allow_unsafe_code: run tasks that execute what the model writes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     tasks: str = ""
     batch_size: int = Field(64, ge=1)
     max_length: int | None = Field(None, ge=1)
@@ -31,13 +31,11 @@ class LmEvalSettings(BaseModel):
     allow_unsafe_code: bool = False
 
 
-class PythonSettings(BaseModel):
+class PythonSettings(Settings):
     """Settings of `kind: python`.
 
     Attributes:
         function: `module:name` of the scoring function; the module may lie beside the study file.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     function: str = Field(min_length=1)
