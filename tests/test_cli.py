@@ -17,6 +17,7 @@ from studies import World, finished
 
 from recycler.checkpoints.folder import Checkpoint
 from recycler.cli.commands import cli, main
+from recycler.errors import Conflict
 
 COMMANDS = [
     "demo",
@@ -139,7 +140,7 @@ def test_pools_are_added_listed_and_shown_as_json(drawer, tmp_path):
 def test_export_and_verify_as_json(world, tmp_path):
     number = call("pick", "toy", "--knee", store=world.store).strip()
     done = json.loads(call("export", "toy", number, "out", "--json", store=world.store))
-    assert set(done) == {"path", "digest", "files", "verified"}
+    assert set(done) == {"path", "digest", "files", "left_behind", "leftovers", "verified"}
     checked = json.loads(call("verify", "out", "--score", "--json", store=world.store))
     assert (checked["digest"], checked["trial"]) == (done["digest"], int(number))
     assert all(row["again"] == row["ledger"] for row in checked["scores"])
@@ -232,6 +233,17 @@ def test_front_writes_page_picture_and_table(world, tmp_path):
     assert set(table["name"]) >= {"uniform", "single:ckpt-0"}
     assert table.filter(like="weight.").sum(axis=1).to_numpy() == pytest.approx(1.0)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["f.csv", "f.html", "f.png"]
+
+
+@pytest.mark.parametrize("kind", ["html", "png", "csv"])
+def test_a_report_replaces_an_older_one_and_nothing_else(world, tmp_path, kind):
+    arguments = ("front", "toy", f"--{kind}", f"f.{kind}")
+    for _ in range(2):
+        call(*arguments, store=world.store)
+    (tmp_path / f"f.{kind}").write_text("Chapter 1, of a thesis")
+    with pytest.raises(Conflict, match=f"f.{kind} exists"):
+        call(*arguments, store=world.store)
+    assert [f.read_text() for f in tmp_path.iterdir()] == ["Chapter 1, of a thesis"]
 
 
 def test_the_page_loads_nothing_from_elsewhere(world, tmp_path):

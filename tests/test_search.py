@@ -5,11 +5,13 @@ from pathlib import Path
 import moocore
 import numpy as np
 import pytest
+import torch
 from contracts.sampler import bowls
 
 import recycler.search.function
 from recycler import RecyclerError, search
 from recycler.errors import InvalidConfig
+from recycler.nouns.evaluation import Score
 from recycler.search.samplers import SAMPLERS
 from recycler.store.sql import SqlStore
 
@@ -87,6 +89,38 @@ def test_a_function_returns_means_pairs_or_items(
     score = front.trials[0].evaluations["dev"].scores["f0"]
     assert (score.mean, score.items) == (mean, items)
     assert score.stderr == pytest.approx(stderr, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("returned", "mean", "stderr"),
+    [
+        (0.25, 0.25, 0),
+        (np.float32(0.25), 0.25, 0),
+        (np.array(0.25), 0.25, 0),
+        (torch.tensor(0.25), 0.25, 0),
+        (Score(0.25, 0.1, 4), 0.25, 0.1),
+        ((0.25, 0.1), 0.25, 0.1),
+        (np.array([0.25]), 0.25, 0),
+    ],
+)
+def test_with_one_direction_the_value_may_be_returned_as_it_is(
+    returned: object, mean: float, stderr: float
+) -> None:
+    front = search(lambda w: returned, 2, ["min"], sampler="dirichlet", evaluations=1)
+    score = front.trials[0].evaluations["dev"].scores["f0"]
+    assert (score.mean, score.stderr) == (mean, stderr)
+
+
+@pytest.mark.parametrize(("returned", "count"), [(0.25, 1), ([0.1, 0.2, 0.3], 3), (None, 1)])
+def test_another_number_of_values_than_directions_is_refused(
+    returned: object, count: int, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/l.db"
+    with pytest.raises(RecyclerError):
+        search(lambda w: returned, 2, ["max", "max"], evaluations=1, store=url)
+    failure = SqlStore(url).trials("search")[0].failure
+    assert failure is not None
+    assert f"returned {count} values for 2 objectives" in failure.message
 
 
 def test_the_front_is_brute_force_nondominated_and_its_volume_that_of_moocore() -> None:

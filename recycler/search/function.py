@@ -26,7 +26,7 @@ from recycler.store.sql import SqlStore
 
 
 def search(
-    function: Callable[[Array], Sequence[Any]],
+    function: Callable[[Array], Any],
     n: int,
     directions: Sequence[str],
     *,
@@ -46,7 +46,8 @@ def search(
     Args:
         function: takes the (n,) weights, a one-dimensional array that sums to 1, and returns one
             entry an objective: a mean, a pair (mean, stderr) as a tuple, or item values as a list
-            or array, in which case the same items must be scored each time.
+            or array, in which case the same items must be scored each time. With one direction the
+            mean or the pair may be returned as it is.
         n: number of checkpoints.
         directions: `max` or `min` for each of the m objectives.
         sampler: name of a sampler.
@@ -133,19 +134,30 @@ def _register(ledger: SqlStore, plan: Plan) -> None:
     ledger.extend(plan.name, plan.evaluations)
 
 
-def _scorer(function: Callable[..., Sequence[Any]], plan: Plan) -> Scorer:
+def _scorer(function: Callable[..., Any], plan: Plan) -> Scorer:
     def score(job: Job) -> Evaluation:
         parted = {} if job.part == WHOLE else {"part": job.part}
         returned = function(np.array(job.recipe.vector(plan.names)), **parted)
-        if len(returned) != plan.objectives.m:
-            raise InvalidConfig(
-                f"the function returned {len(returned)} values for {plan.objectives.m} objectives.",
-                hint="return one entry an objective.",
-            )
-        values = {o.name: read_values(v) for o, v in zip(plan.objectives, returned, strict=True)}
+        entries = _entries(returned, plan.objectives.m)
+        values = {o.name: read_values(v) for o, v in zip(plan.objectives, entries, strict=True)}
         return evaluation_of(job, values, "", {})
 
     return score
+
+
+def _entries(returned: Any, m: int) -> Sequence[Any]:
+    """What a function returned as one entry an objective."""
+    alone = np.ndim(returned) == 0 if not isinstance(returned, Sequence) else False
+    pair = isinstance(returned, tuple) and len(returned) == 2
+    if m == 1 and (alone or pair):
+        return [returned]
+    if alone or len(returned) != m:
+        raise InvalidConfig(
+            f"the function returned {1 if alone else len(returned)} values for {m} objectives.",
+            hint="return one entry an objective.",
+        )
+    entries: Sequence[Any] = returned
+    return entries
 
 
 def _front(ledger: SqlStore, plan: Plan) -> Front:
