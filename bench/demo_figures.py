@@ -12,25 +12,24 @@ from machine import machine
 
 from recycler.demo.walkthrough import walk
 from recycler.environment import prepare
+from recycler.front.results import Results
 from recycler.report.figures import front_png
-from recycler.study import Study
 from recycler.submit.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- figures: bench/demo_figures.py -->\n", "<!-- /figures -->"
 
 
-def table(study: Study, seconds: float | None) -> str:
+def table(study: Results, seconds: float | None) -> str:
     """Hypervolume and averages on test items, as markdown."""
     shape = study.front_json()
     before, after = shape["baseline_hypervolume"]["test"], shape["hypervolume"]["test"]
     objectives = study.plan.objectives
     knee = study.front.knee()
     singles = [t for t in study.baselines if t.kind == "single"]
-    scales = objectives.scales(objectives.gains([t.means("dev") for t in singles]))
 
     def average(trial) -> float:
-        return float((objectives.gains([trial.means("test")])[0] / scales).mean())
+        return float((objectives.gains([trial.means("test")])[0] / study.scales).mean())
 
     best = max(singles, key=average)
     beaten = [
@@ -56,11 +55,11 @@ def table(study: Study, seconds: float | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _named(study: Study, name: str):
+def _named(study: Results, name: str):
     return next((t for t in study.baselines if t.name == name), None)
 
 
-def _cells(study: Study, trial) -> str:
+def _cells(study: Results, trial) -> str:
     scores = trial.evaluations["test"].scores
     return " | ".join(
         f"{scores[o.name].mean:.3f} ± {scores[o.name].stderr:.3f}"
@@ -80,7 +79,7 @@ def main() -> None:
     if known.get("demo") != "complete":
         walk(workspace, Path("recycler-demo"), workers=2)
     fresh = None if "demo" in known else time.monotonic() - start
-    study = Study("demo", workspace)
+    study = Results.read(workspace.store, "demo")
     text = table(study, fresh)
     print(text)
     if arguments.write:

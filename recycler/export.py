@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module as lazy  # figures: a merge alone does not draw
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -29,6 +29,7 @@ from recycler.errors import (
     NotFound,
 )
 from recycler.files import mounted, publish, sweep, sync, unfinished, write_synced
+from recycler.front.results import Results
 from recycler.merge.folder import SHARD_BYTES, write_weights
 from recycler.merge.parts import output_specs
 from recycler.merge.recipes.mergekit import mergekit_recipe
@@ -40,20 +41,18 @@ from recycler.nouns.trial import SCORED, Trial
 from recycler.report.progress import ProgressBar
 from recycler.submit.ledger import FOLDER as LEDGER_FOLDER
 
-if TYPE_CHECKING:
-    from recycler.study import Study
-
 PROOF = "recycler.json"
 _MADE_BY = (PROOF, "mergekit_config.yml")  # what tells that a folder is a merge
 
 
 def export(
-    study: "Study", trial: Trial, out: Path, *, force: bool = False, donor: str = ""
+    results: Results, pool: Pool, trial: Trial, out: Path, *, force: bool = False, donor: str = ""
 ) -> dict[str, Any]:
     """Write a scored trial to `out`.
 
     Args:
-        study: the study it belongs to.
+        results: of the study that it belongs to.
+        pool: the study's pool.
         trial: a complete trial.
         out: the folder to make.
         force: replace `out` if it is empty or an earlier merge.
@@ -71,17 +70,16 @@ def export(
     if trial.state not in SCORED:
         raise InvalidConfig(
             f"trial {trial.number} is {trial.state}, so there is nothing to export.",
-            hint=f"`recycler front {study.name}` lists merges that can be.",
+            hint=f"`recycler front {results.name}` lists merges that can be.",
         )
     card, figures = lazy("recycler.report.card"), lazy("recycler.report.figures")
-    pool = study.workspace.study_pool(study.name)
     giver = pool[donor] if donor else pool.checkpoints[0]
     extras = {
-        PROOF: _json(proof(study, trial, giver)),
+        PROOF: _json(proof(results, trial, giver)),
         **_recipes(trial.recipe, pool),
-        "README.md": card.model_card(study, trial),
+        "README.md": card.model_card(results, trial),
     }
-    pictures = {"front.png": figures.front_png(study, highlight=trial.number)}
+    pictures = {"front.png": figures.front_png(results, highlight=trial.number)}
     return write_folder(
         trial.recipe,
         pool,
@@ -281,24 +279,20 @@ def _recipes(recipe: Recipe, pool: Pool) -> dict[str, str]:
     return {name: yaml.safe_dump(form, sort_keys=False) for name, form in forms.items() if form}
 
 
-def proof(study: "Study", trial: Trial, donor: Checkpoint) -> dict[str, Any]:
+def proof(results: Results, trial: Trial, donor: Checkpoint) -> dict[str, Any]:
     """What recycler.json says: recipe, fingerprints, scores with errors and item ids, versions."""
-    store = study.workspace.store
     items = {
-        split: {
-            name: list(o.ids)
-            for name, o in store.outcomes(study.name, trial.number, split).items()
-        }
+        split: {name: list(o.ids) for name, o in results.outcomes(trial, split).items()}
         for split in trial.evaluations
     }
     return {
         "recycler": __version__,
         "versions": {name: version(name) for name in ("torch", "transformers", "lm-eval")},
-        **study.trial_json(trial.number),
-        "objectives": study.front_json()["objectives"],
+        **results.trial_json(trial.number),
+        "objectives": results.front_json()["objectives"],
         "items": items,
         "donor": donor.name,
-        "evaluator": dict(study.plan.evaluator),
+        "evaluator": dict(results.plan.evaluator),
     }
 
 
@@ -340,16 +334,16 @@ def verify(folder: Path) -> dict[str, Any]:
     }
 
 
-def require_ledgers(study: "Study", done: Mapping[str, Any]) -> None:
+def require_ledgers(results: Results, done: Mapping[str, Any]) -> None:
     """Raise Mismatch unless the ledger has the verified digest under the same trial.
 
     A folder whose weights and recycler.json were changed together is found out here.
     """
-    expected = study.trial(done["trial"]).digest
+    expected = results.trial(done["trial"]).digest
     if expected != done["digest"]:
         raise Mismatch(
             f"{done['path']} has digest {done['digest']}, the ledger says {expected} for trial "
-            f"{done['trial']} of {study.name!r}.",
+            f"{done['trial']} of {results.name!r}.",
             hint="it is not an export of that trial of this ledger; export again.",
         )
 

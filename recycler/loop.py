@@ -16,15 +16,7 @@ import numpy as np
 from recycler.errors import InvalidConfig, NotFound, StudyFailed
 from recycler.front.front import floor_gains, front_rows, meeting
 from recycler.front.racing import estimate, expected_improvement
-from recycler.front.stages import (
-    AHEAD,
-    Expected,
-    elected,
-    exhausted,
-    finalists,
-    remaining_gain,
-    spent,
-)
+from recycler.front.stages import AHEAD, Expected, due, exhausted, remaining_gain, spent
 from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
@@ -298,13 +290,8 @@ class _Run:
         """Finalists on select items, the elected on test items, and the references on both."""
         if self.reference is None:
             return []
-        if split == "select":
-            expected = self.source.expected(self.ledger, self.reference)
-            chosen = finalists(self.plan, self.ledger, np.array(self.reference), expected)
-        else:
-            chosen = elected(self.plan, self.ledger)
-        others = [t for t in self.source.references(self.ledger) if t not in chosen]
-        return sorted([*chosen, *others], key=lambda trial: trial.number)
+        expected = self.source.expected(self.ledger, self.reference) if split == "select" else None
+        return due(self.plan, self.ledger, split, np.array(self.reference), expected)
 
 
 class _Race:

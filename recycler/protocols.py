@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
 from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.plan import Plan
+from recycler.nouns.reading import Reading
 from recycler.nouns.space import Space
 from recycler.nouns.trial import WHOLE, Job, Proposal, State, Trial
 
@@ -197,5 +198,9 @@ class Store(Protocol):
     def fail(self, study: str, number: int, failure: Failure) -> None: ...
 
     def outcomes(self, study: str, number: int, split: str) -> Mapping[str, Outcomes]: ...
+
+    def read(self, study: str) -> Reading:
+        """A study with its trials and item outcomes, in one read transaction."""
+        ...
 
     def hold(self, study: str) -> AbstractContextManager[None]: ...

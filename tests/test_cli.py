@@ -100,7 +100,7 @@ def test_studies_as_json(world):
 
 def test_front_as_json_is_the_studys_front(world):
     table = json.loads(call("front", "toy", "--json", store=world.store))
-    assert table == json.loads(json.dumps(world.open().front_json()))
+    assert table == json.loads(json.dumps(world.open().results.front_json()))
     assert {"objectives", "held_out", "reference", "hypervolume", "members"} <= set(table)
     member = table["members"][0]
     assert {"trial", "weights", "dev", "select", "test", "p_nondominated"} <= set(member)

@@ -56,6 +56,12 @@ def left_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
+def again(world, folder):
+    """Score an exported folder once more."""
+    study = world.open()
+    return rescore(study.results, study.scorer_factory().make_evaluator(), folder)
+
+
 def test_the_folder_loads_without_a_word(exported, mix):
     said: list[str] = []
     listener = logging.Handler()
@@ -81,7 +87,7 @@ def test_the_folder_loads_without_a_word(exported, mix):
 
 
 def test_the_exported_folder_scores_exactly_what_the_ledger_says(world, exported, mix):
-    rows = rescore(world.open(), exported)
+    rows = again(world, exported)
     assert {row["split"] for row in rows} == set(mix.evaluations)
     assert {row["objective"] for row in rows} == {"text", "choice", "word"}
     assert all(row["again"] == row["ledger"] for row in rows)
@@ -93,7 +99,7 @@ def test_rescore_tells_of_other_weights(world, exported):
     state["lm_head.weight"] = state["lm_head.weight"] * 1.5
     safetensors.torch.save_file(state, file, {"format": "pt"})
     with pytest.raises(Mismatch, match="in the ledger"):
-        rescore(world.open(), exported)
+        again(world, exported)
 
 
 def test_the_answer_lists_every_file_with_its_hash(world, mix, tmp_path):

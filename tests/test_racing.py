@@ -440,7 +440,7 @@ def world(tmp_path_factory):
 
 
 def test_the_page_counts_the_stopped_and_draws_them_as_crosses(world) -> None:
-    study = world.open()
+    study = world.open().results
     table, stopped = study.front_json(), [t for t in study.trials if t.state == State.PRUNED]
     assert stopped
     assert table["counts"] == {
@@ -504,7 +504,7 @@ def test_a_raced_merge_scores_the_same_again_from_its_folder(world, tmp_path) ->
     study = world.open()
     trial = next(t for t in study.trials if t.kind == "search" and t.state == State.COMPLETE)
     study.export(trial, tmp_path / "out")
-    rows = rescore(study, tmp_path / "out")
+    rows = rescore(study.results, study.scorer_factory().make_evaluator(), tmp_path / "out")
     assert {row["split"] for row in rows} == set(trial.evaluations)
 
 
@@ -516,9 +516,14 @@ def test_a_stopped_trial_is_exported_proved_and_shown_as_an_estimate(
     trial = next(t for t in stopped if "select" in t.evaluations)
     done = study.export(trial, tmp_path / "out")
     assert done["digest"] == trial.digest
-    again = {row["split"] for row in rescore(study, tmp_path / "out")}
+    again = {
+        row["split"]
+        for row in rescore(
+            study.results, study.scorer_factory().make_evaluator(), tmp_path / "out"
+        )
+    }
     assert again == set(trial.evaluations) - {"dev"}  # those of all items
-    text.trial(study.trial_json(trial.number))
+    text.trial(study.results.trial_json(trial.number))
     said = capsys.readouterr().out
     items = trial.evaluations["dev"].scores["text"].items
     assert f"(estimated from {items} items)" in said

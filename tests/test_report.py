@@ -24,7 +24,7 @@ from recycler.submit.workspace import Workspace
 @pytest.fixture
 def study(tmp_path_factory):
     world: World = finished(tmp_path_factory.getbasetemp())
-    return world.open()
+    return world.open().results
 
 
 def test_the_hypervolume_trace_never_falls_and_ends_at_moocores_volume(study):
@@ -126,7 +126,7 @@ def test_the_verdict_is_said_wherever_the_front_is_shown(study, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert sentence in said
     assert html.escape(sentence) in html_page(study)
-    best = study.best_average(study.front)
+    best = study.best_average
     told = f"By that average trial {best.number} ({best.name}) is expected to be the best member."
     shown = best.number != study.verdict().trial
     assert (told in said, html.escape(told) in html_page(study)) == (shown, shown)
@@ -138,7 +138,7 @@ def test_the_verdict_is_said_wherever_the_front_is_shown(study, capsys):
 
 def test_regrets_stand_in_the_table_and_on_the_page(study):
     table, page = front_table(study).set_index("trial"), html_page(study)
-    for member, regret in zip(study.front.members, study.regret(study.front), strict=True):
+    for member, regret in zip(study.front.members, study.regrets, strict=True):
         row = table.loc[member.trial.number]
         for name, value in regret.items():
             assert row[f"{name}.regret"] == value >= 0
@@ -168,7 +168,7 @@ def test_a_front_on_which_nobody_meets_the_floors_says_so_loudly(drawer, tmp_pat
             Objective("big", "value", "max", floor=floor),
             Objective("small", "value", "min"),
         ]
-        return Study.create(name, pool, objectives, **options).run()
+        return Study.create(name, pool, objectives, **options).run().results
 
     hopeless, easy = made("hopeless", "best-single * 9"), made("easy", "best-single * 0.1")
     text.front(hopeless)

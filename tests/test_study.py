@@ -10,7 +10,7 @@ import toy
 
 from recycler import Objective, Pool, Study, Workspace
 from recycler.errors import Conflict, Mismatch, NotFound
-from recycler.loop import Progress
+from recycler.front.results import Results
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +19,20 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 @pytest.fixture(scope="module")
-def table(study: Study) -> dict:
+def results(study: Study) -> Results:
+    return study.results
+
+
+@pytest.fixture(scope="module")
+def table(results: Results) -> dict:
     """The front as a program gets it."""
-    return json.loads(json.dumps(study.front_json(), allow_nan=False))
+    return json.loads(json.dumps(results.front_json(), allow_nan=False))
 
 
 def test_the_front_has_the_documented_shape(study: Study, table: dict) -> None:
     assert list(table) == [
         "study",
+        "event",
         "status",
         "objectives",
         "held_out",
@@ -110,9 +116,9 @@ def test_the_verdict_follows_from_the_json_alone(study: Study, table: dict) -> N
     assert told["sentence"].endswith("on 16 test items a task.")
 
 
-def test_gaps_are_the_steps_along_the_front(study: Study, table: dict) -> None:
+def test_gaps_are_the_steps_along_the_front(results: Results, table: dict) -> None:
     """With two objectives, neighbours on test items' gains of nondominated members follow."""
-    gains = study.front.gains("test") / study.scales
+    gains = results.front.gains("test") / results.scales
     numbers = [member["trial"] for member in table["members"]]
     for gap in table["gaps"]:
         a, b = (gains[numbers.index(number)] for number in gap["between"])
@@ -184,9 +190,9 @@ def test_the_reference_is_worse_than_every_nondominated_single(table: dict) -> N
     assert (best[:, 1] > table["reference"][1]).all()
 
 
-def test_a_trial_tells_everything_that_is_known_of_it(study: Study) -> None:
-    for trial in study.trials:
-        told = json.loads(json.dumps(study.trial_json(trial.number), allow_nan=False))
+def test_a_trial_tells_everything_that_is_known_of_it(results: Results) -> None:
+    for trial in results.trials:
+        told = json.loads(json.dumps(results.trial_json(trial.number), allow_nan=False))
         assert (told["trial"], told["kind"], told["state"]) == (
             trial.number,
             trial.kind,
@@ -236,7 +242,7 @@ def test_a_study_made_in_python_runs_resumes_and_extends(drawer: list, tmp_path)
     study = create()
     assert study.status["status"] == "new"
     assert study.front.members == ()
-    assert study.reference is None
+    assert study.results.reference is None
     with pytest.raises(NotFound, match="front is empty"):
         study.front.knee()
     study.run()
@@ -244,13 +250,11 @@ def test_a_study_made_in_python_runs_resumes_and_extends(drawer: list, tmp_path)
     assert study.front.basis == "select"
     assert create().run().trials == first
 
-    def never_stale(
-        _: Progress,
-    ) -> None:  # more dev scores while the select items are those of before
-        anew = Study("py", Workspace(create=False)).front.expected
-        assert np.array_equal(study.front.expected, anew)
-
-    longer = create(evaluations=5).run(listen=never_stale)
+    before = study.results
+    shown, event = before.front_json(), study.results.event
+    longer = create(evaluations=5).run()
+    assert (before.front_json(), before.event) == (shown, event)  # a reading never changes
+    assert longer.results.event > before.event
     assert len(longer.trials) == len(first) + 2
     assert [t.recipe for t in longer.trials[: len(first)]] == [t.recipe for t in first]
     with pytest.raises(Conflict, match=r"seed is 0 in the ledger .*, 1 now"):

@@ -221,7 +221,8 @@ def run(store: str, /, study_file: Path, as_json: bool, **given: Any) -> None:
         plan = workspace.submit(study_file, bar.bytes_read)
         study = lazy("recycler.study").Study(plan.name, workspace)
         study.run(execution, bar.step, bar.bytes_read)
-    _print_json(study.front_json()) if as_json else lazy("recycler.report.text").front(study)
+    results = study.results
+    _print_json(results.front_json()) if as_json else lazy("recycler.report.text").front(results)
 
 
 @cli.command()
@@ -252,7 +253,7 @@ def front(
     \b
     Example: recycler front demo --html report.html
     """
-    opened = _study(store, study)
+    opened = _study(store, study).results
     if html:
         page = lazy("recycler.report.page").html_page(opened)
         _write(html, page.encode(), b"<title>recycler:")
@@ -278,7 +279,7 @@ def show(store: str, study: str, trial: int, as_json: bool) -> None:
     \b
     Example: recycler show demo 17
     """
-    table = _study(store, study).trial_json(trial)
+    table = _study(store, study).results.trial_json(trial)
     _print_json(table) if as_json else lazy("recycler.report.text").trial(table)
 
 
@@ -305,7 +306,7 @@ def pick(
     """
     if knee + (prefer is not None) + bool(floor) > 1:
         raise click.UsageError("give one of --knee, --prefer and --floor.")
-    opened = _study(store, study)
+    opened = _study(store, study).results
     members = opened.front
     if prefer is not None:
         chosen = members.prefer(_pairs(prefer) if prefer else None)
@@ -361,10 +362,13 @@ def verify(store: str, folder: Path, score: bool, as_json: bool) -> None:
             raise
         done["ledger"] = False
     else:
-        export.require_ledgers(study, done)
+        results = study.results
+        export.require_ledgers(results, done)
         done["ledger"] = True
     if score:
-        done["scores"] = lazy("recycler.execute.rescore").rescore(study, folder)
+        done["scores"] = lazy("recycler.execute.rescore").rescore(
+            results, study.scorer_factory().make_evaluator(), folder
+        )
     if as_json:
         _print_json(done)
     else:

@@ -4,16 +4,18 @@ May import: all of recycler but cli and service.
 """
 
 import shutil
-from importlib import import_module as lazy
 from pathlib import Path
 from typing import Any
 
 import click
 
+from recycler import export
 from recycler.checkpoints.pool import Pool
 from recycler.errors import Conflict
+from recycler.execute.rescore import rescore
 from recycler.files import write_whole
 from recycler.report import text
+from recycler.report.page import html_page
 from recycler.report.progress import ProgressBar
 from recycler.study import Study
 from recycler.submit.config import ExecutionSection, parse_study, read_study
@@ -69,17 +71,18 @@ def walk(
         )
         study.run(ExecutionSection(workers=workers), bar.step, bar.bytes_read)
     say("3/5  the front, on items that the search never saw")
+    results = study.results
     if not quiet:
-        text.front(study)
-    knee = study.front.knee()
+        text.front(results)
+    knee = results.front.knee()
     out.mkdir(parents=True, exist_ok=True)
     folder = out / "knee"
     say(f"4/5  exporting the knee, trial {knee.number}, and scoring it again from the folder")
     exported = _export(study, knee.number, folder)
-    again = lazy("recycler.execute.rescore").rescore(study, folder)
+    again = rescore(results, study.scorer_factory().make_evaluator(), folder)
     say(f"     digest as in the ledger; {len(again)} scores repeated to the last digit")
     report = out / "report.html"
-    write_whole(report, lazy("recycler.report.page").html_page(study).encode())
+    write_whole(report, html_page(results).encode())
     say("5/5  done")
     say(f"report    {report.absolute()}")
     say(f"exported  {folder.absolute()}")
@@ -94,7 +97,6 @@ def walk(
 
 def _export(study: Study, number: int, folder: Path) -> dict[str, Any]:
     """Export the trial, or keep an earlier export that still verifies as the same trial."""
-    export = lazy("recycler.export")
     if (folder / export.PROOF).is_file():
         kept: dict[str, Any] = export.verify(folder)
         if kept["trial"] == number and kept["digest"] == study.trial(number).digest:
@@ -110,5 +112,5 @@ def _forget(workspace: Workspace, name: str, out: Path) -> None:
         )
     with workspace.store.hold(name):
         workspace.store.delete_study(name)
-    if (out / "knee" / lazy("recycler.export").PROOF).is_file():
+    if (out / "knee" / export.PROOF).is_file():
         shutil.rmtree(out / "knee")

@@ -5,20 +5,19 @@ May import: the nouns, study, execute.scorer, transformers.
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from recycler.errors import Mismatch
+from recycler.front.results import Results
 from recycler.merge.resident import quiet_transformers
 from recycler.nouns.trial import State
-
-if TYPE_CHECKING:
-    from recycler.study import Study
+from recycler.protocols import Evaluator
 
 
-def rescore(study: "Study", folder: Path) -> list[dict[str, Any]]:
+def rescore(results: Results, evaluator: Evaluator, folder: Path) -> list[dict[str, Any]]:
     """Evaluate the folder on every split all of whose items its trial was scored on.
 
     Returns:
@@ -28,17 +27,16 @@ def rescore(study: "Study", folder: Path) -> list[dict[str, Any]]:
         Mismatch: a mean differs from the ledger's, in any digit.
     """
     claimed = json.loads((folder / "recycler.json").read_text(encoding="utf-8"))
-    trial = study.trial(claimed["trial"])
+    trial = results.trial(claimed["trial"])
     torch.set_num_threads(1)
     quiet_transformers()
-    evaluator = study.scorer_factory().make_evaluator()
     model = AutoModelForCausalLM.from_pretrained(folder)
     model.eval()  # type: ignore[no-untyped-call]
     rows = []
     for split, evaluation in trial.evaluations.items():
         if split == "dev" and trial.state == State.PRUNED:  # estimates, from some of the items
             continue
-        scored = [study.plan.objectives[name] for name in evaluation.scores]
+        scored = [results.plan.objectives[name] for name in evaluation.scores]
         objectives = [objective for objective in scored if not objective.of_merge]
         for name, outcomes in evaluator.evaluate(model, objectives, split).items():
             again = getattr(outcomes, "score", lambda found=outcomes: found)().mean

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from recycler.front import pareto
+from recycler.front import baselines, pareto
 from recycler.front.front import feasible, floor_gains, front_rows
 from recycler.nouns.objectives import Array, Objectives
 from recycler.nouns.plan import Plan
@@ -100,3 +100,27 @@ def elected(plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
     checked = [trial for trial in trials if "select" in trial.evaluations]
     floors = floor_gains(trials, plan.objectives, "select")
     return front_rows(checked, plan.objectives, "select", floors)
+
+
+def due(
+    plan: Plan,
+    trials: Sequence[Trial],
+    split: str,
+    reference: Array,
+    expected: Expected | None = None,
+) -> list[Trial]:
+    """Who has to be scored on select or test items, by number.
+
+    Args:
+        plan: the study.
+        trials: its ledger.
+        split: `select`: the finalists and the baselines; `test`: the elected and the baselines.
+        reference: (m,) fixed worst corner, as gains.
+        expected: number of a trial -> (m,) gains that are expected of it on dev items.
+    """
+    if split == "select":
+        chosen = finalists(plan, trials, reference, expected)
+    else:
+        chosen = elected(plan, trials)
+    others = [trial for trial in baselines.scored(plan, trials) if trial not in chosen]
+    return sorted([*chosen, *others], key=lambda trial: trial.number)

@@ -1,17 +1,13 @@
-"""The model card of an exported merge. May import: the nouns, study, search.baselines."""
+"""The model card of an exported merge. May import: the nouns, results, search.baselines."""
 
-from typing import TYPE_CHECKING
-
+from recycler.front.results import Results
 from recycler.nouns.evaluation import SPLITS
 from recycler.nouns.trial import Trial
 
-if TYPE_CHECKING:
-    from recycler.study import Study
 
-
-def model_card(study: "Study", trial: Trial) -> str:
+def model_card(results: Results, trial: Trial) -> str:
     """README.md of the folder: weights, scores with errors against the baselines, how to check."""
-    split, found = honest_split(trial), study.verdict(trial)
+    split, found = honest_split(trial), results.verdict(trial)
     return "\n".join(
         [
             "---",
@@ -19,11 +15,11 @@ def model_card(study: "Study", trial: Trial) -> str:
             "tags: [merge, recycler]",
             "---",
             "",
-            f"# {study.name}, trial {trial.number}",
+            f"# {results.name}, trial {trial.number}",
             "",
             f"A {trial.recipe.method} merge of {len(trial.recipe.ingredients)} checkpoints, found by "
             "recycler on the Pareto front of "
-            f"{', '.join(o.name for o in study.plan.objectives.searched)}.",
+            f"{', '.join(o.name for o in results.plan.objectives.searched)}.",
             "",
             *([found.sentence, ""] if found else []),
             "![front](front.png)",
@@ -36,7 +32,7 @@ def model_card(study: "Study", trial: Trial) -> str:
             "",
             f"## Scores on {split} items",
             "",
-            *_score_table(study, trial, split),
+            *_score_table(results, trial, split),
             "",
             _warning(split),
             "",
@@ -55,11 +51,11 @@ def honest_split(trial: Trial) -> str:
     return next(split for split in reversed(SPLITS) if split in trial.evaluations)
 
 
-def _score_table(study: "Study", trial: Trial, split: str) -> list[str]:
-    rivals = [t for t in study.baselines if split in t.evaluations and t.number != trial.number]
+def _score_table(results: Results, trial: Trial, split: str) -> list[str]:
+    rivals = [t for t in results.baselines if split in t.evaluations and t.number != trial.number]
     head = ["objective", f"trial {trial.number}", "best baseline", ""]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for objective in study.plan.objectives:
+    for objective in results.plan.objectives:
         score = trial.evaluations[split].scores.get(objective.name)
         if score is None:
             continue

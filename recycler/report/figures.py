@@ -7,7 +7,7 @@ study, pareto, plotly, matplotlib.
 import io
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,12 +16,10 @@ from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from recycler.front import pareto
+from recycler.front.results import Results
 from recycler.nouns.evaluation import Score
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import State, Trial
-
-if TYPE_CHECKING:
-    from recycler.study import Study
 
 # Colour-blind safe (Okabe & Ito).
 COLOURS = {
@@ -45,21 +43,21 @@ _FLOOR_LINE = {"dash": "dash", "color": "#777777", "width": 1}
 _LABELS = {"pruned": "pruned (some dev items)"}
 
 
-def pairs(study: "Study") -> list[tuple[Objective, Objective]]:
+def pairs(results: Results) -> list[tuple[Objective, Objective]]:
     """Every pair of searched objectives; one pair with itself where there is only one."""
-    searched = study.plan.objectives.searched
+    searched = results.plan.objectives.searched
     return list(combinations(searched, 2)) or [(searched[0], searched[0])]
 
 
-def groups(study: "Study", split: str) -> dict[str, list[Trial]]:
+def groups(results: Results, split: str) -> dict[str, list[Trial]]:
     """Trials scored on a split, by what they are; members of the front apart.
 
     Those that racing stopped are among them, with estimates for the dev items.
     """
-    members = {trial.number for trial in study.front.trials}
+    members = {trial.number for trial in results.front.trials}
     found: dict[str, list[Trial]] = {"pruned": [], "search": [], "greedy": [], "single": []}
     found |= {"uniform": [], "merge-best": [], "front": []}
-    for trial in study.trials:
+    for trial in results.trials:
         if trial.number in members:
             found["front"].append(trial)
         elif trial.state == State.PRUNED:
@@ -69,29 +67,29 @@ def groups(study: "Study", split: str) -> dict[str, list[Trial]]:
     return {kind: trials for kind, trials in found.items() if trials}
 
 
-def floors(study: "Study", split: str, objective: Objective) -> list[float]:
+def floors(results: Results, split: str, objective: Objective) -> list[float]:
     """The worst score that an objective's floor allows on a split; none where there is no floor."""
-    limits = study.plan.objectives.raw(study.floors(split))
-    known = zip(study.plan.objectives.searched, limits, strict=True)
+    limits = results.plan.objectives.raw(results.floors(split))
+    known = zip(results.plan.objectives.searched, limits, strict=True)
     return [float(limit) for o, limit in known if o == objective and np.isfinite(limit)]
 
 
-def best_split(study: "Study") -> str:
+def best_split(results: Results) -> str:
     """The most honest split that all members of the front were scored on."""
-    return study.front.certainty
+    return results.front.certainty
 
 
-def front_figure(study: "Study") -> go.Figure:
+def front_figure(results: Results) -> go.Figure:
     """Front, baselines and every other merge scored on the reported items, by pairs of objectives."""
-    wanted, split = pairs(study), best_split(study)
-    grouped = groups(study, split)
+    wanted, split = pairs(results), best_split(results)
+    grouped = groups(results, split)
     figure = make_subplots(cols=len(wanted), rows=1, horizontal_spacing=0.08)
     for column, (across, up) in enumerate(wanted, start=1):
         for kind, trials in grouped.items():
             figure.add_trace(_points(trials, kind, across, up, split, column == 1), 1, column)
-        for floor in floors(study, split, across):
+        for floor in floors(results, split, across):
             figure.add_vline(x=floor, line=_FLOOR_LINE, row=1, col=column)
-        for floor in floors(study, split, up):
+        for floor in floors(results, split, up):
             figure.add_hline(y=floor, line=_FLOOR_LINE, row=1, col=column)
         figure.update_xaxes(title_text=_axis(across), row=1, col=column)
         figure.update_yaxes(title_text=_axis(up), row=1, col=column)
@@ -146,23 +144,23 @@ def _axis(objective: Objective) -> str:
     return f"{objective.name}{unit}, {arrow}"
 
 
-def trace(study: "Study") -> list[float]:
+def trace(results: Results) -> list[float]:
     """Hypervolume on dev items after each scored trial, above the fixed reference; never falls."""
-    reference = study.reference
+    reference = results.reference
     if reference is None:
         return []
     scored = sorted(
-        (t for t in study.trials if t.state == State.COMPLETE),
+        (t for t in results.trials if t.state == State.COMPLETE),
         key=lambda trial: trial.finished or 0,
     )
-    gains = study.plan.objectives.gains([t.means("dev") for t in scored])
+    gains = results.plan.objectives.gains([t.means("dev") for t in scored])
     return [pareto.hypervolume(gains[: k + 1], reference) for k in range(len(gains))]
 
 
-def lost(study: "Study") -> list[tuple[int, float, Trial]]:
+def lost(results: Results) -> list[tuple[int, float, Trial]]:
     """Each pruned or failed trial, after how many scored ones it ended and at which volume."""
-    volumes = [0.0, *trace(study)]
-    trials = sorted(study.trials, key=lambda trial: trial.finished or 0)
+    volumes = [0.0, *trace(results)]
+    trials = sorted(results.trials, key=lambda trial: trial.finished or 0)
     found, done = [], 0
     for trial in trials if len(volumes) > 1 else []:
         done += trial.state == State.COMPLETE
@@ -171,14 +169,14 @@ def lost(study: "Study") -> list[tuple[int, float, Trial]]:
     return found
 
 
-def trace_figure(study: "Study") -> go.Figure:
+def trace_figure(results: Results) -> go.Figure:
     """Hypervolume against the number of evaluations."""
-    values = trace(study)
-    references = sum(t.is_baseline and t.state == State.COMPLETE for t in study.trials)
+    values = trace(results)
+    references = sum(t.is_baseline and t.state == State.COMPLETE for t in results.trials)
     figure = go.Figure(
         go.Scatter(x=list(range(1, len(values) + 1)), y=values, mode="lines", line={"shape": "hv"})
     )
-    ends = lost(study)
+    ends = lost(results)
     figure.add_trace(
         go.Scatter(
             x=[at for at, _, _ in ends],
@@ -202,9 +200,9 @@ def trace_figure(study: "Study") -> go.Figure:
     return figure
 
 
-def weights_figure(study: "Study") -> go.Figure:
+def weights_figure(results: Results) -> go.Figure:
     """Heat map: which checkpoints each member of the front is made of."""
-    names, trials = study.plan.names, study.front.trials
+    names, trials = results.plan.names, results.front.trials
     grid = np.array([t.recipe.vector(names) for t in trials]).reshape(len(trials), len(names))
     figure = go.Figure(
         go.Heatmap(
@@ -223,30 +221,30 @@ def weights_figure(study: "Study") -> go.Figure:
     return figure
 
 
-def front_png(study: "Study", highlight: int | None = None) -> bytes:
+def front_png(results: Results, highlight: int | None = None) -> bytes:
     """The front by pairs of objectives as a PNG; one trial ringed."""
-    wanted, split = pairs(study), best_split(study)
+    wanted, split = pairs(results), best_split(results)
     figure = Figure(figsize=(4.6 * len(wanted), 4.4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(wanted), squeeze=False)[0]
-    grouped = groups(study, split)
+    grouped = groups(results, split)
     for axis, (across, up) in zip(axes, wanted, strict=True):
         for kind, trials in grouped.items():
             _draw(axis, kind, trials, across, up, split)
-        for trial in study.trials:
+        for trial in results.trials:
             if trial.number == highlight and split in trial.evaluations:
                 x, y = trial.means(split)[across.name], trial.means(split)[up.name]
                 axis.scatter([x], [y], s=190, facecolors="none", edgecolors="black", zorder=5)
-        for floor in floors(study, split, across):
+        for floor in floors(results, split, across):
             axis.axvline(floor, color="#777777", linestyle="--", linewidth=0.9)
-        for floor in floors(study, split, up):
+        for floor in floors(results, split, up):
             axis.axhline(floor, color="#777777", linestyle="--", linewidth=0.9)
         axis.set_xlabel(_axis(across))
         axis.set_ylabel(_axis(up))
         axis.grid(alpha=0.25)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
-    figure.suptitle(f"{study.name}: {split} items, bars are standard errors", fontsize=10)
+    figure.suptitle(f"{results.name}: {split} items, bars are standard errors", fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": "recycler"})
     return buffer.getvalue()

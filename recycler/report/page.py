@@ -1,15 +1,15 @@
 """The HTML report of a study: one self-contained file, no network needed.
 
-May import: the nouns, study, report.figures, report.text, plotly.
+May import: the nouns, results, report.figures, report.text, plotly.
 """
 
 import html
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from plotly.io import to_html
 
-from recycler.front.front import meeting
+from recycler.front.results import Results
 from recycler.nouns.evaluation import Score
 from recycler.nouns.trial import Trial
 from recycler.report.figures import (
@@ -20,9 +20,6 @@ from recycler.report.figures import (
     weights_figure,
 )
 from recycler.report.text import best_average, costs, infeasible
-
-if TYPE_CHECKING:
-    from recycler.study import Study
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#222}
@@ -38,25 +35,25 @@ tr.front{background:#fdf1e7}tr.knee{font-weight:600}.note{color:#666}
 """
 
 
-def html_page(study: "Study") -> str:
+def html_page(results: Results) -> str:
     """Front, table against the baselines, hypervolume trace, weights; figures are interactive."""
-    split = best_split(study)
-    figures = (front_figure(study), trace_figure(study), weights_figure(study))
+    split = best_split(results)
+    figures = (front_figure(results), trace_figure(results), weights_figure(results))
     first, second, third = (
         to_html(figure, full_html=False, include_plotlyjs=number == 0)
         for number, figure in enumerate(figures)
     )
-    title = html.escape(study.name)
+    title = html.escape(results.name)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>recycler: {title}</title>
 <style>{_STYLE}</style></head><body>
 <h1>{title}</h1>
-{_verdict(study)}
-<p class="note">{html.escape(_summary(study))}</p>
-{_warning(split)}
+{_verdict(results)}
+<p class="note">{html.escape(_summary(results))}</p>
+{_warning(results, split)}
 <h2>Front and baselines on {split} items</h2>{first}
-{_floors(study, split)}
-<h2>Scores on {split} items</h2>{_table(study, split)}
+{_floors(results, split)}
+<h2>Scores on {split} items</h2>{_table(results, split)}
 <p class="note">± is one standard error from the items; p(front) is the probability that the merge is
 non-dominated among all shown, by a paired bootstrap over {split} items; the small figure under a
 member's score is its regret, the distance to the best of all shown. Columns marked * are held
@@ -67,23 +64,23 @@ out: the search never saw them.</p>
 """
 
 
-def _verdict(study: "Study") -> str:
+def _verdict(results: Results) -> str:
     """The answer in one sentence, and a loud word where no merge meets the floors."""
-    found, front = study.verdict(), study.front
+    found, front = results.verdict(), results.front
     parts = [f'<p class="verdict">{html.escape(found.sentence)}</p>'] if found else []
-    if said := best_average(study):
+    if said := best_average(results):
         parts.append(f"<p>{html.escape(said)}</p>")
     if not front.feasible:
-        parts.append(f'<p class="bad">{html.escape(infeasible(study, front.basis))}</p>')
+        parts.append(f'<p class="bad">{html.escape(infeasible(results, front.basis))}</p>')
     return "".join(parts)
 
 
-def _summary(study: "Study") -> str:
-    table = study.front_json()
+def _summary(results: Results) -> str:
+    table = results.front_json()
     volume, before = table["hypervolume"]["test"], table["baseline_hypervolume"]["test"]
     text = (
-        f"{study.plan.n} checkpoints, {study.plan.objectives.m} objectives, "
-        f"{table['evaluations']} merges evaluated by {study.plan.sampler}, "
+        f"{results.plan.n} checkpoints, {results.plan.objectives.m} objectives, "
+        f"{table['evaluations']} merges evaluated by {results.plan.sampler}, "
         f"{len(table['members'])} on the front."
     )
     if volume is not None and before:
@@ -94,40 +91,41 @@ def _summary(study: "Study") -> str:
     return " ".join(part for part in (text, costs(table)) if part)
 
 
-def _warning(split: str) -> str:
+def _warning(results: Results, split: str) -> str:
     if split == "test":
         return ""
-    return (
-        f'<p class="warn">The front below is reported on {split} items, which the search or the '
-        "choice saw: expect it to be optimistic until the study has been re-checked.</p>"
+    text = (
+        f"The front below is reported on {split} items, which the search or the choice saw: expect "
+        "it to be optimistic until the study has been re-checked."
     )
+    return f'<p class="warn">{" ".join(part for part in (text, results.rechecking) if part)}</p>'
 
 
-def _floors(study: "Study", split: str) -> str:
+def _floors(results: Results, split: str) -> str:
     """What the dashed lines are."""
     known = [
         f"{o.name} {o.floor} ({limit:.4g} on these items)"
-        for o in study.plan.objectives.searched
-        for limit in floors(study, split, o)
+        for o in results.plan.objectives.searched
+        for limit in floors(results, split, o)
     ]
     text = html.escape("; ".join(known))
     return f'<p class="note">Dashed: the floors, {text}.</p>' if known else ""
 
 
-def _table(study: "Study", split: str) -> str:
-    front = study.front
+def _table(results: Results, split: str) -> str:
+    front = results.front
     knee = front.knee().number if front.members else None
-    met = meeting(front.trials, study.plan.objectives, split, study.floors(split))
-    below = {t.number for t, meets in zip(front.trials, met, strict=True) if not meets}
+    met = zip(front.trials, results.meets_floors, strict=True)
+    below = {trial.number for trial, meets in met if not meets}
     rows: list[tuple[Trial, str, Mapping[str, float]]] = [
         (m.trial, f"{m.p_nondominated:.2f}", regret)
-        for m, regret in zip(front.members, study.regret(front), strict=True)
+        for m, regret in zip(front.members, results.regrets, strict=True)
     ]
     shown = {trial.number for trial, *_ in rows}
     rows += [
-        (t, "", {}) for t in study.baselines if t.number not in shown and split in t.evaluations
+        (t, "", {}) for t in results.baselines if t.number not in shown and split in t.evaluations
     ]
-    objectives = [*study.plan.objectives]
+    objectives = [*results.plan.objectives]
     head = "".join(
         f"<th>{html.escape(o.name)}{'*' if o.held_out else ''} "
         f"{'↑' if o.direction == 'max' else '↓'}</th>"

@@ -1,4 +1,4 @@
-"""What the terminal shows: tables on standard output. May import: the nouns, study, rich."""
+"""What the terminal shows: tables on standard output. May import: the nouns, results, rich."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,14 +11,13 @@ from rich.text import Text
 
 from recycler.checkpoints.findings import Finding, printable
 from recycler.checkpoints.pool import ASSUMED_RATE, Pool
-from recycler.front.front import meeting
+from recycler.front.results import Results
 from recycler.nouns.evaluation import Score
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import State, Trial
 
 if TYPE_CHECKING:
     from recycler.merge.deep import Reading
-    from recycler.study import Study
 
 _SHOWN = 3  # findings of one kind that are printed in full
 _GROUPED = ("tensor-missing", "tensor-extra", "shape", "dtype", "not-finite", "integers")
@@ -31,24 +30,25 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, width=max(found.width, _WIDTH))
 
 
-def front(study: "Study") -> None:
+def front(results: Results) -> None:
     """The front against the baselines, with standard errors, and how far to trust it."""
-    out, table = console(), study.front_json()
+    out, table = console(), results.front_json()
     if not table["members"]:
-        out.print(f"study {study.name}: nothing is scored yet ({table['status']}).")
+        out.print(f"study {results.name}: nothing is scored yet ({table['status']}).")
         return
-    split = study.front.certainty
-    out.print(_front_table(study, split, study.plan.objectives.searched, "searched", True))
-    held_out = study.plan.objectives.held_out
-    if held_out and held_out[0].name in study.front.trials[0].evaluations[split].scores:
+    split = results.front.certainty
+    out.print(_front_table(results, split, results.plan.objectives.searched, "searched", True))
+    held_out = results.plan.objectives.held_out
+    if held_out and held_out[0].name in results.front.trials[0].evaluations[split].scores:
         out.print(
-            _front_table(study, split, held_out, "held out, never seen by the search", False)
+            _front_table(results, split, held_out, "held out, never seen by the search", False)
         )
-    _verdict(out, table, study)
+    _verdict(out, table, results)
     volume, before = table["hypervolume"].get(split), table["baseline_hypervolume"].get(split)
     out.print(
         f"{table['evaluations']} merges evaluated, {len(table['members'])} on the front; study is "
-        f"{table['status']}." + (f" {study.status['message']}." if study.status["message"] else "")
+        f"{table['status']}."
+        + (f" {results.status['message']}." if results.status["message"] else "")
     )
     if left := costs(table):
         out.print(left)
@@ -57,6 +57,8 @@ def front(study: "Study") -> None:
             f"Hypervolume on {split} items: {volume:.4g}; singles and baselines {before:.4g} "
             f"({volume / before - 1:+.1%})."
         )
+    if results.rechecking:
+        out.print(results.rechecking)
     if split != "test":
         out.print(
             f"[yellow]Optimistic:[/yellow] these are {split} items, which the search or the choice "
@@ -64,27 +66,29 @@ def front(study: "Study") -> None:
         )
 
 
-def _verdict(out: Console, table: Mapping[str, Any], study: "Study") -> None:
+def _verdict(out: Console, table: Mapping[str, Any], results: Results) -> None:
     """The answer in one sentence, and whether the floors were met."""
     if table["verdict"]:
         out.print(table["verdict"]["sentence"], style="bold", markup=False)
-    if said := best_average(study):
+    if said := best_average(results):
         out.print(said, markup=False)
     if not table["feasible"]:
-        out.print(infeasible(study, table["basis"]), style="bold red", markup=False)
+        out.print(infeasible(results, table["basis"]), style="bold red", markup=False)
 
 
-def best_average(study: "Study") -> str:
+def best_average(results: Results) -> str:
     """Which member has the best of the verdict's averages; empty where the verdict is on that one."""
-    found, best = study.verdict(), study.best_average(study.front)
+    found, best = results.verdict(), results.best_average
     if not found or not best or best.number == found.trial:
         return ""
     return f"By that average trial {best.number} ({best.name}) is expected to be the best member."
 
 
-def infeasible(study: "Study", basis: str) -> str:
+def infeasible(results: Results, basis: str) -> str:
     """What is said where no merge meets the floors."""
-    floors = [f"{o.name} {o.floor}" for o in study.plan.objectives.searched if o.floor is not None]
+    floors = [
+        f"{o.name} {o.floor}" for o in results.plan.objectives.searched if o.floor is not None
+    ]
     return (
         f"NO MERGE MEETS THE FLOORS ({', '.join(floors)}) on {basis} items: the front is that of all "
         "merges, as if there were none."
@@ -104,15 +108,13 @@ def costs(table: Mapping[str, Any]) -> str:
 
 
 def _front_table(
-    study: "Study", split: str, objectives: Sequence[Objective], what: str, chances: bool
+    results: Results, split: str, objectives: Sequence[Objective], what: str, chances: bool
 ) -> Table:
     """Members of the front, then baselines; means with standard errors, and p(front) if asked."""
-    front = study.front
+    front = results.front
     members, knee = front.members, front.knee().number
-    met = meeting(front.trials, study.plan.objectives, split, study.floors(split))
-    regret = study.regret(front)
     table = Table(
-        title=f"{study.name}, {what}: front, then baselines, on {split} items",
+        title=f"{results.name}, {what}: front, then baselines, on {split} items",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
@@ -124,7 +126,7 @@ def _front_table(
     if chances:
         table.add_column("p(front)", justify="right", no_wrap=True)
     table.add_column("regret", justify="right", no_wrap=True)
-    for member, lost, meets in zip(members, regret, met, strict=True):
+    for member, lost, meets in zip(members, results.regrets, results.meets_floors, strict=True):
         name = member.trial.name + (" (knee)" if member.trial.number == knee else "")
         name += "" if meets else " (below floor)"
         chance = [f"{member.p_nondominated:.2f}"] if chances else []
@@ -132,7 +134,7 @@ def _front_table(
         table.add_row(*_cells(member.trial, name, objectives, split), *chance, steps)
     table.add_section()
     shown = {member.trial.number for member in members}
-    for trial in study.baselines:
+    for trial in results.baselines:
         if trial.number not in shown and split in trial.evaluations:
             table.add_row(*_cells(trial, trial.name, objectives, split))
     return table

@@ -12,14 +12,14 @@ import numpy as np
 from recycler.errors import InvalidConfig
 from recycler.evaluate.results import evaluation_of, read_values
 from recycler.execute.inline import Inline
-from recycler.front.expectation import expected
-from recycler.front.front import Front, Member, front_rows, probabilities
+from recycler.front.front import Front
 from recycler.front.racing import settings_of
+from recycler.front.results import Results
 from recycler.loop import Listener, run
 from recycler.nouns.evaluation import Evaluation
 from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.plan import Plan
-from recycler.nouns.trial import SCORED, WHOLE, Job
+from recycler.nouns.trial import WHOLE, Job
 from recycler.protocols import Scorer
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
@@ -101,7 +101,7 @@ def search(
             listen,
             phases=(),
         )
-    return _front(ledger, plan)
+    return Results.read(ledger, plan.name).front
 
 
 def _require_parts(function: Callable[..., Any]) -> None:
@@ -158,26 +158,3 @@ def _entries(returned: Any, m: int) -> Sequence[Any]:
         )
     entries: Sequence[Any] = returned
     return entries
-
-
-def _front(ledger: SqlStore, plan: Plan) -> Front:
-    trials = [t for t in ledger.trials(plan.name) if t.state in SCORED]
-    reference = ledger.status(plan.name)["reference"]
-    known = expected(plan, trials, reference) if reference and plan.n > 1 else {}
-    members = front_rows(trials, plan.objectives, "dev", expected=known)
-    members.sort(key=lambda t: -plan.objectives.gains([t.means("dev")])[0, 0])
-    chances = probabilities(
-        [ledger.outcomes(plan.name, t.number, "dev") for t in trials],
-        [t.evaluations["dev"].scores for t in trials],
-        plan.objectives,
-        plan.seed,
-    )
-    by_number = {t.number: float(p) for t, p in zip(trials, chances, strict=True)}
-    return Front(
-        objectives=plan.objectives,
-        members=tuple(Member(t, by_number[t.number]) for t in members),
-        basis="dev",
-        certainty="dev",
-        reference=np.array(reference) if reference else None,
-        expected=np.array([known[t.number] for t in members]) if known else None,
-    )

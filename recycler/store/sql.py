@@ -25,6 +25,7 @@ from sqlalchemy.pool import StaticPool
 from recycler.errors import Conflict, InvalidConfig, Mismatch, MissingExtra, NotFound
 from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
 from recycler.nouns.plan import Plan
+from recycler.nouns.reading import Reading
 from recycler.nouns.recipe import Recipe, canonical
 from recycler.nouns.trial import Proposal, State, Trial
 from recycler.store import tables as t
@@ -99,10 +100,13 @@ class SqlStore:
 
     def status(self, study: str) -> dict[str, Any]:
         """status, message, created, reference (gains) and the number of trials in each state."""
-        row = self._study_row(study)
+        with self._reading() as db:
+            return self._status(db, self._row(db, study))
+
+    def _status(self, db: sa.Connection, row: Mapping[str, Any]) -> dict[str, Any]:
+        study = row["name"]
         by_state = sa.select(t.trials.c.state, sa.func.count()).where(t.trials.c.study == study)
-        with self._engine.connect() as db:
-            counts = {row[0]: row[1] for row in db.execute(by_state.group_by(t.trials.c.state))}
+        counts = {row[0]: row[1] for row in db.execute(by_state.group_by(t.trials.c.state))}
         return {
             "name": study,
             "status": row["status"],
@@ -209,22 +213,25 @@ class SqlStore:
 
     def trials(self, study: str) -> list[Trial]:
         """All trials by number, with scores and without item outcomes."""
-        self._study_row(study)
+        with self._reading() as db:
+            self._row(db, study)
+            return self._trials(db, study)
+
+    def _trials(self, db: sa.Connection, study: str) -> list[Trial]:
         e = t.evaluations.c
         scores = sa.select(
             e.number, e.split, e.objective, e.mean, e.stderr, e.item_count, e.seconds
         )
-        with self._engine.connect() as db:
-            rows = (
-                db.execute(
-                    t.trials.select().where(t.trials.c.study == study).order_by(t.trials.c.number)
-                )
-                .mappings()
-                .all()
+        rows = (
+            db.execute(
+                t.trials.select().where(t.trials.c.study == study).order_by(t.trials.c.number)
             )
-            by_trial: dict[int, list[Any]] = {}
-            for row in db.execute(scores.where(e.study == study).order_by(e.number)):
-                by_trial.setdefault(row.number, []).append(row)
+            .mappings()
+            .all()
+        )
+        by_trial: dict[int, list[Any]] = {}
+        for row in db.execute(scores.where(e.study == study).order_by(e.number)):
+            by_trial.setdefault(row.number, []).append(row)
         return [_read_trial(row, by_trial.get(row["number"], [])) for row in rows]
 
     def outcomes(self, study: str, number: int, split: str) -> dict[str, Outcomes]:
@@ -235,6 +242,29 @@ class SqlStore:
         )
         with self._engine.connect() as db:
             return {row.objective: _unpack(row.outcomes) for row in db.execute(query)}
+
+    def read(self, study: str) -> Reading:
+        """A study with its trials and item outcomes, all of one moment."""
+        e = t.evaluations.c
+        query = sa.select(e.number, e.split, e.objective, e.outcomes)
+        with self._reading() as db:
+            row = self._row(db, study)
+            status, trials = self._status(db, row), self._trials(db, study)
+            found = db.execute(query.where(e.study == study, e.outcomes.is_not(None))).all()
+        packed: dict[tuple[int, str], dict[str, bytes]] = {}
+        for number, split, objective, blob in found:
+            packed.setdefault((number, split), {})[objective] = blob
+
+        def outcomes(number: int, split: str) -> dict[str, Outcomes]:
+            return {name: _unpack(b) for name, b in packed.get((number, split), {}).items()}
+
+        return Reading(
+            event=row["events"],
+            status=status,
+            plan=Plan.from_json(json.loads(row["plan"])),
+            trials=tuple(trials),
+            outcomes=outcomes,
+        )
 
     # --- registry ---
 
@@ -332,11 +362,24 @@ class SqlStore:
 
     # --- inside ---
 
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        """One read transaction: everything read in it is of one moment."""
+        with self._engine.connect() as db:
+            if self._engine.dialect.name == "postgresql":
+                db = db.execution_options(isolation_level="REPEATABLE READ")
+            elif not isinstance(self._engine.pool, StaticPool):  # pysqlite begins at writes alone
+                db.exec_driver_sql("BEGIN")
+            yield db
+
     def _study_row(self, study: str) -> Mapping[str, Any]:
         with self._engine.connect() as db:
-            row = db.execute(_named(t.studies.select(), study)).mappings().first()
-            known = [r.name for r in db.execute(sa.select(t.studies.c.name))] if not row else []
+            return self._row(db, study)
+
+    def _row(self, db: sa.Connection, study: str) -> Mapping[str, Any]:
+        row = db.execute(_named(t.studies.select(), study)).mappings().first()
         if row is None:
+            known = [r.name for r in db.execute(sa.select(t.studies.c.name))]
             raise NotFound(
                 f"there is no study {study!r}.",
                 hint=f"known: {', '.join(known) or 'none'}; `recycler studies` lists them.",

@@ -1,0 +1,391 @@
+"""Results: one frozen reading of a study, and all that follows from it.
+
+Front, verdict, gaps, regrets, floors, costs and their JSON are functions of the same moment, so they
+never disagree, whatever a running study writes meanwhile. Letters: k trials, m objectives.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from recycler.errors import NotFound
+from recycler.front import baselines, pareto
+from recycler.front.expectation import expected
+from recycler.front.front import (
+    Front,
+    Member,
+    floor_gains,
+    front_rows,
+    meeting,
+    probabilities,
+    regrets,
+    volume,
+)
+from recycler.front.stages import due, elected, remaining_gain
+from recycler.front.verdict import Verdict, verdict
+from recycler.nouns.evaluation import SPLITS, Outcomes
+from recycler.nouns.objectives import Array, Objective
+from recycler.nouns.plan import Plan
+from recycler.nouns.reading import Reading
+from recycler.nouns.trial import SCORED, State, Trial
+from recycler.protocols import Store
+
+
+class Results:
+    """A study as it stood at one event; nothing in it ever changes.
+
+    Attributes:
+        plan: the study's plan.
+        event: number of the last event that was read.
+        status: name, status, message, created, reference and trials in each state.
+        trials: all trials by number.
+    """
+
+    def __init__(self, reading: Reading) -> None:
+        self.plan: Plan = reading.plan
+        self.event = reading.event
+        self.status = reading.status
+        self.trials = reading.trials
+        self._outcomes = reading.outcomes
+        self._unpacked: dict[tuple[int, str], Mapping[str, Outcomes]] = {}
+        self._expected: dict[str, Mapping[int, Array]] = {}
+        self._verdicts: dict[int | None, Verdict | None] = {}
+
+    @classmethod
+    def read(cls, store: Store, study: str) -> "Results":
+        """Read a study in one transaction; NotFound if the ledger has none of that name."""
+        return cls(store.read(study))
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+    def trial(self, number: int) -> Trial:
+        """The trial of that number; NotFound if there is none."""
+        if not 0 <= number < len(self.trials):
+            raise NotFound(
+                f"study {self.name!r} has no trial {number}.",
+                hint=f"it has trials 0 to {len(self.trials) - 1}."
+                if self.trials
+                else "it has none yet.",
+            )
+        return self.trials[number]
+
+    def outcomes(self, trial: Trial, split: str) -> Mapping[str, Outcomes]:
+        """Objective -> item outcomes of a trial on a split; objectives without items are left out."""
+        key = (trial.number, split)
+        if key not in self._unpacked:
+            self._unpacked[key] = self._outcomes(*key)
+        return self._unpacked[key]
+
+    @cached_property
+    def reference(self) -> Array | None:
+        """(m,) the fixed worst corner, as gains; None before the singles are scored."""
+        found = self.status["reference"]
+        return np.array(found, dtype=np.float64) if found is not None else None
+
+    @cached_property
+    def baselines(self) -> list[Trial]:
+        """Singles, uniform, merge-best and the greedy soup, as far as they are scored."""
+        return baselines.scored(self.plan, self.trials)
+
+    @cached_property
+    def scales(self) -> Array:
+        """(m,) one step of each objective in averages: its scale, or the range of the singles."""
+        return baselines.scales(self.plan, self.trials)
+
+    def expected(self, split: str) -> Mapping[int, Array]:
+        """Number of a trial -> gains expected of it on a split; empty before singles are scored."""
+        if self.reference is None or self.plan.n < 2:
+            return {}
+        if split not in self._expected:
+            self._expected[split] = expected(self.plan, self.trials, self.reference, split)
+        return self._expected[split]
+
+    def floors(self, split: str) -> Array:
+        """(m,) smallest gains that the floors allow on a split's items (see `floor_gains`)."""
+        return floor_gains(self.trials, self.plan.objectives, split)
+
+    # --- where it stands ---
+
+    @cached_property
+    def rechecks(self) -> dict[str, tuple[int, int]]:
+        """Split -> how many of the trials that are due there have been scored, and how many are due.
+
+        Select items: the finalists and the baselines. Test items: the front and the baselines.
+        """
+        if self.reference is None:
+            return {"select": (0, 0), "test": (0, 0)}
+        found = {}
+        for split in ("select", "test"):
+            row = due(self.plan, self.trials, split, self.reference, self.expected("dev"))
+            found[split] = sum(split in trial.evaluations for trial in row), len(row)
+        return found
+
+    def is_rechecked(self, split: str) -> bool:
+        """Whether everyone who is due on select or test items has been scored there."""
+        done, wanted = self.rechecks[split]
+        over = self.status["status"] == "complete" and done > 0
+        return over or 0 < wanted == done
+
+    @cached_property
+    def basis(self) -> str:
+        """Split that decides who is on the front: `dev` until the re-check is over, then `select`."""
+        return "select" if self.is_rechecked("select") else "dev"
+
+    @cached_property
+    def certainty(self) -> str:
+        """Split whose items tell how sure the members are."""
+        if self.basis == "dev":
+            return "dev"
+        return "test" if self.is_rechecked("test") else "select"
+
+    @property
+    def rechecking(self) -> str:
+        """What is said while finalists are re-checked; empty before and afterwards."""
+        done, wanted = self.rechecks["select"]
+        if self.basis != "dev" or not done:
+            return ""
+        return (
+            f"The finalists are being re-checked on select items ({done} of {wanted} scored); until "
+            "all are, the front is that on dev items."
+        )
+
+    # --- the front ---
+
+    @cached_property
+    def front(self) -> Front:
+        """The reported front after the re-check; before it, the front on dev items."""
+        basis, objectives = self.basis, self.plan.objectives
+        foreseen, floors = self.expected(basis), self.floors(basis)
+        if basis == "select":
+            members = elected(self.plan, self.trials)
+        else:
+            scored = [trial for trial in self.trials if trial.state in SCORED]
+            members = front_rows(scored, objectives, "dev", floors, foreseen)
+        members.sort(key=lambda t: -objectives.gains([t.means(basis)])[0, 0])
+        certainty = next(
+            split
+            for split in (self.certainty, basis)
+            if all(split in trial.evaluations for trial in members)
+        )
+        chances = self._chances(certainty)
+        return Front(
+            objectives=objectives,
+            members=tuple(Member(t, chances[t.number]) for t in members),
+            basis=basis,
+            certainty=certainty,
+            reference=self.reference,
+            floors=floors,
+            expected=np.array([foreseen[t.number] for t in members])
+            if foreseen and members
+            else None,
+        )
+
+    def _chances(self, split: str) -> dict[int, float]:
+        """Number of each trial scored on a split -> probability to be non-dominated among them."""
+        rivals = [t for t in self.trials if split in t.evaluations and t.state in SCORED]
+        if not rivals:
+            return {}
+        chances = probabilities(
+            [self.outcomes(trial, split) for trial in rivals],
+            [trial.evaluations[split].scores for trial in rivals],
+            self.plan.objectives,
+            self.plan.seed,
+        )
+        return dict(zip([t.number for t in rivals], chances.tolist(), strict=True))
+
+    def verdict(self, trial: Trial | None = None) -> Verdict | None:
+        """A trial, or the front's knee, against the best single and the greedy soup."""
+        key = trial.number if trial else None
+        if key not in self._verdicts:
+            self._verdicts[key] = self._verdict(trial)
+        return self._verdicts[key]
+
+    def _verdict(self, trial: Trial | None) -> Verdict | None:
+        front = self.front
+        if trial is None and not front.members:
+            return None
+        pick = trial or front.knee()
+        role = "knee" if front.members and pick.number == front.knee().number else pick.name
+        return verdict(
+            pick,
+            role,
+            [t for t in self.baselines if t.kind == "single"],
+            next((t for t in self.baselines if t.kind == "greedy"), None),
+            self.plan.objectives,
+            self.scales,
+            self.outcomes,
+            self.floors,
+            self.plan.seed,
+        )
+
+    @cached_property
+    def best_average(self) -> Trial | None:
+        """The member with the best expected average, in the verdict's steps; None if empty."""
+        if not self.front.members:
+            return None
+        return self.front.trials[int((self.front.judged / self.scales).mean(axis=1).argmax())]
+
+    @cached_property
+    def meets_floors(self) -> list[bool]:
+        """For each member: whether it is at least as good as all floors on the reported items."""
+        split = self.front.certainty
+        met = meeting(self.front.trials, self.plan.objectives, split, self.floors(split))
+        return [bool(meets) for meets in met]
+
+    @cached_property
+    def gaps(self) -> list[dict[str, Any]]:
+        """Neighbouring members and how far apart they are in scaled gains, largest gap first."""
+        gains = self.front.gains(self.front.certainty) / self.scales
+        numbers = [trial.number for trial in self.front.trials]
+        return [
+            {"between": [numbers[i], numbers[j]], "gap": gap}
+            for i, j, gap in pareto.neighbours(gains)
+        ]
+
+    @cached_property
+    def regrets(self) -> list[dict[str, float]]:
+        """For each member: objective -> distance to the best of front and baselines, in its unit."""
+        trials, split = self.front.trials, self.front.certainty
+        columns = {o.name: regrets(trials, self.baselines, o, split) for o in self.plan.objectives}
+        return [
+            {name: float(column[i]) for name, column in columns.items() if np.isfinite(column[i])}
+            for i in range(len(trials))
+        ]
+
+    @cached_property
+    def costs(self) -> dict[str, Any]:
+        """How many trials ended how, and the share of item evaluations that racing left.
+
+        `item_share` is that of the trials inside the budget: items evaluated over items of full
+        evaluations; None where scores came without items.
+        """
+        counts = {
+            s: sum(t.state == s for t in self.trials)
+            for s in (State.COMPLETE, State.PRUNED, State.FAILED)
+        }
+        items = {
+            t.number: sum(score.items for score in t.evaluations["dev"].scores.values())
+            for t in self.trials
+            if t.state in SCORED
+        }
+        raced = [items[t.number] for t in self.trials if t.number in items and not t.is_baseline]
+        whole = max(items.values(), default=0) * len(raced)
+        return {"counts": counts, "item_share": sum(raced) / whole if whole else None}
+
+    # --- JSON ---
+
+    def front_json(self) -> dict[str, Any]:
+        """The front as documented under `recycler front STUDY --json`."""
+        front, objectives = self.front, self.plan.objectives
+        found = self.verdict()
+        return {
+            "study": self.name,
+            "event": self.event,
+            "status": self.status["status"],
+            "objectives": [_described(o) for o in objectives.searched],
+            "held_out": [_described(o) for o in objectives.held_out],
+            "reference": None
+            if self.reference is None
+            else [float(x) for x in objectives.raw(self.reference)],
+            "hypervolume": {split: front.hypervolume(split) for split in ("dev", "test")},
+            "baseline_hypervolume": {
+                split: volume(self.baselines, objectives, self.reference, split)
+                for split in ("dev", "test")
+            },
+            "evaluations": sum(
+                t.state in SCORED and not t.is_baseline and not t.copied for t in self.trials
+            ),
+            "basis": front.basis,
+            "members": self._members_json(),
+            "baselines": [{"name": t.name, **_scored(t)} for t in self.baselines],
+            "verdict": found.to_json() if found else None,
+            "best_average": self.best_average.number if self.best_average else None,
+            "feasible": front.feasible,
+            "floors": {split: self._floors_json(split) for split in SPLITS},
+            "gaps": self.gaps,
+            **self.costs,
+            "remaining_gain": remaining_gain(self.trials, objectives, self.reference),
+        }
+
+    def _members_json(self) -> list[dict[str, Any]]:
+        rows = zip(
+            self.front.members,
+            _expected_scores(self.front),
+            self.regrets,
+            self.meets_floors,
+            strict=True,
+        )
+        return [
+            {
+                **_scored(member.trial),
+                "p_nondominated": member.p_nondominated,
+                "expected": foreseen,
+                "regret": regret,
+                "meets_floors": meets,
+            }
+            for member, foreseen, regret, meets in rows
+        ]
+
+    def _floors_json(self, split: str) -> dict[str, float | None]:
+        """Objective -> worst score allowed on a split; None while it is not known."""
+        limits = self.plan.objectives.raw(self.floors(split))
+        return {
+            o.name: float(limit) if np.isfinite(limit) else None
+            for o, limit in zip(self.plan.objectives.searched, limits, strict=True)
+            if o.floor is not None
+        }
+
+    def trial_json(self, number: int) -> dict[str, Any]:
+        """One trial with recipe, id, digest, timings and failure."""
+        trial = self.trial(number)
+        return {
+            "study": self.name,
+            "name": trial.name,
+            "kind": trial.kind,
+            "state": trial.state,
+            "attempts": trial.attempts,
+            **_scored(trial),
+            "recipe": trial.recipe.to_json(),
+            "id": trial.recipe.id,
+            "digest": trial.digest,
+            "seconds": {s: dict(e.seconds) for s, e in trial.evaluations.items()},
+            "failure": asdict(trial.failure) if trial.failure else None,
+        }
+
+
+def _expected_scores(front: Front) -> Sequence[dict[str, float] | None]:
+    """For each member: objective -> score that is expected of it, by which it may be picked."""
+    if front.expected is None:
+        return [None] * len(front.members)
+    names = [objective.name for objective in front.objectives.searched]
+    rows = front.objectives.raw(front.expected).tolist()
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _described(objective: Objective) -> dict[str, Any]:
+    return {
+        "name": objective.name,
+        "metric": objective.metric,
+        "direction": objective.direction,
+        "unit": objective.unit,
+    }
+
+
+def _scored(trial: Trial) -> dict[str, Any]:
+    """trial, kind, method, weights and the scores on each split."""
+    scores: dict[str, Mapping[str, Any]] = {
+        split: {name: asdict(score) for name, score in evaluation.scores.items()}
+        for split, evaluation in trial.evaluations.items()
+    }
+    return {
+        "trial": trial.number,
+        "kind": trial.kind,
+        "method": trial.recipe.method,
+        "weights": trial.recipe.weights,
+        **scores,
+    }
