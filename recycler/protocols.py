@@ -142,9 +142,18 @@ ScorerFactory = Callable[[], Scorer]
 class Executor(Protocol):
     """Runs jobs somewhere; every submitted job comes back exactly once, as scores or a failure.
 
-    * An exception, a dead worker or a hang is a Failure; the other jobs go on.
-    * `free` is how many jobs could start at once.
+    Made as `Class(factory, settings)`.
+
+    * `Settings` is a pydantic model of its own settings; a study file's `execution:` section, less
+      `executor` and `device`, is checked against it. `workers` is always among what is given.
+    * An exception, a dead worker or a hang is a Failure; the other jobs go on. It says whose fault
+      it is (see `execute.faults`); what is the environment's was tried again if there is elsewhere.
+    * `free` is how many jobs may be submitted now: as many as workers are ready and idle, but at
+      least one where nothing is under way.
+    * Settings with which no worker can be made are an error, not a failure: `wait` raises it.
     """
+
+    Settings: ClassVar[type[Any]]
 
     @property
     def free(self) -> int: ...

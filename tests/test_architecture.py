@@ -28,7 +28,7 @@ HEAVY = {  # package -> modules (or packages, with all below them) that may impo
     "transformers": ("merge.resident", "evaluate", "execute", "demo"),
     "safetensors": ("merge",),
     "lm_eval": ("evaluate.harness", "evaluate.tasks"),
-    "ray": ("execute.ray_workers",),
+    "ray": ("execute.ray_cluster", "execute.ray_workers"),
     "botorch": ("search.nehvi",),
     "gpytorch": ("search.nehvi",),
     "cmaes": ("search.cmaes",),

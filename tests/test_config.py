@@ -10,6 +10,7 @@ import recycler
 from recycler.errors import InvalidConfig, NotFound
 from recycler.evaluate.items import DEFAULT_ITEMS
 from recycler.evaluate.settings import LmEvalSettings
+from recycler.execute.ray_workers import RaySettings
 from recycler.search.samplers import SAMPLERS
 from recycler.submit import config
 from recycler.submit.config import parse_study, read_study
@@ -74,6 +75,14 @@ def test_the_template_shows_every_key_in_its_place_and_no_other():
         more = LmEvalSettings.model_fields if model is config.EvaluatorSection else ()
         assert set(shown) == {*model.model_fields, *more}, model.__name__
     assert set(template["pool"][0]) > set(config.CheckpointEntry.model_fields)
+
+
+def test_the_template_shows_the_settings_of_ray_with_their_defaults():
+    lines = (
+        (CONFIGS / "template.yaml").read_text().split("# settings of ray alone")[1].splitlines()
+    )
+    shown = yaml.safe_load("\n".join(line.replace("# ", "", 1) for line in lines[1:]))
+    assert {"workers": 2, **shown} == RaySettings().model_dump()
 
 
 def test_the_template_states_the_defaults():
@@ -168,7 +177,10 @@ def test_items_are_counts_or_shares(items, said):
 # --- mistakes ---
 
 
-@pytest.mark.parametrize("model", [m for m in models() if m is not config.CheckpointEntry])
+OPEN = (config.CheckpointEntry, config.ExecutionSection)  # what they don't know is another's
+
+
+@pytest.mark.parametrize("model", [m for m in models() if m not in OPEN])
 def test_an_unknown_key_is_named_with_its_place(model):
     paths = {
         "StudyFile": "sampler",
@@ -177,7 +189,6 @@ def test_an_unknown_key_is_named_with_its_place(model):
         "EvaluatorSection": "evaluator.sampler",
         "MergeSection": "merge.sampler",
         "SearchSection": "search.samplr",
-        "ExecutionSection": "execution.sampler",
     }
     path = paths[model.__name__]
     if model is config.ObjectiveEntry:
@@ -212,8 +223,7 @@ def test_an_unknown_key_is_named_with_its_place(model):
         ("evaluator.tasks", ["a"]),
         ("merge.dtype", 32),
         ("execution.workers", 0),
-        ("execution.gpus", -1),
-        ("execution.timeout", 0),
+        ("execution.device", 0),
         ("search", "nehvi"),
         ("items", [5]),
         ("pool", 5),

@@ -3,7 +3,6 @@
 import os
 
 import pytest
-import ray
 import toy
 from contracts.executor import ExecutorContract, drain
 from contracts.merge_method import bits
@@ -11,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from recycler.checkpoints.pool import Pool
 from recycler.errors import InvalidConfig, NotFound
-from recycler.execute import ray_workers
 from recycler.execute.inline import Inline
-from recycler.execute.ray_workers import RayWorkers
+from recycler.execute.ray_cluster import Cluster
+from recycler.execute.ray_workers import RaySettings, RayWorkers
 from recycler.execute.scorer import MergeScorerFactory
 from recycler.nouns.evaluation import Evaluation, Failure
 from recycler.nouns.objectives import Objective, Objectives
@@ -24,9 +23,9 @@ from recycler.nouns.trial import Job
 @pytest.fixture(scope="module")
 def cluster():
     """One local Ray for the module, with room for two executors at once; they leave it running."""
-    ray_workers._connect("", workers=4)
+    made = Cluster("", workers=4)
     yield
-    ray.shutdown()
+    made.close()
 
 
 class TestInlineContract(ExecutorContract):
@@ -43,7 +42,7 @@ class TestRayContract(ExecutorContract):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls, cluster):
-        return lambda factory, **options: RayWorkers(factory, 2, **options)
+        return lambda factory, **settings: RayWorkers(factory, RaySettings(workers=2, **settings))
 
 
 OBJECTIVES = Objectives((Objective("text", "bits_per_byte"), Objective("choice", "acc")))
@@ -92,7 +91,7 @@ def without_costs(found: dict[int, Evaluation | Failure]):
 def test_ray_and_inline_give_the_same_outcomes_and_digests(cluster, factory):
     jobs = jobs_of(factory.pool)
     inline = drain(Inline(factory), jobs)
-    workers = RayWorkers(factory, 2)
+    workers = RayWorkers(factory, RaySettings(workers=2))
     try:
         assert without_costs(drain(workers, jobs)) == without_costs(inline)
     finally:
@@ -133,7 +132,7 @@ def test_a_python_evaluator_beside_the_study_is_found_by_ray_workers(cluster, fa
         "root": str(tmp_path),
     }
     own = MergeScorerFactory(factory.pool, OBJECTIVES, evaluator, factory.items, "float32")
-    workers = RayWorkers(own, 1)
+    workers = RayWorkers(own, RaySettings(workers=1))
     try:
         found = drain(workers, jobs_of(factory.pool)[:2])
     finally:
@@ -152,7 +151,7 @@ def test_an_unknown_evaluator_names_the_known_ones(factory):
 
 
 def test_workers_run_on_one_thread_each(cluster):
-    workers = RayWorkers(threads, 1)
+    workers = RayWorkers(threads, RaySettings(workers=1))
     try:
         (result,) = drain(workers, [Job(0, a_recipe(), "dev", ("a",))]).values()
     finally:
@@ -182,9 +181,9 @@ def test_a_cluster_that_is_not_there_is_told(monkeypatch):
     import sys
 
     code = (
-        "from recycler.execute.ray_workers import RayWorkers\n"
+        "from recycler.execute.ray_workers import RaySettings, RayWorkers\n"
         "from recycler.errors import NotFound\n"
-        "try:\n    RayWorkers(int, 1, address='127.0.0.1:1')\n"
+        "try:\n    RayWorkers(int, RaySettings(ray_address='127.0.0.1:1'))\n"
         "except NotFound as error:\n    print('told', error.hint)\n"
     )
     done = subprocess.run(

@@ -200,9 +200,7 @@ def merge(
 @cli.command()
 @click.argument("study_file", type=FOLDER)
 @click.option("--workers", type=click.IntRange(1), help="Merges evaluated at the same time.")
-@click.option(
-    "--executor", type=click.Choice(["inline", "ray"]), help="Default: ray if workers > 1."
-)
+@click.option("--executor", help="inline, ray or a registered one; default: ray if workers > 1.")
 @click.option("--ray-address", help="An existing Ray cluster.")
 @click.option("--device", help="torch device of the workers.")
 @as_json

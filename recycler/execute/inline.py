@@ -1,24 +1,45 @@
 """Runs jobs in this process, one at a time: deterministic, nothing to install or start.
 
-May import: evaluation, protocols, trial, evaluate.results.
+May import: evaluation, protocols, settings, trial, execute.faults.
 """
 
 import traceback
 from collections import deque
+from typing import ClassVar
 
-from recycler.execute.faults import failure_of
-from recycler.nouns.evaluation import Evaluation, Failure
+from pydantic import Field, field_validator
+
+from recycler.errors import InvalidConfig, RecyclerError
+from recycler.execute.faults import at_start, failure_of
+from recycler.nouns.evaluation import Evaluation, Failure, Fault
 from recycler.nouns.trial import Job
 from recycler.protocols import Scorer, ScorerFactory
+from recycler.settings import Settings
+
+
+class InlineSettings(Settings):
+    """What `execution:` of a study file may hold for this process."""
+
+    workers: int = Field(1, ge=1)
+
+    @field_validator("workers")
+    @classmethod
+    def _one(cls, workers: int) -> int:
+        if workers > 1:
+            raise ValueError("this process is one worker; more need `executor: ray`")
+        return workers
 
 
 class Inline:
     """One worker, here (see `protocols.Executor`)."""
 
-    def __init__(self, factory: ScorerFactory, workers: int = 1) -> None:
+    Settings: ClassVar[type[InlineSettings]] = InlineSettings
+
+    def __init__(self, factory: ScorerFactory, settings: InlineSettings | None = None) -> None:
         """Remember how to make the scorer; it is made with the first job."""
         self._factory = factory
         self._scorer: Scorer | None = None
+        self._proven = False  # whether the factory has made a scorer
         self._waiting: deque[Job] = deque()
 
     @property
@@ -29,14 +50,44 @@ class Inline:
         self._waiting.append(job)
 
     def wait(self) -> list[tuple[Job, Evaluation | Failure]]:
-        """Run the oldest job."""
+        """Run the oldest job.
+
+        After a failure of the environment the scorer is made anew with the next one: the files it
+        holds open may be others by now.
+
+        Raises:
+            RecyclerError: the scorer can't be made from these settings.
+        """
         job = self._waiting.popleft()
-        # made outside the try: a scorer that can't be made is the study's fault, not a trial's
-        self._scorer = self._scorer or self._factory()
+        failure = self._start()
+        if failure:
+            return [(job, failure)]
+        assert self._scorer is not None, "_start has made it"
         try:
             return [(job, self._scorer(job))]
         except Exception as error:  # one candidate's fault must not end the study
-            return [(job, failure_of(error, traceback.format_exc(limit=-3)))]
+            failure = failure_of(error, traceback.format_exc(limit=-3))
+            if failure.fault is Fault.ENVIRONMENT:
+                self._scorer = None
+            return [(job, failure)]
 
     def close(self) -> None:
         self._scorer = None
+
+    def _start(self) -> Failure | None:
+        """Make the scorer where there is none; the failure of the environment that prevents it."""
+        if self._scorer is not None:
+            return None
+        try:
+            self._scorer = self._factory()
+        except Exception as error:
+            failure = at_start(failure_of(error, traceback.format_exc(limit=-3)), self._proven)
+            if failure.fault is Fault.ENVIRONMENT:
+                return failure
+            if isinstance(error, RecyclerError):
+                raise
+            raise InvalidConfig(
+                f"the scorer can't be made: {failure.message}", hint=failure.details[-1500:]
+            ) from error
+        self._proven = True
+        return None

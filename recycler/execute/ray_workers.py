@@ -1,51 +1,94 @@
 """Runs jobs in Ray actors: each holds model, tasks and memory-mapped pool for its life.
 
-The job of a dead actor is tried again in a new one a bounded number of times (Ray's own retries
-are used up while an actor restarts); a job past its time limit is given up and its actor replaced.
-May import: the nouns, environment, evaluate.results, ray.
+Only an exception of the candidate keeps an actor. After any other failure its process may be broken
+and the files it holds open may be others by now, so that it is replaced, and the job is tried again
+in another one a bounded number of times.
+May import: the nouns, environment, errors, settings, execute.faults, execute.ray_cluster, ray.
 """
 
-import logging
 import os
-import socket
 import sys
 import sysconfig
-import tempfile
 import time
 import traceback
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from pydantic import Field, field_validator
+from ray.exceptions import (
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 
 from recycler.environment import DEFAULTS, prepare
-from recycler.errors import NotFound, RecyclerError
-from recycler.execute.faults import failure_of
-from recycler.nouns.evaluation import Evaluation, Failure
+from recycler.errors import InvalidConfig, RecyclerError
+from recycler.execute.faults import at_start, failure_of
+from recycler.execute.ray_cluster import Cluster
+from recycler.nouns.evaluation import Evaluation, Failure, Fault
 from recycler.nouns.trial import Job
 from recycler.protocols import Scorer, ScorerFactory
+from recycler.settings import Settings
 
-RETRIES = 2  # times a job is tried again after its worker died
-STORE_BYTES = 100_000_000  # object store: only weights vectors and scores travel
+RETRIES = (
+    2  # times a job, or the start of a worker, is tried again after the environment failed it
+)
+TICK = 0.5  # between two looks at the clock [s]
+
+Result = tuple[Job, Evaluation | Failure]
+
+
+class RaySettings(Settings):
+    """What `execution:` of a study file may hold for Ray.
+
+    Attributes:
+        workers: number of actors.
+        ray_address: of an existing cluster; empty starts one here, gone when this process ends.
+        gpus: accelerators of each actor.
+        timeout: time limit of one job, from when a worker begins it [s]; None is none.
+        start_timeout: how long a job may wait for the first worker to get a place and make its
+            scorer [s]; None is for ever.
+    """
+
+    workers: int = Field(2, ge=1, le=1024)
+    ray_address: str = ""
+    gpus: float = Field(0.0, ge=0)
+    timeout: float | None = Field(None, gt=0)
+    start_timeout: float | None = Field(600.0, gt=0)
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError("expected a share of one accelerator, or a whole number")
+        return gpus
 
 
 class Worker:
-    """The actor: makes its scorer with the first job and keeps it."""
+    """The actor: makes its scorer once and keeps it."""
 
     def __init__(self, factory: ScorerFactory) -> None:
         prepare()
         self._factory = factory
         self._scorer: Scorer | None = None
 
-    def run(self, job: Job) -> Evaluation | Failure | RecyclerError:
-        """Scores or failure of one job; an error of the set-up itself comes back as an error."""
-        if self._scorer is None:
-            try:
-                self._scorer = self._factory()
-            except RecyclerError as error:
-                return error
+    def start(self) -> tuple[Failure, RecyclerError | None] | None:
+        """Make the scorer; None where that went well."""
+        try:
+            self._scorer = self._factory()
+        except Exception as error:
+            own = error if isinstance(error, RecyclerError) else None
+            return failure_of(error, traceback.format_exc(limit=-3)), own
+        return None
+
+    def run(self, job: Job) -> Evaluation | Failure:
+        """Scores or failure of one job."""
+        assert self._scorer is not None, "jobs go to workers that have started"
         try:
             return self._scorer(job)
         except Exception as error:  # one candidate's fault must not end the study
@@ -53,117 +96,249 @@ class Worker:
 
 
 @dataclass(slots=True)
-class _Flight:
+class _Task:
+    """A job, how often it was begun, how often it ran out of time, and since when it waits."""
+
     job: Job
+    tries: int = 0
+    overruns: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True)
+class _Flight:
+    task: _Task
     actor: Any
     since: float
-    tries: int
 
 
 class RayWorkers:
-    """`workers` actors on a local or an existing cluster (see `protocols.Executor`)."""
+    """Actors on a local or an existing cluster (see `protocols.Executor`)."""
 
-    def __init__(
-        self,
-        factory: ScorerFactory,
-        workers: int = 2,
-        *,
-        address: str = "",
-        gpus: float = 0.0,
-        timeout: float | None = None,
-    ) -> None:
-        """Connect to Ray, or start it on this machine, and make the actors.
+    Settings: ClassVar[type[RaySettings]] = RaySettings
+
+    def __init__(self, factory: ScorerFactory, settings: RaySettings | None = None) -> None:
+        """Connect to Ray, or start it on this machine, and ask for the actors.
 
         Args:
             factory: makes each actor's scorer.
-            workers: number of actors.
-            address: of an existing cluster; empty starts one here, gone when this process ends.
-            gpus: accelerators of each actor.
-            timeout: time limit of one job [s]; None is none.
+            settings: how many, where, with which limits.
 
         Raises:
             NotFound: no cluster at that address.
+            InvalidConfig: no node has room for even one worker.
         """
-        self._factory, self._gpus, self._timeout = factory, gpus, timeout
-        self._started = not ray.is_initialized()
-        if self._started:
-            _connect(address, workers)
-        self._idle = [self._actor() for _ in range(workers)]
+        self._factory, self._settings = factory, settings or RaySettings()
+        self._cluster = Cluster(self._settings.ray_address, self._settings.workers)
+        self._starting: dict[Any, Any] = {}  # reference -> actor
+        self._idle: list[Any] = []
         self._flights: dict[Any, _Flight] = {}
+        self._queue: deque[_Task] = deque()
+        self._done: list[Result] = []  # results that `wait` has not given yet
+        self._proven = False  # whether the factory has made a scorer
+        self._strikes = 0  # workers that could not be started, since anything went well
+        self._why = Failure("worker-died", "no worker could be started.", fault=Fault.ENVIRONMENT)
+        self._wrong: RecyclerError | None = None
+        try:
+            self._workers = self._cluster.require_place(
+                self._settings.workers, self._settings.gpus
+            )
+            self._refill()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def free(self) -> int:
-        return len(self._idle)
+        """Workers that are ready and idle; 1 while none is and nothing waits for the first one."""
+        self._collect(timeout=0.0)
+        self._dispatch()
+        under_way = self._flights or self._queue or self._done
+        return len(self._idle) or int(not under_way)
 
     def submit(self, job: Job) -> None:
-        self._fly(job, self._idle.pop())
+        self._queue.append(_Task(job))
+        self._refill()
+        self._dispatch()
 
-    def wait(self) -> list[tuple[Job, Evaluation | Failure]]:
-        """Block until a job is done or over its time limit; give all that are."""
+    def wait(self) -> list[Result]:
+        """Block until a job is done or given up.
+
+        Raises:
+            RecyclerError: a worker can't be made from these settings.
+        """
         while True:
-            done, _ = ray.wait(
-                list(self._flights), num_returns=1, timeout=self._timeout and 1.0, fetch_local=True
-            )
-            results = [result for reference in done for result in self._land(reference)]
-            results += [self._give_up(reference) for reference in self._overdue()]
-            if results:
+            self._collect(0.0 if self._done else TICK)
+            if self._wrong:
+                raise self._wrong
+            self._done += self._overdue() + self._stranded()
+            self._refill()
+            self._dispatch()
+            if self._done:
+                results, self._done = self._done, []
                 return results
 
     def close(self) -> None:
         """End the actors, and the cluster if it was started here."""
-        for actor in [*self._idle, *(flight.actor for flight in self._flights.values())]:
-            ray.kill(actor)
-        self._idle, self._flights = [], {}
-        if self._started:
-            ray.shutdown()
+        if ray.is_initialized():
+            busy = [flight.actor for flight in self._flights.values()]
+            for actor in [*self._starting.values(), *self._idle, *busy]:
+                ray.kill(actor)
+        self._starting, self._idle, self._flights = {}, [], {}
+        self._queue.clear()
+        self._cluster.close()
 
-    def _actor(self) -> Any:
-        return (
-            ray.remote(Worker)
-            .options(
-                num_cpus=1,
-                num_gpus=self._gpus,
-                runtime_env={"env_vars": {**DEFAULTS, **_given(), "PYTHONPATH": _import_path()}},
+    def _refill(self) -> None:
+        """Start the workers that are missing; after several failed starts wait for better times."""
+        missing = self._workers - len(self._starting) - len(self._idle) - len(self._flights)
+        for _ in range(missing if self._strikes <= RETRIES else 0):
+            actor = _actor(self._factory, self._settings.gpus)
+            self._starting[actor.start.remote()] = actor
+
+    def _dispatch(self) -> None:
+        while self._queue and self._idle:
+            task, actor = self._queue.popleft(), self._idle.pop(0)
+            task.tries += 1
+            self._flights[actor.run.remote(task.job)] = _Flight(task, actor, time.monotonic())
+
+    def _collect(self, timeout: float) -> None:
+        """Take in what is there, results and workers that are ready, after at most `timeout` [s]."""
+        references = [*self._flights, *self._starting]
+        if not references:
+            time.sleep(timeout)
+            return
+        ready, _ = ray.wait(references, num_returns=1, timeout=timeout)
+        if ready:  # and all others that are
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=0.0)
+        for reference in ready:
+            if reference in self._starting:
+                self._started(reference)
+            else:
+                self._done += self._land(reference)
+
+    def _started(self, reference: Any) -> None:
+        """Take a worker into service, or find out why it can't be."""
+        actor = self._starting.pop(reference)
+        try:
+            told = ray.get(reference)
+        except RayError as error:
+            told = _start_failure(error), None
+        if told is None:
+            self._proven, self._strikes = True, 0
+            self._idle.append(actor)
+            return
+        ray.kill(actor)
+        failure, own = at_start(told[0], self._proven), told[1]
+        if failure.fault is Fault.SETUP:
+            self._wrong = own or InvalidConfig(
+                f"a worker can't be set up: {failure.message}",
+                hint=failure.details[-1500:] or "the same settings fail on every worker.",
             )
-            .remote(self._factory)
-        )
+        self._strikes += 1
+        self._why = failure
 
-    def _fly(self, job: Job, actor: Any, tries: int = 1) -> None:
-        self._flights[actor.run.remote(job)] = _Flight(job, actor, time.monotonic(), tries)
-
-    def _land(self, reference: Any) -> list[tuple[Job, Evaluation | Failure]]:
-        """The job's result; none yet where its worker died and it is tried again."""
+    def _land(self, reference: Any) -> list[Result]:
+        """The job's result; none yet where it is tried again."""
         flight = self._flights.pop(reference)
         try:
             result = ray.get(reference)
-        except RayActorError as error:
+        except RayTaskError as error:  # around the job, such as scores that can't travel
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            result = failure_of(cause, str(error)[:2000])
+        except RayError as error:
+            result = _lost(error)
+        if isinstance(result, Failure) and result.fault is Fault.ENVIRONMENT:
             ray.kill(flight.actor)  # it may be out of reach and still at work
-            if flight.tries <= RETRIES:
-                self._fly(flight.job, self._actor(), flight.tries + 1)
-                return []
-            self._idle.append(self._actor())
-            message = f"the worker died {flight.tries} times on this job."
-            return [(flight.job, Failure("worker-died", message, str(error)[:2000]))]
-        except (RayTaskError, RayError) as error:
-            self._idle.append(flight.actor)
-            message = str(error).splitlines()[-1]
-            return [(flight.job, Failure("exception", message, str(error)[:2000]))]
+            return self._again(flight.task, result)
+        self._strikes = 0
         self._idle.append(flight.actor)
-        if isinstance(result, RecyclerError):
-            raise result
-        return [(flight.job, result)]
+        return [(flight.task.job, result)]
 
-    def _overdue(self) -> list[Any]:
-        if self._timeout is None:
+    def _again(self, task: _Task, failure: Failure) -> list[Result]:
+        if task.tries <= RETRIES:
+            task.since = time.monotonic()
+            self._queue.appendleft(task)
             return []
-        limit = time.monotonic() - self._timeout
-        return [ref for ref, flight in self._flights.items() if flight.since < limit]
+        message = f"{failure.message} (tried {task.tries} times)"
+        return [(task.job, replace(failure, message=message))]
 
-    def _give_up(self, reference: Any) -> tuple[Job, Evaluation | Failure]:
-        flight = self._flights.pop(reference)
-        ray.kill(flight.actor)
-        self._idle.append(self._actor())
-        return flight.job, Failure("timeout", f"no scores after {self._timeout:g} s.")
+    def _overdue(self) -> list[Result]:
+        """Give up jobs over the time limit; the first time they are tried again elsewhere.
+
+        A machine may hang; two that hang on the same merge, while the limit does for the others, are
+        the merge's doing, such as text that is generated without end.
+        """
+        results: list[Result] = []
+        limit = self._settings.timeout
+        for reference, flight in list(self._flights.items()) if limit else []:
+            if time.monotonic() - flight.since <= (limit or 0.0):
+                continue
+            del self._flights[reference]
+            ray.kill(flight.actor)
+            flight.task.overruns += 1
+            if flight.task.overruns < 2:
+                flight.task.since = time.monotonic()
+                self._queue.appendleft(flight.task)
+                continue
+            hint = "raise `execution.timeout` if merges take that long."
+            message = f"no scores after {limit:g} s, in two workers."
+            results.append((flight.task.job, Failure("timeout", message, hint=hint)))
+        return results
+
+    def _stranded(self) -> list[Result]:
+        """Give up the jobs that wait while there is no worker, and none can be had."""
+        if not self._queue or self._idle or self._flights:
+            return []
+        limit, waited = self._settings.start_timeout, time.monotonic() - self._queue[0].since
+        if self._strikes > RETRIES:
+            why = self._why
+            self._strikes = 0  # the next job tries anew
+        elif limit and waited > limit:
+            why = Failure(
+                "no-place",
+                f"no worker was ready after {limit:g} s; each asks for 1 CPU and "
+                f"{self._settings.gpus:g} GPU, {self._cluster.resources()}.",
+                fault=Fault.ENVIRONMENT,
+                hint="wait for a place, or raise `execution.start_timeout`.",
+            )
+        else:
+            return []
+        given_up: list[Result] = [(task.job, why) for task in self._queue]
+        self._queue.clear()
+        return given_up
+
+
+def _actor(factory: ScorerFactory, gpus: float) -> Any:
+    variables = {**DEFAULTS, **_given(), "PYTHONPATH": _import_path()}
+    options = {"num_cpus": 1, "num_gpus": gpus, "runtime_env": {"env_vars": variables}}
+    return ray.remote(Worker).options(**options).remote(factory)
+
+
+def _start_failure(error: RayError) -> Failure:
+    """Why an actor did not come up, from what Ray says."""
+    text = str(error)
+    own = isinstance(error, RayTaskError) or getattr(error, "_actor_init_failed", False)
+    if own or isinstance(error, RuntimeEnvSetupError):
+        return Failure("setup", _last_line(text), text[:4000], Fault.SETUP)
+    return _lost(error)
+
+
+def _lost(error: RayError) -> Failure:
+    """The environment's failure behind an error that no code of ours has raised."""
+    text = str(error)
+    starved = isinstance(error, OutOfMemoryError) or "running low on memory" in text
+    if starved:
+        kind, why = "out-of-memory", "its node ran low on memory and Ray killed it"
+    elif isinstance(error, RayActorError):
+        kind, why = "worker-died", _last_line(text)
+    else:
+        kind, why = "worker-died", f"{type(error).__name__}: {_last_line(text)}"
+    return Failure(kind, f"the worker died: {why}", text[:2000], Fault.ENVIRONMENT)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no reason is known"
 
 
 def _given() -> dict[str, str]:
@@ -179,40 +354,3 @@ def _import_path() -> str:
     own = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib"))
     folders = [str(Path(entry).absolute()) for entry in sys.path if Path(entry).is_dir()]
     return os.pathsep.join(dict.fromkeys(f for f in folders if not f.startswith(own)))
-
-
-def _connect(address: str, workers: int) -> None:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
-        _require_listening(address)
-        options["address"] = address
-    else:
-        options |= {
-            "num_cpus": max(workers, os.cpu_count() or 1),
-            "include_dashboard": False,
-            "object_store_memory": STORE_BYTES,
-            "_temp_dir": os.environ.get("RECYCLER_RAY_DIR")
-            or f"{tempfile.gettempdir()}/recycler-ray",
-        }
-    try:
-        ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise _unreachable(address or "this machine", error) from error
-
-
-def _require_listening(address: str) -> None:
-    """Refuse an address where nothing listens: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return  # a word such as "auto"
-    try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
-    except OSError as error:
-        raise _unreachable(address, error) from error
-
-
-def _unreachable(address: str, error: Exception) -> NotFound:
-    return NotFound(
-        f"no Ray cluster can be reached at {address!r}: {error}.",
-        hint="start one with `ray start --head`, or leave --ray-address out.",
-    )

@@ -113,15 +113,20 @@ class SearchSection(_Section):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
-class ExecutionSection(_Section):
-    """Where it runs; may change from run to run of one study."""
+class ExecutionSection(BaseModel):
+    """Where it runs; may change from run to run of one study.
 
+    Every other key is a setting of the executor's own, checked by `workspace.executor_of`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
     executor: str = ""
     workers: int = Field(1, ge=1)
     device: str = "cpu"
-    gpus: float = Field(0.0, ge=0)
-    ray_address: str = ""
-    timeout: float | None = Field(None, gt=0)
+
+    def own(self) -> dict[str, Any]:
+        """The executor's settings, as the user wrote them."""
+        return {"workers": self.workers, **(self.model_extra or {})}
 
 
 class StudyFile(_Section):

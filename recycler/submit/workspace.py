@@ -23,6 +23,7 @@ from recycler.protocols import Executor, ScorerFactory
 from recycler.registry import resolve
 from recycler.search.samplers import SAMPLERS
 from recycler.search.warm import Earlier, recipes
+from recycler.settings import checked
 from recycler.store.sql import SqlStore
 from recycler.submit.config import ExecutionSection, StudyFile, read_study
 from recycler.submit.ledger import find_ledger
@@ -91,6 +92,7 @@ class Workspace:
     ) -> Plan:
         """The plan that a study file means for a pool."""
         pool.require_mergeable()
+        executor_of(config.execution)
         settings = _merge_settings(pool, config)
         resolve("sampler", config.search.sampler, SAMPLERS)
         search = config.search
@@ -200,18 +202,8 @@ class Workspace:
 
     def executor(self, factory: ScorerFactory, execution: ExecutionSection) -> Executor:
         """The executor that runs a study's jobs."""
-        name = execution.executor or ("ray" if _wants_ray(execution) else "inline")
-        make = resolve("executor", name, EXECUTORS)
-        if name == "ray":
-            made: Executor = make(
-                factory,
-                execution.workers,
-                address=execution.ray_address,
-                gpus=execution.gpus,
-                timeout=execution.timeout,
-            )
-        else:
-            made = make(factory, execution.workers)
+        make, settings = executor_of(execution)
+        made: Executor = make(factory, settings)
         return made
 
     def _spec(self, checkpoint: Checkpoint, on_bytes: OnBytes | None) -> dict[str, Any]:
@@ -255,8 +247,16 @@ def _pool_name(study: str) -> str:
     return f"study:{study}"
 
 
-def _wants_ray(execution: ExecutionSection) -> bool:
-    return execution.workers > 1 or bool(execution.ray_address)
+def executor_of(execution: ExecutionSection) -> tuple[Any, Any]:
+    """The class of the executor and its settings; Ray where more than one worker here is asked for.
+
+    Raises:
+        InvalidConfig: no such executor, or a setting that it does not take.
+    """
+    own = execution.own()
+    name = execution.executor or ("inline" if own == {"workers": 1} else "ray")
+    make = resolve("executor", name, EXECUTORS)
+    return make, checked(make.Settings, own, f"execution (executor {name})")
 
 
 def _brief(value: Any) -> str:
