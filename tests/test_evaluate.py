@@ -324,6 +324,43 @@ def test_a_named_filter_is_taken(folder, tokenizer):
     assert first == plain.evaluate(model, [Objective("word", "exact_match")], "dev")
 
 
+REPEATED = """
+def process(doc, results):
+    (answers,) = results
+    return {"answers": len(answers), "different": len(set(answers))}
+"""
+
+
+@pytest.mark.parametrize("repeats", [1, 4])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_task_is_answered_as_often_as_it_repeats(tokenizer, tmp_path, repeats, sampled):
+    """Greedy answers are all the same, sampled ones are not: 4 of 259² possible ones."""
+    toy.tasks(tmp_path)
+    task = yaml.safe_load((tmp_path / "word.yaml").read_text())
+    sampling = {"do_sample": True, "temperature": 1.0} if sampled else {}
+    each = {"aggregation": "mean", "higher_is_better": True}
+    task |= {
+        "repeats": repeats,
+        "generation_kwargs": {**task["generation_kwargs"], **sampling},
+        "filter_list": [
+            {"name": "all", "filter": [{"function": "take_first_k", "k": repeats}]},
+        ],
+        "metric_list": [{"metric": "answers", **each}, {"metric": "different", **each}],
+    }
+    (tmp_path / "helper.py").write_text(REPEATED)
+    text = yaml.safe_dump(task) + "process_results: !function helper.process\n"
+    (tmp_path / "word.yaml").write_text(text)
+    objectives = [
+        Objective("answers", "answers", "max", task="word"),
+        Objective("different", "different", "max", task="word"),
+    ]
+    evaluator = lm_eval_evaluator(tmp_path, tokenizer, objectives)
+    found = evaluator.evaluate(toy.model(), objectives, "dev")
+    assert set(found["answers"].values) == {float(repeats)}
+    different = np.mean(found["different"].values)
+    assert different > 0.7 * repeats if sampled else different == 1
+
+
 def test_two_objectives_may_read_one_task(folder, tokenizer):
     both = (Objective("text", "bits_per_byte"), Objective("bpb", "byte_perplexity", task="text"))
     config = yaml.safe_load((folder / "text.yaml").read_text())

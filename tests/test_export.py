@@ -344,6 +344,32 @@ def test_modes_follow_the_umask(world, mix, tmp_path, mask):
         assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~mask
 
 
+def test_everything_is_on_the_disk_before_the_folder_gets_its_name(world, tmp_path, monkeypatch):
+    """A record of the real calls: a power cut after the rename finds every byte and every name."""
+    synced, real = {}, os.fsync
+
+    def sync(handle):
+        real(handle)
+        about = os.fstat(handle)
+        synced[about.st_ino] = (about.st_size, (tmp_path / "out").exists())
+
+    folders = [shutil.copytree(f, tmp_path / f.name) for f in world.folders[:2]]
+    (folders[0] / "additional_chat_templates").mkdir()
+    (folders[0] / "additional_chat_templates" / "rag.jinja").write_text("{{ documents }}")
+    recipe = {"checkpoints": [{"path": str(f), "weight": 0.5} for f in folders]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr(os, "fsync", sync)
+    merge_file(tmp_path / "recipe.yaml", tmp_path / "out", shard_bytes=30_000)
+    made = [tmp_path / "out", *(tmp_path / "out").rglob("*")]
+    assert {"additional_chat_templates", "model.safetensors.index.json"} < {f.name for f in made}
+    for file in made:
+        assert file.stat().st_ino in synced, f"{file.name} was not synced"
+        size, named = synced[file.stat().st_ino]
+        assert not named
+        assert file.is_dir() or size == file.stat().st_size
+    assert synced[tmp_path.stat().st_ino][1]  # and then the name itself
+
+
 def test_mergekits_file_in_the_export_makes_the_same_merge(exported, mix, tmp_path):
     done = merge_file(exported / "mergekit.yaml", tmp_path / "again")
     assert done["digest"] == mix.digest

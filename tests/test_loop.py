@@ -127,6 +127,27 @@ def test_too_many_failures_end_the_study_and_say_so() -> None:
     assert [t.state for t in store.trials("study")] == ["complete"] * 3 + ["failed"] * 2
 
 
+@pytest.mark.parametrize(("failing", "ends"), [((0,), False), ((0, 3), True), ((0, 4), False)])
+def test_failures_are_counted_from_the_fourth_ended_trial_on(
+    failing: tuple[int, ...], ends: bool
+) -> None:
+    """One of one, of two, of three is above the share, too, and says nothing yet; 2 of 4 does."""
+    plan = study_plan("dirichlet", 6, 2, evaluations=4, failed_share=0.4)
+    store, good = SqlStore("sqlite://"), quadratic(plan)
+
+    def some(job: Job, w: np.ndarray) -> Mapping[str, Any]:
+        if w.max() == 1 and int(w.argmax()) in failing:
+            raise ValueError("not this one")
+        return good(job, w)
+
+    if ends:
+        with pytest.raises(StudyFailed, match="50% of 4 trials failed"):
+            finish(plan, some, store=store)
+    else:
+        finish(plan, some, store=store)
+    assert sum(t.state == "failed" for t in store.trials("study")) == len(failing)
+
+
 def test_every_single_failing_ends_the_study_before_any_search() -> None:
     plan = study_plan("dirichlet", 3, 2, evaluations=20)
     store = SqlStore("sqlite://")

@@ -14,8 +14,12 @@ from recycler.front.posterior import (
     _prior_draws,
     kernel,
 )
+from recycler.nouns.evaluation import Failure
+from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Trial
-from recycler.search.samplers import Proposer
+from recycler.registry import resolve
+from recycler.search.optuna_box import ask, problem_of
+from recycler.search.samplers import SAMPLERS, Proposer
 
 
 def data(n: int = 5, k: int = 20, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -147,17 +151,52 @@ def test_every_sampler_keeps_to_the_largest_number_of_ingredients(sampler: str) 
     assert np.abs(drawn.sum(1) - 1).max() <= 1e-12
 
 
-def test_a_trial_in_flight_turns_the_next_proposal_elsewhere() -> None:
-    """With the same draws, the merge in flight adds no volume a second time."""
-    plan, function = study_plan("surrogate", 4, 2, settings={"average": 0.0}), bowls(4, 2)
-    ledger = proceed(plan, opening(plan, function), function, 10)
-    proposer = Proposer(plan)
-    corner = proposer.reference(ledger)
-    first = proposer.next(ledger, corner)
-    flying = [*ledger, Trial(number=99, kind=first.kind, name="x", recipe=first.recipe)]
-    second = proposer.next(flying, corner)
-    apart = np.subtract(first.recipe.vector(plan.names), second.recipe.vector(plan.names))
-    assert np.abs(apart).max() > 0.01
+def asked(plan: Plan, trials: list[Trial], seeds: range) -> np.ndarray:
+    """The sampler's proposals for the same ledger, one a seed."""
+    corner = Proposer(plan).reference(trials)
+    problem = problem_of(plan, trials, corner)
+    factory = resolve("sampler", plan.sampler, SAMPLERS)
+    return np.array([ask(factory, problem, trials, seed)[0] for seed in seeds])
+
+
+def test_merges_in_flight_turn_proposals_elsewhere() -> None:
+    """The same seeds with and without them, and as a control with three that failed."""
+    few = {"average": 0.0, "draws": 16, "rounds": 3}
+    plan, function = study_plan("surrogate", 4, 2, settings=few), bowls(4, 2)
+    ledger = proceed(plan, opening(plan, function), function, 6)
+    first = asked(plan, ledger, range(3))
+    fly = [
+        Trial(number=90 + i, kind="search", name="x", recipe=plan.merge_at(point))
+        for i, point in enumerate(first)
+    ]
+    lost = [replace(t, state="failed", failure=Failure("exception", "why")) for t in fly]
+
+    def nearest(trials: list[Trial]) -> float:
+        apart = np.abs(asked(plan, trials, range(3, 18))[:, None] - first).sum(2)
+        return float(np.median(apart.min(1)))
+
+    assert nearest([*ledger, *lost]) == nearest(ledger)
+    assert nearest([*ledger, *fly]) > 1.5 * nearest(ledger)
+
+
+def test_a_share_of_the_proposals_goes_for_the_best_average() -> None:
+    """Each is that of one of the two aims, and three in ten are the average's."""
+    function, few = bowls(4, 3), {"draws": 8, "rounds": 1}
+    plan = study_plan("surrogate", 4, 3, settings=few)
+    ledger = proceed(plan, opening(plan, function), function, 4)
+    seeds = range(30)
+    found = asked(plan, ledger, seeds)
+    volume = asked(replace(plan, settings={**few, "average": 0.0}), ledger, seeds)
+    average = asked(replace(plan, settings={**few, "average": 1.0}), ledger, seeds)
+    for_average = (found == average).all(1)
+    assert (for_average | (found == volume).all(1)).all()
+    assert not (volume == average).all(1).any()
+    assert 3 <= for_average.sum() <= 16  # binomial(30, 0.3): outside in 1 of 300
+
+    def truth(points: np.ndarray) -> float:
+        return float(np.mean([function(w) for w in points]))
+
+    assert truth(average) > truth(volume)
 
 
 def test_auto_is_the_surrogate_up_to_a_large_budget() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from recycler.checkpoints.header import TensorSpec
+from recycler.files import write_synced
 from recycler.merge.parts import output_specs
 from recycler.merge.sources import Sources
 from recycler.merge.stream import Digest, Loss, merges, raw_bytes
@@ -112,4 +113,4 @@ def _write_index(folder: Path, shards: dict[str, list[TensorSpec]]) -> None:
         "metadata": {"total_size": sum(s.nbytes for specs in shards.values() for s in specs)},
         "weight_map": {spec.name: name for name, specs in shards.items() for spec in specs},
     }
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_synced(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
