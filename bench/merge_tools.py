@@ -45,7 +45,7 @@ for line in sys.stdin:
 _RECYCLER = """
 from recycler.environment import prepare
 prepare()
-from recycler.cli.commands import cli
+from recycler.cli.main import cli
 
 def merge(job):
     cli(["merge", job["recipe"], job["out"], "--json"], standalone_mode=False)

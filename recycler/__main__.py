@@ -1,5 +1,5 @@
 """`python -m recycler` is the command line."""
 
-from recycler.cli.commands import main
+from recycler.cli.main import main
 
 main()

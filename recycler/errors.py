@@ -12,64 +12,77 @@ RecyclerError
 └── NotFinite          a score is NaN or infinite
 """
 
+from typing import ClassVar
+
 
 class RecyclerError(Exception):
-    """A mistake the user can mend: `message` states the fact, `hint` the next action."""
+    """A mistake the user can mend: `message` states the fact, `hint` the next action.
+
+    `code` names the kind of mistake for programs; it never changes.
+    """
+
+    code: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
 
+    def to_json(self) -> dict[str, str]:
+        """What a program is told: `{"error", "hint", "code"}`."""
+        return {"error": self.message, "hint": self.hint, "code": self.code}
+
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
 
 class InvalidConfig(RecyclerError):
-    pass
+    code = "invalid-config"
 
 
 class NotFound(RecyclerError):
-    pass
+    code = "not-found"
 
 
 class Conflict(RecyclerError):
-    pass
+    code = "conflict"
 
 
 class BrokenCheckpoint(RecyclerError):
-    """`code`, `file` and `tensor` are those of the finding that the pool check makes of it."""
+    """`finding`, `file` and `tensor` are those of the finding that the pool check makes of it."""
+
+    code = "broken-checkpoint"
 
     def __init__(
         self,
         message: str,
         *,
         hint: str = "",
-        code: str = "unreadable",
+        finding: str = "unreadable",
         file: str = "",
         tensor: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
-        self.code = code
+        self.finding = finding
         self.file = file
         self.tensor = tensor
 
 
 class Incompatible(RecyclerError):
-    pass
+    code = "incompatible"
 
 
 class MissingExtra(RecyclerError):
-    pass
+    code = "missing-extra"
 
 
 class StudyFailed(RecyclerError):
-    pass
+    code = "study-failed"
 
 
 class Mismatch(RecyclerError):
-    pass
+    code = "mismatch"
 
 
 class NotFinite(RecyclerError):
-    pass
+    code = "not-finite"

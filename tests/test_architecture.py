@@ -48,6 +48,18 @@ ALLOWED = {
     "study": {"export"},
     "merge.plain": {"merge.methods", "merge.sources"},
 }  # upward imports
+CODES = {
+    "RecyclerError": "error",
+    "InvalidConfig": "invalid-config",
+    "NotFound": "not-found",
+    "Conflict": "conflict",
+    "BrokenCheckpoint": "broken-checkpoint",
+    "Incompatible": "incompatible",
+    "MissingExtra": "missing-extra",
+    "StudyFailed": "study-failed",
+    "Mismatch": "mismatch",
+    "NotFinite": "not-finite",
+}
 FROZEN = ("store.migrations",)  # a schema is a long list, and is never edited
 NEVER_FOR_HELP = sorted({*HEAVY, "numpy", "scipy", "yaml"})
 
@@ -227,8 +239,8 @@ def child(*arguments):
     "code",
     [
         "import recycler; recycler.__version__; dir(recycler)",
-        "from recycler.cli.commands import cli; cli(['--help'], standalone_mode=False)",
-        "from recycler.cli.commands import cli; cli(['run', '--help'], standalone_mode=False)",
+        "from recycler.cli.main import cli; cli(['--help'], standalone_mode=False)",
+        "from recycler.cli.main import cli; cli(['run', '--help'], standalone_mode=False)",
     ],
 )
 def test_importing_recycler_and_asking_for_help_load_nothing_heavy(code):
@@ -275,6 +287,34 @@ def test_an_error_states_the_fact_and_then_the_next_action():
     assert (error.message, error.hint) == ("no pool 'a'.", "add it.")
     assert str(error) == "no pool 'a'.\n  hint: add it."
     assert str(errors.NotFound("no pool 'a'.")) == "no pool 'a'."
+
+
+def test_every_kind_of_error_has_a_code_of_its_own():
+    """The codes are written out here: programs rely on them, so none may change."""
+    classes = {n: found for n, found in vars(errors).items() if n in CODES}
+    assert {name: found.code for name, found in classes.items()} == CODES
+    assert set(CODES) == {
+        n for n, f in vars(errors).items() if inspect.isclass(f) and issubclass(f, Exception)
+    }
+    assert errors.NotFound("no pool 'a'.", hint="add it.").to_json() == {
+        "error": "no pool 'a'.",
+        "hint": "add it.",
+        "code": "not-found",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if name.startswith("cli.") and name != "cli.main"]
+)
+def test_a_command_is_short(name):
+    long = [
+        f"{function.name}: {lines} lines"
+        for function in TREES[name].body
+        if isinstance(function, ast.FunctionDef)
+        and function.decorator_list
+        and (lines := code_lines(function)) > 15
+    ]
+    assert long == []
 
 
 def test_every_error_that_is_raised_has_a_hint():

@@ -19,7 +19,7 @@ from broken_pools import CASES, WEIGHTS, arrays, folder, packed, safetensors
 import recycler as package
 from recycler.checkpoints import compare
 from recycler.checkpoints.pool import check_folders
-from recycler.cli.commands import main
+from recycler.cli.main import main
 from recycler.merge.deep import read
 
 SECONDS = 20  # a case takes milliseconds: this is for what would hang

@@ -399,7 +399,7 @@ def test_a_file_cut_after_it_was_opened_is_noticed(tmp_path):
     os.truncate(tmp_path / "a" / "model.safetensors", checkpoint.tensors["b"].stop - 4)
     with pytest.raises(BrokenCheckpoint, match=r"model.safetensors changed after") as refused:
         checkpoint.fingerprint()
-    assert (refused.value.code, refused.value.file) == ("changed", "model.safetensors")
+    assert (refused.value.finding, refused.value.file) == ("changed", "model.safetensors")
 
 
 def test_a_file_cut_while_it_is_read_is_noticed(tmp_path):

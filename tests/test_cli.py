@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from studies import World, finished
 
 from recycler.checkpoints.folder import Checkpoint
-from recycler.cli.commands import cli, main
+from recycler.cli.main import cli, main
 from recycler.errors import Conflict
 
 COMMANDS = [
@@ -306,6 +306,7 @@ def test_a_mistake_with_json_is_json(world, monkeypatch, capsys):
     assert (code, out) == (1, "")
     told = json.loads(err)
     assert "no study 'nothing'" in told["error"]
+    assert told["code"] == "not-found"
     assert told["hint"]
 
 

@@ -311,7 +311,7 @@ import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 sys.argv = ["recycler", "merge", *sys.argv[1:]]
-from recycler.cli.commands import main
+from recycler.cli.main import main
 main()
 """
 

@@ -41,7 +41,11 @@ def check(file, content):
         refused = error
     if refused is not None:
         assert str(file) in refused.message
-        assert (refused.hint != "", refused.file, refused.code in CODES) == (True, file.name, True)
+        assert (refused.hint != "", refused.file, refused.finding in CODES) == (
+            True,
+            file.name,
+            True,
+        )
         assert len(refused.message) < 2000
         return False
     length = struct.unpack("<Q", content[:8])[0]

@@ -35,7 +35,7 @@ class Finding:
         """The finding that an error while a checkpoint was opened or read amounts to."""
         broken = isinstance(error, BrokenCheckpoint)
         return cls(
-            code=error.code if isinstance(error, BrokenCheckpoint) else "not-found",
+            code=error.finding if isinstance(error, BrokenCheckpoint) else "not-found",
             severity=ERROR,
             checkpoint=checkpoint,
             found=error.message.rstrip("."),

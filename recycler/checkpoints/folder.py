@@ -70,7 +70,7 @@ class Checkpoint:
         _check_index(folder, tensors)
         if not tensors:
             raise BrokenCheckpoint(
-                f"{folder} holds no tensor.", hint="save the model again.", code="empty"
+                f"{folder} holds no tensor.", hint="save the model again.", finding="empty"
             )
         return cls(
             name=name or folder.name,
@@ -147,7 +147,7 @@ class Checkpoint:
         return BrokenCheckpoint(
             f"{self.path / file} changed after the checkpoint was opened.",
             hint="wait until whatever writes it is done, then run this again.",
-            code="changed",
+            finding="changed",
             file=file,
         )
 
@@ -170,7 +170,7 @@ def ended_early(checkpoint: Checkpoint, spec: TensorSpec, missing: int) -> Broke
     return BrokenCheckpoint(
         f"{checkpoint.path / spec.file} ended {missing} bytes early in tensor {spec.name!r}.",
         hint="the file changed or was cut while it was read; copy it again.",
-        code="truncated",
+        finding="truncated",
         file=spec.file,
         tensor=spec.name,
     )
@@ -209,7 +209,7 @@ def _refuse_adapter(folder: Path) -> None:
             f"{folder} holds a LoRA adapter, not a whole model.",
             hint="merge it into its base first: PeftModel.from_pretrained(base, folder)"
             ".merge_and_unload().save_pretrained(other_folder).",
-            code="adapter",
+            finding="adapter",
             file=ADAPTER,
         )
 
@@ -232,14 +232,14 @@ def _weight_files(folder: Path) -> list[Path]:
             f"{folder} holds only pickles ({pickles[0]}), which can run code when opened.",
             hint="convert once where you trust it: AutoModelForCausalLM.from_pretrained(folder)"
             ".save_pretrained(folder, safe_serialization=True).",
-            code="pickle",
+            finding="pickle",
             file=pickles[0],
         )
     if not files:
         raise BrokenCheckpoint(
             f"{folder} holds no *.safetensors.",
             hint="give a Hugging Face model folder.",
-            code="empty",
+            finding="empty",
         )
     return [folder / name for name in files]
 
@@ -247,7 +247,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def _weight_map(index: Path) -> dict[str, str]:
     def broken(what: str, hint: str, tensor: str = "") -> BrokenCheckpoint:
         return BrokenCheckpoint(
-            f"{index}{what}.", hint=hint, code="index", file=index.name, tensor=tensor
+            f"{index}{what}.", hint=hint, finding="index", file=index.name, tensor=tensor
         )
 
     weight_map = read_json(index).get("weight_map")
@@ -284,7 +284,7 @@ def _require_once(folder: Path, known: TensorSpec, spec: TensorSpec) -> None:
         raise BrokenCheckpoint(
             f"{folder}: tensor {brief(spec.name)} is in {known.file} and in {spec.file}.",
             hint="keep the files of one save in the folder; which one is meant can't be told.",
-            code="tensor-twice",
+            finding="tensor-twice",
             file=spec.file,
             tensor=spec.name,
         )
@@ -299,7 +299,7 @@ def _check_index(folder: Path, tensors: Mapping[str, TensorSpec]) -> None:
             raise BrokenCheckpoint(
                 f"{index} says that {file} holds tensor {brief(tensor)}, which is not in it.",
                 hint="index and shards are of different saves; copy the folder again.",
-                code="index",
+                finding="index",
                 file=INDEX,
                 tensor=tensor,
             )

@@ -123,7 +123,7 @@ def open_regular(file: Path) -> BinaryIO:
     raise BrokenCheckpoint(
         f"{file} can't be read: it is no regular file but a folder, pipe or device.",
         hint="put the file itself there, or a link to it.",
-        code="not-a-file",
+        finding="not-a-file",
         file=file.name,
     )
 
@@ -144,7 +144,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
     def broken(what: str) -> BrokenCheckpoint:
         return BrokenCheckpoint(
-            f"{file} {what}.", hint="copy the file again.", code="json", file=file.name
+            f"{file} {what}.", hint="copy the file again.", finding="json", file=file.name
         )
 
     if not os.path.lexists(file):
@@ -191,7 +191,7 @@ def read_header(file: Path) -> list[TensorSpec]:
                 raise BrokenCheckpoint(
                     f"{file} is not a whole safetensors file: it is {what}.",
                     hint=hint,
-                    code=code,
+                    finding=code,
                     file=file.name,
                 )
     if len(raw) < length or len(prefix) < 8:
@@ -199,7 +199,7 @@ def read_header(file: Path) -> list[TensorSpec]:
             f"{file} is not a whole safetensors file: header of {length} bytes, file of "
             f"{size} bytes.",
             hint="the download or save was cut short, or it is another format; get it again.",
-            code="truncated",
+            finding="truncated",
             file=file.name,
         )
     data = 8 + length
@@ -217,7 +217,7 @@ def _parse_header(file: Path, raw: bytes) -> dict[str, Any]:
         return BrokenCheckpoint(
             f"{file}: its safetensors header {what}.",
             hint="the file is damaged or of another format; save or download it again.",
-            code="header",
+            finding="header",
             file=file.name,
         )
 
@@ -262,7 +262,7 @@ def _spec(file: Path, name: str, entry: Any, data: int, size: int) -> TensorSpec
         return BrokenCheckpoint(
             f"{file}: tensor {brief(name)} {what}.",
             hint=hint,
-            code=code,
+            finding=code,
             file=file.name,
             tensor=name,
         )
@@ -315,7 +315,7 @@ def _check_layout(file: Path, specs: list[TensorSpec], data: int, size: int) -> 
                 f"{file}: tensor {brief(spec.name)} begins at byte {spec.start}, expected {end} "
                 "(overlap or gap).",
                 hint=_DAMAGED,
-                code="layout",
+                finding="layout",
                 file=file.name,
                 tensor=spec.name,
             )
@@ -324,6 +324,6 @@ def _check_layout(file: Path, specs: list[TensorSpec], data: int, size: int) -> 
         raise BrokenCheckpoint(
             f"{file} has {size} bytes, its header describes {end}.",
             hint=_DAMAGED,
-            code="truncated" if size < end else "layout",
+            finding="truncated" if size < end else "layout",
             file=file.name,
         )

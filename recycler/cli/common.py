@@ -1,0 +1,69 @@
+"""What all commands share: options, opening a ledger, printing.
+
+Heavy modules are imported by the commands that need them, through `lazy`, so `--help` stays instant.
+"""
+
+import json
+from importlib import import_module as lazy
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recycler.errors import InvalidConfig
+
+FOLDER = click.Path(path_type=Path)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+force_option = click.option(
+    "--force", is_flag=True, help="Replace OUT if it is empty or an earlier merge."
+)
+
+
+def print_json(table: Any) -> None:
+    """Print a table as JSON on standard output."""
+    click.echo(json.dumps(table, indent=2, ensure_ascii=False))
+
+
+def workspace_of(store: str, create: bool = False) -> Any:
+    """The workspace of a ledger, closed with the command; NotFound where none is to be made."""
+    workspace = lazy("recycler.submit.workspace").Workspace(store, create=create)
+    click.get_current_context().call_on_close(workspace.store.close)
+    return workspace
+
+
+def results_of(store: str, study: str) -> Any:
+    """A study as it stands now, in one reading."""
+    return lazy("recycler.front.results").Results.read(workspace_of(store).store, study)
+
+
+def study_of(store: str, name: str) -> Any:
+    """The handle of a study."""
+    return lazy("recycler.study").Study(name, workspace_of(store))
+
+
+def numbers(text: str) -> dict[str, float]:
+    """`a=2,b=1` as a mapping."""
+    try:
+        pairs = (part.split("=", 1) for part in text.split(","))
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError as error:
+        raise InvalidConfig(
+            f"{text!r} is not of the form name=number,name=number.",
+            hint="for example `--floor arithmetic=0.5`, `--prefer code=2,prose=1`.",
+        ) from error
+
+
+def write(file: Path, content: bytes, mark: bytes) -> None:
+    """Write a report, over an earlier one of its kind only."""
+    lazy("recycler.files").write_whole(file, content, mark)
+    click.echo(str(file), err=True)
+
+
+def tell_left(done: dict[str, Any]) -> None:
+    """Say on standard error what of the donor did not go along, and what lies beside the folder."""
+    for file in done["left_behind"]:
+        click.echo(f"left behind: {file['name']} ({file['why']})", err=True)
+    for folder in done["leftovers"]:
+        click.echo(
+            f"left by an earlier process, delete it if you need it no more: {folder}", err=True
+        )

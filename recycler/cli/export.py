@@ -1,0 +1,85 @@
+"""`recycler export` and `recycler verify`: a folder, and the proof of what it holds."""
+
+from importlib import import_module as lazy
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recycler.cli.common import (
+    FOLDER,
+    as_json,
+    force_option,
+    print_json,
+    results_of,
+    study_of,
+    tell_left,
+)
+from recycler.errors import NotFound
+
+
+@click.command()
+@click.argument("study")
+@click.argument("trial", type=int)
+@click.argument("out", type=FOLDER)
+@force_option
+@click.option("--donor", default="", help="Checkpoint that gives config and tokenizer.")
+@as_json
+@click.pass_obj
+def export(
+    store: str, study: str, trial: int, out: Path, force: bool, donor: str, as_json: bool
+) -> None:
+    """Write TRIAL of STUDY as a Hugging Face folder OUT, verified against the ledger.
+
+    \b
+    Example: recycler export demo $(recycler pick demo --knee) best/
+    """
+    done = study_of(store, study).export(trial, out, force=force, donor=donor)
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"{done['path']}\n{done['digest']} (verified against the ledger)")
+    tell_left(done)
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--score", is_flag=True, help="Load it with transformers and score it again too.")
+@as_json
+@click.pass_obj
+def verify(store: str, folder: Path, score: bool, as_json: bool) -> None:
+    """Prove that an exported FOLDER holds the bytes that were scored.
+
+    Every tensor is hashed and compared with the folder's recycler.json and, where the ledger knows
+    the study, with the ledger.
+
+    \b
+    Example: recycler verify best/ --score
+    """
+    export = lazy("recycler.export")
+    done = export.verify(folder)
+    results = _known(store, done["study"], needed=score)
+    done["ledger"] = results is not None
+    if results is not None:
+        export.require_ledgers(results, done)
+    if score:
+        evaluator = study_of(store, done["study"]).scorer_factory().make_evaluator()
+        done["scores"] = lazy("recycler.execute.rescore").rescore(results, evaluator, folder)
+    print_json(done) if as_json else _tell_verified(done)
+
+
+def _known(store: str, study: str, needed: bool) -> Any:
+    """The results of the study; None if the ledger has none of that name and none is needed."""
+    try:
+        return results_of(store, study)
+    except NotFound:
+        if needed:
+            raise
+        return None
+
+
+def _tell_verified(done: dict[str, Any]) -> None:
+    known = " and the ledger" if done["ledger"] else f"; no study {done['study']!r} in this ledger"
+    click.echo(f"{done['path']}\n{done['digest']} matches its recycler.json{known}")
+    for row in done.get("scores", []):
+        click.echo(f"{row['objective']} on {row['split']}: {row['again']!r}, as in the ledger")

@@ -1,0 +1,62 @@
+"""The command line: one group of commands, and how a mistake is told.
+
+Each command reads its arguments, calls one thing and prints it.
+"""
+
+import json
+import sys
+
+import click
+
+from recycler import __version__
+from recycler.cli.demo import demo
+from recycler.cli.export import export, verify
+from recycler.cli.merge import merge
+from recycler.cli.pool import pool
+from recycler.cli.read import front, pick, show
+from recycler.cli.study import run, studies
+from recycler.errors import RecyclerError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="recycler")
+@click.option("--store", default="", metavar="URL", help="Ledger: a path or database URL.")
+@click.pass_context
+def cli(context: click.Context, store: str) -> None:
+    """Turn a drawer of leftover checkpoints into a Pareto front of better models.
+
+    \b
+    Example:
+      recycler demo                      the whole job on a built-in pool
+      recycler run study.yaml            search your own pool
+      recycler front STUDY               what was found, with error bars
+      recycler export STUDY TRIAL OUT    a Hugging Face folder, proved to be what was scored
+    """
+    context.obj = store
+
+
+for command in (demo, pool, merge, run, studies, front, show, pick, export, verify):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is two lines on standard error, exit code 1."""
+    try:
+        code = cli.main(standalone_mode=False)  # what Context.exit was given, else None
+    except RecyclerError as error:
+        if "--json" in sys.argv:
+            click.echo(json.dumps(error.to_json()), err=True)
+        else:
+            click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo(
+            "Stopped; nothing half-written is left. What a study has scored is in the ledger: run "
+            "the same command to go on.",
+            err=True,
+        )
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

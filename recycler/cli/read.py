@@ -1,0 +1,85 @@
+"""What was found: `recycler front`, `recycler show`, `recycler pick`."""
+
+from importlib import import_module as lazy
+from pathlib import Path
+
+import click
+
+from recycler.cli.common import FOLDER, as_json, numbers, print_json, results_of, write
+
+
+@click.command()
+@click.argument("study")
+@click.option("--html", type=FOLDER, help="Write the report, one self-contained file.")
+@click.option("--png", type=FOLDER, help="Write a picture of the front.")
+@click.option("--csv", type=FOLDER, help="Write members and baselines as a table.")
+@as_json
+@click.pass_obj
+def front(
+    store: str, study: str, html: Path | None, png: Path | None, csv: Path | None, as_json: bool
+) -> None:
+    """Show the Pareto front of STUDY, or write it as a page, a picture or a table.
+
+    \b
+    Example: recycler front demo --html report.html
+    """
+    results = results_of(store, study)
+    if html:
+        page = lazy("recycler.report.page").html_page(results)
+        write(html, page.encode(), b"<title>recycler:")
+    if png:
+        write(png, lazy("recycler.report.figures").front_png(results), b"recycler")
+    if csv:
+        table = lazy("recycler.report.tables").front_table(results)
+        write(csv, table.to_csv(index=False).encode(), b"trial,name,kind")
+    if as_json:
+        print_json(results.front_json())
+    elif not (html or png or csv):
+        lazy("recycler.report.text").front(results)
+
+
+@click.command()
+@click.argument("study")
+@click.argument("trial", type=int)
+@as_json
+@click.pass_obj
+def show(store: str, study: str, trial: int, as_json: bool) -> None:
+    """Show one TRIAL of STUDY: recipe, scores, digest, timings, failure.
+
+    \b
+    Example: recycler show demo 17
+    """
+    table = results_of(store, study).trial_json(trial)
+    print_json(table) if as_json else lazy("recycler.report.text").trial(table)
+
+
+@click.command()
+@click.argument("study")
+@click.option("--knee", is_flag=True, help="The best balanced member (default).")
+@click.option(
+    "--prefer",
+    metavar="[a=2,b=1]",
+    is_flag=False,
+    flag_value="",
+    help="Largest weighted sum of gains; alone, with the weights of the objectives.",
+)
+@click.option("--floor", metavar="a=0.6", help="Knee among members at least this good.")
+@as_json
+@click.pass_obj
+def pick(
+    store: str, study: str, knee: bool, prefer: str | None, floor: str | None, as_json: bool
+) -> None:
+    """Pick one member of the front of STUDY and print its trial number.
+
+    \b
+    Example: recycler pick demo --floor arithmetic=0.5
+    """
+    if knee + (prefer is not None) + bool(floor) > 1:
+        raise click.UsageError("give one of --knee, --prefer and --floor.")
+    results = results_of(store, study)
+    members = results.front
+    if prefer is not None:
+        chosen = members.prefer(numbers(prefer) if prefer else None)
+    else:
+        chosen = members.above(numbers(floor)) if floor else members.knee()
+    print_json(results.trial_json(chosen.number)) if as_json else click.echo(chosen.number)
