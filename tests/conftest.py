@@ -7,11 +7,30 @@ from recycler.environment import prepare
 
 prepare()
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import toy  # noqa: E402
 
 torch.set_num_threads(1)
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile(
+    "any load", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any load")
+
+SYSTEM = {"cluster", "database", "postgres", "small_disk"}  # fixtures of a real one
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark `system` what starts Ray or PostgreSQL, mounts a disk or kills processes."""
+    for item in items:
+        used = {*getattr(item, "fixturenames", ())}
+        used |= {
+            *map(str, getattr(item, "callspec", None) and item.callspec.params.values() or ())
+        }
+        if used & SYSTEM or item.path.name == "test_kill.py":
+            item.add_marker("system")
 
 
 @pytest.fixture(scope="session")
