@@ -25,10 +25,8 @@ SYSTEM = {"cluster", "database", "postgres", "small_disk"}  # fixtures of a real
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark `system` what starts Ray or PostgreSQL, mounts a disk or kills processes."""
     for item in items:
-        used = {*getattr(item, "fixturenames", ())}
-        used |= {
-            *map(str, getattr(item, "callspec", None) and item.callspec.params.values() or ())
-        }
+        given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        used = {*getattr(item, "fixturenames", ()), *map(str, given)}
         if used & SYSTEM or item.path.name == "test_kill.py":
             item.add_marker("system")
 
