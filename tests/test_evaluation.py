@@ -1,11 +1,13 @@
 """Means and standard errors of item outcomes, against closed forms."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest, norm
 
 from recycler.nouns.evaluation import Outcomes, Score
 
@@ -14,6 +16,19 @@ numbers = st.floats(-100, 100, allow_subnormal=False)
 
 def outcomes(values, weights=(), clusters=()):
     return Outcomes(tuple(range(len(values))), tuple(values), tuple(weights), tuple(clusters))
+
+
+def least(values, clusters=None):
+    """The smallest standard error, from its definition: one item more, right or wrong."""
+    low, high = min(values), max(values)
+    touches = low >= 0 and high <= 1 and (low == 0 or high == 1)
+    if low < high and not touches:
+        return 0.0
+    return (
+        (1.0 if touches else max(abs(low), 1.0))
+        / 2
+        / (len(set(clusters or range(len(values)))) + 1)
+    )
 
 
 @pytest.mark.parametrize(("right", "items"), [(1, 2), (3, 10), (250, 1000)])
@@ -30,7 +45,7 @@ def test_error_of_an_accuracy_is_that_of_a_bernoulli_sample(right, items):
 def test_without_weights_and_clusters_it_is_the_textbook_standard_error(values):
     score = outcomes(values).score()
     assert score.mean == pytest.approx(np.mean(values), abs=1e-9)
-    expected = np.std(values, ddof=1) / np.sqrt(len(values))
+    expected = max(np.std(values, ddof=1) / np.sqrt(len(values)), least(values))
     assert score.stderr == pytest.approx(expected, abs=1e-9)
 
 
@@ -62,7 +77,8 @@ def test_clusters_of_equal_size_count_as_their_block_means(means, size):
     clustered = outcomes(values, clusters=labels).score()
     blocks = outcomes(means).score()
     assert clustered.mean == pytest.approx(blocks.mean, abs=1e-9)
-    assert clustered.stderr == pytest.approx(blocks.stderr, abs=1e-9)
+    expected = max(np.std(means, ddof=1) / np.sqrt(len(means)), least(values, labels.tolist()))
+    assert clustered.stderr == pytest.approx(expected, abs=1e-9)
     assert clustered.items == len(values)
 
 
@@ -89,10 +105,60 @@ def test_order_of_items_does_not_matter():
     )
 
 
-def test_one_cluster_alone_has_the_spread_of_its_values_and_none_if_they_are_equal():
+def test_one_cluster_alone_has_the_spread_of_its_values():
     assert outcomes([0.0, 1.0], clusters=[3, 3]).score() == Score(0.5, 0.5, 2)
-    assert outcomes([0.7, 0.7], clusters=[3, 3]).score().stderr == pytest.approx(0.0, abs=1e-15)
-    assert outcomes([5.0]).score() == Score(5.0, 0.0, 1)
+    assert outcomes([0.7, 0.9], clusters=[3, 3]).score().stderr == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("values", "stderr"),
+    [
+        ([1.0] * 250, 1 / 502),  # 1.00 of 250
+        ([0.0] * 250, 1 / 502),
+        ([1.0], 1 / 4),
+        ([100.0] * 10, 100 / 22),  # percent: the value itself is the span
+        ([5.0], 5 / 4),
+        ([0.7, 0.7], 1 / 6),
+        ([1.0] * 40 + [1 - 1e-9], 1 / 84),  # nearly perfect F1 of each item
+    ],
+)
+def test_perfect_scores_have_an_error_and_so_has_one_item(values, stderr):
+    assert outcomes(values).score().stderr == pytest.approx(stderr, rel=1e-12)
+
+
+@pytest.mark.parametrize("items", [1, 5, 250])
+def test_the_error_of_a_perfect_share_is_wilsons_at_one_standard_error(items):
+    low, high = wilson(items)
+    assert outcomes([1.0] * items).score().stderr == pytest.approx((high - low) / 2, rel=1e-12)
+
+
+def wilson(items, z=1.0):
+    """The interval of scipy for `items` of `items`, at z standard errors."""
+    found = binomtest(items, items).proportion_ci(2 * norm.cdf(z) - 1, method="wilson")
+    return found.low, found.high
+
+
+def test_clusters_that_are_all_right_count_once_each():
+    assert outcomes([1.0] * 40, clusters=[i // 10 for i in range(40)]).score().stderr == 1 / 10
+
+
+def test_a_linked_score_is_the_function_of_the_mean_with_the_delta_methods_error():
+    """Against a bootstrap of exp(mean) by brute force."""
+    rng = np.random.default_rng(0)
+    nll = rng.gamma(4.0, 0.5, size=300)
+    score = replace(outcomes(nll), link="exp").score()
+    assert score.mean == pytest.approx(np.exp(nll.mean()), rel=1e-12)
+    drawn = np.exp(rng.choice(nll, size=(4000, 300)).mean(axis=1))
+    assert score.stderr == pytest.approx(drawn.std(), rel=0.05)
+
+
+def test_parts_of_a_linked_score_are_joined_before_the_link():
+    whole = Outcomes((0, 1, 2, 3), (1.0, 2.0, 3.0, 5.0), link="exp")
+    first, rest = (
+        Outcomes((0, 1), (1.0, 2.0), link="exp"),
+        Outcomes((2, 3), (3.0, 5.0), link="exp"),
+    )
+    assert first.joined(rest) == whole
 
 
 def test_the_error_covers_the_truth_as_often_as_a_normal_error_should():

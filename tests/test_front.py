@@ -269,6 +269,24 @@ def test_probabilities_are_reproducible_and_those_of_nobody_are_empty():
     assert probabilities([], [], ONE).shape == (0,)
 
 
+def test_one_item_of_twenty_does_not_make_a_front_certain():
+    """Closed form: the one item that differs is left out of (19/20)^20 of the draws."""
+    all_right = Outcomes(tuple(range(20)), (1.0,) * 20)
+    one_wrong = Outcomes(tuple(range(20)), (1.0,) * 19 + (0.0,))
+    found = [{"speed": o} for o in (all_right, one_wrong)]
+    p = probabilities(found, [{"speed": o["speed"].score()} for o in found], ONE)
+    tied = 0.95**20  # then one unseen item for each decides: better, alike or worse
+    assert p[0] == pytest.approx(1 - tied / 4, abs=0.03)
+    assert p[1] == pytest.approx(tied * 3 / 4, abs=0.03)
+
+
+def test_items_without_spread_are_not_taken_for_certain():
+    """Same values on all items, two merges: the sample's spread is 0, the truth is not known."""
+    found = [{"speed": Outcomes(tuple(range(4)), (v,) * 4)} for v in (1.0, 1.1)]
+    p = probabilities(found, [{"speed": o["speed"].score()} for o in found], ONE)
+    assert p.tolist() == pytest.approx([0.25, 0.75], abs=0.03)  # ±0.1 and ±0.11 against 0.1
+
+
 def test_equal_candidates_are_both_on_the_front():
     twins = [{"speed": Outcomes((0, 1), (0.0, 1.0))}] * 2
     assert probabilities(twins, [{"speed": Score(0.5, 0.5, 2)}] * 2, ONE).tolist() == [1.0, 1.0]

@@ -140,7 +140,7 @@ def test_an_objective_without_items_is_known_exactly() -> None:
 
 
 def test_what_is_below_a_floor_will_not_be_on_the_front() -> None:
-    rival, better = items([0.5, 0.5, 0.5, 0.5]), items([0.6, 0.6])
+    rival, better = items([0.5, 0.5, 0.5, 0.5]), items([0.59, 0.61])
     for floor, chance in ((0.55, 1.0), (0.65, 0.0), (-np.inf, 1.0)):
         improvement = expected_improvement(
             {"up": better}, [{"up": rival}], ONE, np.array([0.0]), floors=np.array([floor])

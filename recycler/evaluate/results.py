@@ -23,7 +23,7 @@ def evaluation_of(
         NotFinite: a mean is NaN or infinite.
     """
     outcomes = {name: r for name, r in results.items() if isinstance(r, Outcomes)}
-    with np.errstate(invalid="ignore"):  # what is not finite is told below
+    with np.errstate(all="ignore"):  # what is not finite is told below
         scores = {name: r.score() if isinstance(r, Outcomes) else r for name, r in results.items()}
     for name, score in scores.items():
         if not math.isfinite(score.mean) or not math.isfinite(score.stderr):

@@ -298,6 +298,10 @@ def drawn_gains(
     The means of a candidate without outcomes on all items are drawn from normals with its stderr; if
     racing stopped it after some of them, around what the items do to the others.
 
+    Where the items can't show how far a mean may be off (`Outcomes.least_error`), it is moved by that
+    much, up or down at even odds and each candidate's for itself: one more item, which nobody has
+    seen. Candidates that are alike on every item of every objective are moved together.
+
     Args:
         outcomes: k mappings from objective to item outcomes on one split.
         scores: k mappings from objective to score on the same split.
@@ -307,7 +311,9 @@ def drawn_gains(
     Returns:
         (draws, k, m) larger is better.
     """
-    rng = np.random.default_rng(seed)
+    rng, extra = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    rows = [[row.get(objective.name) for objective in objectives.searched] for row in outcomes]
+    twins = [rows.index(row) if any(row) else k for k, row in enumerate(rows)]
     columns = []
     drawn: dict[tuple[str, int], Any] = {}  # metrics of one task share their items' draws
     for objective in objectives.searched:
@@ -329,6 +335,10 @@ def drawn_gains(
                 clusters,
                 drawn[key],
             )
+            first = next(item for item in items if item and item.ids == ids)
+            unseen = np.array([i.least_error() for i in items if i and i.ids == ids])
+            moves = extra.choice([-1.0, 1.0], size=means.shape)[:, twins][:, whole]
+            paired = first.linked(paired + unseen * moves)
             means += (paired - means[:, whole]).mean(axis=1, keepdims=True) * begun
             means[:, whole] = paired
         if not whole.all():

@@ -142,9 +142,11 @@ def estimate(
         others = _comparable(objective, seen, [rival[objective.name] for rival in rivals])
         paired = _difference(seen, others).score()
         share = len(seen.ids) / len(others[0].ids)
-        spread = share * seen.score().stderr ** 2 + (1 - share) * paired.stderr**2
-        mean = float(np.mean([other.score().mean for other in others])) + paired.mean
-        made[objective.name] = Score(mean, float(np.sqrt(spread)), len(seen.ids))
+        spread = share * seen.plain().score().stderr ** 2 + (1 - share) * paired.stderr**2
+        mean = float(np.mean([other.plain().score().mean for other in others])) + paired.mean
+        score = float(seen.linked(np.array(mean)))
+        slope = score if seen.link == "exp" else 1.0
+        made[objective.name] = Score(score, slope * float(np.sqrt(spread)), len(seen.ids))
     return made
 
 
@@ -157,7 +159,7 @@ def _paired(
 ) -> tuple[Array, Array]:
     """(k,) gains of the rivals on all items, (draws,) gains that the candidate may have there."""
     others = _comparable(objective, seen, rivals)
-    means = np.array([other.score().mean for other in others])
+    means = np.array([other.plain().score().mean for other in others])
     values, weights, clusters = _difference(seen, others).arrays()
     key = (objective.task, int(clusters.max()) + 1)
     if key not in counts:  # metrics of one task share their items' draws
@@ -165,8 +167,9 @@ def _paired(
     boot = pareto.bootstrap_means(values[None], weights[None], clusters, counts[key])[:, 0]
     mean = float((values * weights).sum() / weights.sum())
     rest = np.sqrt(1.0 - len(seen.ids) / len(others[0].ids))
-    whole = means.mean() + mean + rest * (boot - mean)
-    return objective.sign * means, objective.sign * whole
+    unseen = seen.least_error() * rng.choice([-1.0, 1.0], size=boot.shape)
+    whole = means.mean() + mean + rest * (boot - mean + unseen)
+    return objective.sign * seen.linked(means), objective.sign * seen.linked(whole)
 
 
 def _with_prior(draws: Array, mean: float, deviation: float) -> Array:
@@ -197,8 +200,15 @@ def _comparable(
 
 def _difference(seen: Outcomes, rivals: Sequence[Outcomes]) -> Outcomes:
     """Item by item, the candidate less the rivals' average, on the items it has seen."""
-    control = np.mean([rival.arrays()[0][: len(seen.ids)] for rival in rivals], axis=0)
-    return replace(seen, values=tuple(np.asarray(seen.values) - control))
+    size = len(seen.ids)
+    control = np.mean([rival.arrays()[0][:size] for rival in rivals], axis=0)
+    known = np.min([o.arrays()[1][:size] > 0 for o in (seen, *rivals)], axis=0)
+    weights = seen.arrays()[1] * known  # an item without a value for one of them tells nothing
+    return replace(
+        seen.plain(),
+        values=tuple(np.asarray(seen.values) - control),
+        weights=() if (weights == 1.0).all() else tuple(weights),
+    )
 
 
 def _improvement(

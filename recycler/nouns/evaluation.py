@@ -1,7 +1,8 @@
 """What evaluating a merge gave: item outcomes, means with their errors, or a failure.
 
 Letters: items of one objective in one split. May import: errors, objectives.
-Reference: Miller 2024, arXiv 2411.00640 (clustered standard errors).
+References: Miller 2024, arXiv 2411.00640 (clustered errors); Wilson 1927, J. Am. Stat. Assoc. 22
+(errors of shares near 0 and 1).
 """
 
 from collections.abc import Mapping
@@ -79,6 +80,7 @@ class Outcomes:
             self.values + other.values,
             both(self.weights, other.weights, 1.0),
             self.clusters + other.clusters,
+            self.link,
         )
 
     def _unnamed(self) -> bool:
@@ -93,13 +95,41 @@ class Outcomes:
         labels = np.asarray(self.clusters or self.ids)
         return values, weights, np.unique(labels, return_inverse=True)[1]
 
+    def plain(self) -> "Outcomes":
+        """The same items without the link: their score is the mean of the values."""
+        return replace(self, link="")
+
+    def linked(self, means: Array) -> Array:
+        """Scores that follow from means of the values, whatever the shape."""
+        return np.exp(means) if self.link == "exp" else means
+
+    def least_error(self) -> float:
+        """Standard error of the mean that this few items can't go below, in the values' unit.
+
+        Where all values are equal, or lie in [0, 1] and touch a bound of it, the sample's spread says
+        too little: of n items that are all right the next may well be wrong. One more item, right or
+        wrong at even odds, moves the mean by ± span / (2 (c + 1)); that is the half-width of Wilson's
+        interval at one standard error for shares of 0 and 1. The span is 1 in [0, 1], else the
+        size of the one value, at least 1. Elsewhere the least error is 0.
+        """
+        values, weights, clusters = self.arrays()
+        values = values[weights > 0]
+        if not len(values):
+            return 0.0
+        low, high = float(values.min()), float(values.max())
+        touches = low >= 0.0 and high <= 1.0 and (low == 0.0 or high == 1.0)
+        if low < high and not touches:
+            return 0.0
+        span = 1.0 if touches else max(abs(low), 1.0)
+        return span / (2 * (len(np.unique(clusters)) + 1))
+
     def score(self) -> Score:
-        """Weighted mean and its cluster-robust standard error.
+        """Weighted mean, put through the link, and its cluster-robust standard error.
 
         With residuals r = weight · (value - mean) summed by cluster, and c clusters, the squared
         error is c/(c-1) · Σ r² / (Σ weight)²; for equal weights and no clusters this is the usual
-        sample variance over the number of items. A single cluster has no error: stderr is NaN-free
-        0.0 only if all values are equal, else the spread of the values.
+        sample variance over the number of items. A single cluster has the spread of its values. It
+        is never below `least_error`. Through a link f it is |f'(mean)| times that (delta method).
         """
         values, weights, clusters = self.arrays()
         total = weights.sum()
@@ -107,9 +137,14 @@ class Outcomes:
         residuals = np.bincount(clusters, weights * (values - mean))
         c = len(residuals)
         if c < 2:
-            return Score(mean, float(values.std()), len(values))
-        stderr = np.sqrt(c / (c - 1) * (residuals**2).sum()) / total
-        return Score(mean, float(stderr), len(values))
+            stderr = float(values.std())
+        else:
+            stderr = float(np.sqrt(c / (c - 1) * (residuals**2).sum()) / total)
+        stderr = max(stderr, self.least_error())
+        if self.link == "exp":  # its derivative is itself
+            mean = float(np.exp(mean))
+            stderr *= mean
+        return Score(mean, stderr, len(values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
