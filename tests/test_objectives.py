@@ -114,11 +114,31 @@ def test_a_name_that_is_not_a_plain_word_is_refused(name):
 
 
 def test_an_unknown_metric_must_state_its_direction():
-    with pytest.raises(InvalidConfig, match=r"'odd'.*no known direction") as refused:
-        Objective("a", "odd")
-    assert "direction: max" in refused.value.hint
+    for ask in (lambda o: o.sign, lambda o: o.directed(), lambda o: Objectives((o,)).gains([{}])):
+        with pytest.raises(InvalidConfig, match=r"'odd'.*no known direction") as refused:
+            ask(Objective("a", "odd"))
+        assert "direction: max" in refused.value.hint
     with pytest.raises(InvalidConfig, match="'up'"):
         Objective("a", "acc", "up")
+
+
+def test_a_direction_is_the_users_then_the_tasks_then_the_known_one():
+    asked = Objectives(
+        (
+            Objective("mine", "acc", "min"),
+            Objective("tasks", "acc", "task"),
+            Objective("known", "acc", "task"),
+            Objective("odd", "odd"),
+        )
+    )
+    told = {
+        "mine": {"direction": "max"},
+        "tasks": {"direction": "min"},
+        "odd": {"direction": "max"},
+    }
+    assert [o.direction for o in asked.directed(told)] == ["min", "min", "max", "max"]
+    with pytest.raises(InvalidConfig, match="'odd'"):
+        asked.directed({})
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])

@@ -217,16 +217,26 @@ class LmEval:
         What no aggregation of the task makes a number of is refused here. Code that may not run
         without a model's answer (`unsafe_code`), or that breaks on ours, is left to the first item.
         """
-        if getattr(task, "UNSAFE_CODE", False):
-            return
         ids = sorted(sorted(self._splits[name]["test"])[:2])
         try:
             requests = _built(task, ids, apply_chat_template=False)
+        except Exception as error:  # a task's own code raises anything
+            shots = task.config.num_fewshot
+            raise InvalidConfig(
+                f"task {name!r}: no prompt can be made of its items: {type(error).__name__}: "
+                f"{error}.",
+                hint=f"it was asked for {shots} examples; try `num_fewshot: 0`."
+                if shots
+                else "check the task's `doc_to_text` and `doc_to_target`.",
+            ) from error
+        if getattr(task, "UNSAFE_CODE", False):
+            return
+        try:
             for request in requests:
                 request.resps = [_PROBES[request.request_type]] * (request.repeats or 1)
             documents = list(_filtered(task, requests).values())
             found = [_results(task, document, "") for document in documents]
-        except Exception:  # a task's own code raises anything
+        except Exception:  # what it makes of a made-up answer tells nothing
             return
         for objective in objectives:
             metric = objective.metric.partition(",")[0]
@@ -290,7 +300,7 @@ class LmEval:
     def _direction(self, objective: Objective) -> str:
         metric = objective.metric.partition(",")[0]
         higher = higher_is_better(self._tasks[objective.task], metric)
-        return objective.direction if higher is None else ("max" if higher else "min")
+        return "" if higher is None else ("max" if higher else "min")
 
 
 def _require_chat_template(tokenizer: Any, settings: LmEvalSettings) -> None:
@@ -341,9 +351,10 @@ def _require_known(objective: Objective, task: Any) -> None:
         ):
             raise _unknown(objective, what, name, known)
     higher = higher_is_better(task, metric)
-    if objective.direction and higher is not None and higher != (objective.direction == "max"):
+    asked = objective.direction
+    if asked != "task" and higher is not None and higher != (asked == "max"):
         raise InvalidConfig(
-            f"objective {objective.name!r}: direction is {objective.direction!r}, and task "
+            f"objective {objective.name!r}: direction is {asked!r}, and task "
             f"{objective.task!r} says that a {'higher' if higher else 'lower'} {metric} is better.",
             hint="leave `direction` out, or set `higher_is_better` in a task of your own that "
             "includes this one.",

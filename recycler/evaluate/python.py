@@ -53,7 +53,6 @@ class PythonEvaluator:
                     **parts,
                     "objective": o.name,
                     "metric": o.metric,
-                    "direction": o.direction,
                     "task": o.task,
                     "cluster": o.cluster,
                 }

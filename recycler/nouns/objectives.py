@@ -6,7 +6,8 @@ Letters: m objectives of the search, k points. May import: errors.
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from recycler.errors import InvalidConfig, NotFound
 
 Array = NDArray[np.float64]
 
-# Metrics whose unit and direction are known; any other metric must state its direction.
+# Metrics whose unit and direction are known whatever the evaluator says.
 KNOWN_METRICS = {
     "acc": ("max", "share"),
     "acc_norm": ("max", "share"),
@@ -96,7 +97,8 @@ class Objective:
     Attributes:
         name: how the objective is called in every table; unique in a study.
         metric: the evaluator's metric, such as `acc` or `exact_match,strict-match`.
-        direction: `max` or `min`; empty takes the known direction of the metric.
+        direction: `max`, `min`, or `task` until the evaluator's task has said which (`directed`);
+            empty takes the known direction of the metric.
         unit: unit of the score; empty takes the known unit of the metric.
         task: the evaluator's task; empty means `name`.
         held_out: reported, never seen by the search.
@@ -133,12 +135,11 @@ class Objective:
                 + ", ".join(metric for metric in KNOWN_METRICS if metric.startswith("merge."))
                 + ".",
             )
-        direction = self.direction or (known[0] if known else "")
-        if direction not in ("max", "min"):
+        direction = self.direction or (known[0] if known else "task")
+        if direction not in ("task", "max", "min"):
             raise InvalidConfig(
-                f"objective {self.name!r}: direction is {self.direction!r}, expected 'max' or "
-                f"'min' (metric {self.metric!r} has no known direction).",
-                hint=f"write `direction: max` or `direction: min` under {self.name!r}.",
+                f"objective {self.name!r}: direction is {self.direction!r}, expected 'max' or 'min'.",
+                hint="leave it out where the evaluator's task says which way is better.",
             )
         if self.scale is not None and not self.scale > 0:
             raise InvalidConfig(
@@ -164,7 +165,29 @@ class Objective:
     @property
     def sign(self) -> float:
         """+1 where larger scores are better, -1 where smaller ones are."""
+        if self.direction == "task":
+            raise self._undirected()
         return 1.0 if self.direction == "max" else -1.0
+
+    def directed(self, told: str = "") -> "Objective":
+        """The objective with a direction: its own, else what its task says, else the known one.
+
+        Raises:
+            InvalidConfig: nobody knows which way is better.
+        """
+        if self.direction != "task":
+            return self
+        found = replace(self, direction="" if told == "task" else told)
+        if found.direction == "task":
+            raise self._undirected()
+        return found
+
+    def _undirected(self) -> InvalidConfig:
+        return InvalidConfig(
+            f"objective {self.name!r}: metric {self.metric!r} has no known direction, and the "
+            "evaluator does not say which way is better.",
+            hint=f"write `direction: max` or `direction: min` under {self.name!r}.",
+        )
 
     @property
     def of_merge(self) -> bool:
@@ -218,6 +241,17 @@ class Objectives:
                 return objective
         known = ", ".join(objective.name for objective in self.all)
         raise NotFound(f"no objective {name!r} in this study.", hint=f"it has: {known}.")
+
+    def directed(self, measures: Mapping[str, Mapping[str, Any]]) -> "Objectives":
+        """The objectives, each with a direction: its own, else that of the evaluator's measure.
+
+        Args:
+            measures: objective -> parts, as `protocols.Evaluator.measures` gives them; `direction`
+                is one of them where the task says which way is better.
+        """
+        return Objectives(
+            tuple(o.directed(measures.get(o.name, {}).get("direction", "")) for o in self.all)
+        )
 
     def gains(self, scores: Sequence[Mapping[str, float]]) -> Array:
         """Turn raw scores into gains; the only place where direction is applied.

@@ -143,11 +143,21 @@ class StudyFile(_Section):
     search: SearchSection = SearchSection()
     execution: ExecutionSection = ExecutionSection()
 
+    def asked_objectives(self) -> Objectives:
+        """Searched objectives, then held-out ones; a direction left out is the task's to say."""
+        listed = [(entry, False) for entry in self.objectives]
+        listed += [(entry, True) for entry in self.held_out]
+        made = []
+        for entry, held_out in listed:
+            given = entry.model_dump()
+            if not entry.metric.startswith("merge."):
+                given["direction"] = entry.direction or "task"
+            made.append(Objective(**given, held_out=held_out))
+        return Objectives(tuple(made))
+
     def all_objectives(self) -> Objectives:
-        """Searched objectives, then held-out ones."""
-        searched = [Objective(**entry.model_dump()) for entry in self.objectives]
-        held_out = [Objective(**entry.model_dump(), held_out=True) for entry in self.held_out]
-        return Objectives((*searched, *held_out))
+        """The same with the known directions, for an evaluator that says none."""
+        return self.asked_objectives().directed({})
 
     def pool_entries(self) -> list[dict[str, Any]]:
         """The checkpoints listed in the file; empty where `pool` names a registered one."""
