@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module as lazy  # figures: a merge alone does not draw
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from recycler.checkpoints.companions import Companions, companions
 from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.header import TensorSpec
 from recycler.checkpoints.pool import Pool
+from recycler.conditions import conditions
 from recycler.errors import (
     BrokenCheckpoint,
     Conflict,
@@ -287,7 +287,7 @@ def proof(results: Results, trial: Trial, donor: Checkpoint) -> dict[str, Any]:
     }
     return {
         "recycler": __version__,
-        "versions": {name: version(name) for name in ("torch", "transformers", "lm-eval")},
+        "conditions": conditions(),
         **results.trial_json(trial.number),
         "objectives": results.front_json()["objectives"],
         "items": items,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.pool import Pool
+from recycler.conditions import conditions
 from recycler.errors import BrokenCheckpoint, Conflict, InvalidConfig, Mismatch, NotFound
 from recycler.execute.rescore import rescore
 from recycler.export import merge_file, verify, write_folder
@@ -98,8 +100,19 @@ def test_rescore_tells_of_other_weights(world, exported):
     state = safetensors.torch.load_file(file)
     state["lm_head.weight"] = state["lm_head.weight"] * 1.5
     safetensors.torch.save_file(state, file, {"format": "pt"})
-    with pytest.raises(Mismatch, match="in the ledger"):
+    with pytest.raises(Mismatch, match="in the ledger") as caught:
         again(world, exported)
+    assert "can't be reproduced on this machine" in caught.value.hint  # nothing else is another
+    proof = json.loads((exported / "recycler.json").read_text())
+    proof["conditions"] |= {"torch": "1.13.0", "threads": "64"}
+    proof["evaluator"]["batch_size"] = 3
+    (exported / "recycler.json").write_text(json.dumps(proof))
+    with pytest.raises(Mismatch) as caught:
+        again(world, exported)
+    assert f"torch is {version('torch')} here, it was 1.13.0" in caught.value.hint
+    assert "threads is 1 here, it was 64" in caught.value.hint
+    assert "settings of the evaluator" in caught.value.hint
+    assert "transformers" not in caught.value.hint
 
 
 def test_the_answer_lists_every_file_with_its_hash(world, mix, tmp_path):
@@ -120,7 +133,7 @@ def test_the_proof_holds_everything_behind_the_scores(world, exported, mix):
     assert proof["recipe"]["fingerprints"] == dict(study.plan.ingredients)
     assert (proof["digest"], proof["id"]) == (mix.digest, mix.recipe.id)
     assert (proof["study"], proof["trial"]) == (study.name, mix.number)
-    assert set(proof["versions"]) == {"torch", "transformers", "lm-eval"}
+    assert proof["conditions"] == conditions()
     for split, evaluation in mix.evaluations.items():
         outcomes = study.workspace.store.outcomes(study.name, mix.number, split)
         for name, score in evaluation.scores.items():

@@ -4,12 +4,14 @@ May import: the nouns, study, execute.scorer, transformers.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
+from recycler.conditions import conditions, differing
 from recycler.errors import Mismatch
 from recycler.front.results import Results
 from recycler.merge.resident import quiet_transformers
@@ -45,7 +47,25 @@ def rescore(results: Results, evaluator: Evaluator, folder: Path) -> list[dict[s
             if again != ledger:
                 raise Mismatch(
                     f"{name} on {split} items is {again!r} now and {ledger!r} in the ledger.",
-                    hint="other library versions, thread counts or processors round differently; "
-                    "the digest still proves the bytes.",
+                    hint=_reason(claimed, results, evaluator) + "; the digest proves the bytes.",
                 )
     return rows
+
+
+def _reason(claimed: Mapping[str, Any], results: Results, evaluator: Evaluator) -> str:
+    """Why scores differ, as far as it is recorded: what is another here than it was."""
+    found = differing(claimed.get("conditions", {}), conditions())
+    if dict(claimed["evaluator"]) != json.loads(json.dumps(dict(results.plan.evaluator))):
+        found.append("the settings of the evaluator are others in this ledger")
+    recorded: Mapping[str, Mapping[str, Any]] = getattr(results.plan, "measures", {})
+    for name, parts in evaluator.measures().items():
+        then = recorded.get(name, {})
+        found += [
+            f"{part!r} of objective {name!r} is another"
+            for part in parts
+            if part in then and then[part] != parts[part]
+        ]
+    return "; ".join(found) or (
+        "libraries, evaluator, items, processor and threads are those of the export: these scores "
+        "can't be reproduced on this machine"
+    )
