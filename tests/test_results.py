@@ -1,5 +1,6 @@
 """Results: one reading of a study, of one moment, however much is written meanwhile."""
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 from contracts.sampler import study_plan
+from rich.console import Console
 from test_loop import finish
 from test_store import database, file, postgres, url  # noqa: F401 (fixtures)
 
@@ -19,6 +21,7 @@ from recycler.errors import NotFound
 from recycler.front.results import Results
 from recycler.loop import Progress
 from recycler.nouns.evaluation import Evaluation, Outcomes, Split
+from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Job, Kind, Proposal
 from recycler.report import text
@@ -161,6 +164,27 @@ def test_the_front_is_that_on_dev_items_until_all_who_are_due_are_rechecked(tmp_
     finish(more, scored_by_items(more), store=store, listen=look)
     assert any(phase == "select" and 0 < done < due for phase, _, done, due in told)
     assert Results.read(store, "study").front.certainty == "test"
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_table_of_seven_objectives_fits_the_terminal_and_says_everything(width: int) -> None:
+    plan = study_plan("dirichlet", 4, 7, evaluations=4, greedy=True)
+    names = ["gsm8k", "ifeval_strict", "mbpp", "humaneval", "mmlu_pro_law", "hellaswag", "arc"]
+    objectives = tuple(Objective(name, "value", "max", scale=1.0) for name in names)
+    plan = replace(plan, objectives=Objectives(objectives))
+    rng = np.random.default_rng(0)
+    store = finish(plan, lambda job, w: {k: rng.random(9).tolist() for k in job.objectives})
+    results, written = Results.read(store, "study"), io.StringIO()
+    text.front(results, Console(file=written, width=width, highlight=False))
+    said = written.getvalue()
+    assert max(map(len, said.splitlines())) <= width
+    assert "…" not in said
+    for trial in (*results.front.trials, *results.baselines):
+        for score in trial.evaluations["test"].scores.values():
+            assert f"{score.mean:.3f} ± {score.stderr:.3f}" in said
+    tables = said.count("front, then baselines")
+    assert tables == {80: 3, 120: 2, 200: 1}[width]
+    assert ("Regrets need a wider terminal" in said) == (width < 200)
 
 
 def test_an_unknown_study_is_not_found_and_the_known_ones_are_listed(tmp_path) -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import accumulate
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 _SHOWN = 3  # findings of one kind that are printed in full
 _GROUPED = ("tensor-missing", "tensor-extra", "shape", "dtype", "not-finite", "integers")
 _WIDTH = 120  # where the output is not a terminal
+_NAME, _SHORT = 30, 22  # letters of a merge's name in one line, of a terminal narrower than that
 
 
 def console() -> Console:
@@ -30,19 +33,17 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, width=max(found.width, _WIDTH))
 
 
-def front(results: Results) -> None:
+def front(results: Results, out: Console | None = None) -> None:
     """The front against the baselines, with standard errors, and how far to trust it."""
-    out, table = console(), results.front_json()
+    out, table = out or console(), results.front_json()
     if not table["members"]:
         out.print(f"study {results.name}: nothing is scored yet ({table['status']}).")
         return
     split = results.front.certainty
-    out.print(_front_table(results, split, results.plan.objectives.searched, "searched", True))
+    _print_front(out, results, results.plan.objectives.searched, split, "searched")
     held_out = results.plan.objectives.held_out
     if held_out and held_out[0].name in results.front.trials[0].evaluations[split].scores:
-        out.print(
-            _front_table(results, split, held_out, "held out, never seen by the search", False)
-        )
+        _print_front(out, results, held_out, split, "held out, never seen by the search")
     _verdict(out, table, results)
     volume, before = table["hypervolume"].get(split), table["baseline_hypervolume"].get(split)
     out.print(
@@ -107,42 +108,92 @@ def costs(table: Mapping[str, Any]) -> str:
     return " ".join(text)
 
 
+def _print_front(
+    out: Console, results: Results, objectives: Sequence[Objective], split: str, what: str
+) -> None:
+    """One table, with regrets; where the terminal is too narrow, several of some objectives each."""
+    shown = [*results.front.trials, *results.baselines]
+    names = max(len(line) for t in shown for line in _label(results, t, out.width).splitlines())
+    left = out.width - names - 18  # what stands around: the number of the trial and p(front)
+    scores = [t.evaluations[split].scores for t in shown if split in t.evaluations]
+    widths = [
+        2 + max(len(o.name) + 2, *(len(_score(row.get(o.name))) for row in scores))
+        for o in objectives
+    ]
+    if sum(widths) + 6 * len(widths) + 3 <= left:
+        out.print(_front_table(results, split, objectives, what, out.width, regrets=True))
+        return
+    while objectives:
+        fitting = max(1, sum(used <= left for used in accumulate(widths)))
+        block, objectives = objectives[:fitting], objectives[fitting:]
+        widths = widths[fitting:]
+        out.print(_front_table(results, split, block, what, out.width, regrets=False))
+    out.print("Regrets need a wider terminal; --json, --csv and --html have them.")
+
+
 def _front_table(
-    results: Results, split: str, objectives: Sequence[Objective], what: str, chances: bool
+    results: Results,
+    split: str,
+    objectives: Sequence[Objective],
+    what: str,
+    width: int,
+    regrets: bool,
 ) -> Table:
-    """Members of the front, then baselines; means with standard errors, and p(front) if asked."""
-    front = results.front
-    members, knee = front.members, front.knee().number
+    """Members of the front, then baselines: scores with standard errors, p(front) and regrets.
+
+    p(front) stands where the first searched objective is, regrets in the order of the objectives.
+    """
+    chances = objectives[0] == results.plan.objectives.searched[0]
     table = Table(
-        title=f"{results.name}, {what}: front, then baselines, on {split} items",
+        title=Text(f"{results.name}, {what}: front, then baselines, on {split} items"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("merge", no_wrap=True)
     for objective in objectives:
         arrow = "↑" if objective.direction == "max" else "↓"
-        table.add_column(f"{objective.name} {arrow}", justify="right", no_wrap=True)
+        table.add_column(Text(f"{objective.name} {arrow}"), justify="right", overflow="fold")
     if chances:
         table.add_column("p(front)", justify="right", no_wrap=True)
-    table.add_column("regret", justify="right", no_wrap=True)
-    for member, lost, meets in zip(members, results.regrets, results.meets_floors, strict=True):
-        name = member.trial.name + (" (knee)" if member.trial.number == knee else "")
-        name += "" if meets else " (below floor)"
-        chance = [f"{member.p_nondominated:.2f}"] if chances else []
-        steps = " ".join(f"{lost[o.name]:.3f}" for o in objectives if o.name in lost)
-        table.add_row(*_cells(member.trial, name, objectives, split), *chance, steps)
+    if regrets:
+        table.add_column("regret", justify="right", no_wrap=True)
+    for member, lost in zip(results.front.members, results.regrets, strict=True):
+        more = [f"{member.p_nondominated:.2f}"] if chances else []
+        if regrets:
+            more.append(" ".join(f"{lost[o.name]:.3f}" for o in objectives if o.name in lost))
+        table.add_row(*_cells(results, member.trial, objectives, split, width), *more)
     table.add_section()
-    shown = {member.trial.number for member in members}
+    shown = {trial.number for trial in results.front.trials}
     for trial in results.baselines:
         if trial.number not in shown and split in trial.evaluations:
-            table.add_row(*_cells(trial, trial.name, objectives, split))
+            table.add_row(*_cells(results, trial, objectives, split, width))
     return table
 
 
-def _cells(trial: Trial, name: str, objectives: Sequence[Objective], split: str) -> list[str]:
+def _label(results: Results, trial: Trial, width: int) -> str:
+    """Name of a trial and what is to be said of it as a member, in lines of a bearable length."""
+    front = results.front
+    below = {t.number for t, m in zip(front.trials, results.meets_floors, strict=True) if not m}
+    marks = (
+        ("(knee)", trial.number == front.knee().number),
+        (
+            "(below floor)",
+            trial.number in below,
+        ),
+    )
+    words = " ".join([trial.name, *(mark for mark, applies in marks if applies)])
+    return "\n".join(wrap(words, _NAME if width >= _WIDTH else _SHORT))
+
+
+def _cells(
+    results: Results, trial: Trial, objectives: Sequence[Objective], split: str, width: int
+) -> list[Text]:
     scores = trial.evaluations[split].scores
-    return [str(trial.number), name, *(_score(scores.get(o.name)) for o in objectives)]
+    texts = [str(trial.number), _label(results, trial, width)]
+    return [Text(text) for text in (*texts, *(_score(scores.get(o.name)) for o in objectives))]
 
 
 def _score(score: Score | None) -> str:
