@@ -27,6 +27,7 @@ from recycler.export import write_folder  # noqa: E402
 from recycler.nouns.trial import Job  # noqa: E402
 from recycler.study import Study  # noqa: E402
 from recycler.submit.config import read_study  # noqa: E402
+from recycler.submit.submission import plan_of, register  # noqa: E402
 from recycler.submit.workspace import Workspace  # noqa: E402
 
 ROUNDS = 5
@@ -37,7 +38,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="recycler-bench-"))
     workspace = Workspace(str(folder / "ledger.db"))
     config, pool = read_study(STUDY), Pool.from_yaml(HERE / "pool.yaml")
-    plan = workspace.register(workspace.plan(pool, config, HERE), pool)
+    plan = register(workspace, plan_of(workspace, pool, config, HERE), pool)
     scorer = Study(plan.name, workspace).scorer_factory()()
     names = tuple(o.name for o in plan.objectives.searched)
     forward = 0.0

@@ -9,6 +9,7 @@ RecyclerError
 ├── MissingExtra       an optional package is not installed
 ├── StudyFailed        too many candidates of a study failed
 ├── Mismatch           bytes or scores differ from what the ledger says
+├── Unavailable        a disk, database or cluster is away; later it may work
 └── NotFinite          a score is NaN or infinite
 """
 
@@ -82,6 +83,10 @@ class StudyFailed(RecyclerError):
 
 class Mismatch(RecyclerError):
     code = "mismatch"
+
+
+class Unavailable(RecyclerError):
+    pass
 
 
 class NotFinite(RecyclerError):

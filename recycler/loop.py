@@ -1,11 +1,12 @@
 """Ask, submit, wait, tell: the only scheduling there is.
 
-What to do next is read off the ledger each time, so a run that was killed goes on where it was:
-proposals without scores are evaluated again under their number, nothing scored is scored twice.
-May import: the nouns, protocols, front, racing.
+What to do next is read off the ledger, so a run that was killed goes on where it was: proposals
+without scores are evaluated again under their number, nothing scored is scored twice. A merge that
+this or another study has scored under the same measure is not evaluated at all.
 """
 
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,20 +14,23 @@ from typing import Protocol
 
 import numpy as np
 
-from recycler.errors import InvalidConfig, NotFound, StudyFailed
+from recycler.errors import InvalidConfig, RecyclerError, StudyFailed, Unavailable
 from recycler.front.front import floor_gains, front_rows, meeting
 from recycler.front.racing import estimate, expected_improvement
 from recycler.front.stages import AHEAD, Expected, due, exhausted, remaining_gain, spent
-from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
+from recycler.nouns.evaluation import Evaluation, Failure, Fault, Outcomes, Score, Split
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Recipe
+from recycler.nouns.status import Status, Wanted
 from recycler.nouns.trial import WHOLE, Job, Proposal, State, Trial
 from recycler.protocols import Executor, Store
 
 # Times a trial is begun before it counts as what kills the process. Large, because a process is
 # also killed for reasons that are not the trial's, and often before the trial has begun to run.
 ATTEMPTS = 20
+# Waits before a job is tried again after a fault of the environment [s]; then the study pauses.
+BACKOFF = (1.0, 5.0, 25.0)
 
 
 class Source(Protocol):
@@ -58,6 +62,7 @@ class Progress:
         trial: the one that has just landed.
         remaining_gain: what the next evaluations of the search are expected to add (see
             `stages.remaining_gain`).
+        waiting: a fault of the environment after which a job is tried again; empty mostly.
     """
 
     phase: str
@@ -65,9 +70,14 @@ class Progress:
     total: int
     trial: Trial | None = None
     remaining_gain: float | None = None
+    waiting: str = ""
 
 
 Listener = Callable[[Progress], object]
+
+
+class _Halted(Exception):
+    """Another process asked for it, and all jobs in flight have come back."""
 
 
 def run(
@@ -76,55 +86,96 @@ def run(
     source: Source,
     executor: Executor,
     listen: Listener = lambda progress: None,
-    phases: Sequence[str] = ("select", "test"),
-) -> None:
+    phases: Sequence[str] = (Split.SELECT, Split.TEST),
+    wanted: Callable[[], Wanted] = lambda: Wanted.RUN,
+) -> Status:
     """Bring a study to its end: references, search, re-check on select items, report on test.
+
+    Args:
+        plan: the study.
+        store: its ledger, with the study's lease held.
+        source: of proposals.
+        executor: of jobs.
+        listen: called after each event.
+        phases: splits that are scored after the search.
+        wanted: what another process asks of this one; looked at before each job.
+
+    Returns:
+        complete, or what another process asked for: paused or stopped.
 
     Raises:
         StudyFailed: more than `plan.failed_share` of the trials failed.
+        Unavailable: a fault of the environment did not go away; the study is paused.
     """
-    store.set_status(plan.name, "running")
+    died = store.status(plan.name)["status"] != Status.PAUSED
+    store.set_status(plan.name, Status.RUNNING)
     try:
-        message = _Run(plan, store, source, executor, listen).search()
+        first = _Run(plan, store, source, executor, listen, wanted)
+        message = first.search(count_attempts=died)
         for split in phases:
-            _Run(plan, store, source, executor, listen).recheck(split)
+            _Run(plan, store, source, executor, listen, wanted).recheck(split)
+    except _Halted:
+        status = Status.PAUSED if wanted() is Wanted.PAUSE else Status.STOPPED
+        _leave(plan, store, status, "on request")
+        return status
     except StudyFailed as error:
-        store.set_status(plan.name, "failed", error.message)
+        _leave(plan, store, Status.FAILED, error.message)
+        raise
+    except Unavailable as error:
+        _leave(plan, store, Status.PAUSED, error.message)
         raise
     except BaseException as error:
-        store.set_status(plan.name, "stopped", f"{type(error).__name__}: {error}".strip(": "))
+        what = error.message if isinstance(error, RecyclerError) else str(error)
+        _leave(plan, store, Status.STOPPED, f"{type(error).__name__}: {what}".strip(": "))
         raise
-    store.set_status(plan.name, "complete", message)
+    store.set_status(plan.name, Status.COMPLETE, message)
+    return Status.COMPLETE
+
+
+def _leave(plan: Plan, store: Store, status: Status, message: str) -> None:
+    """Write how a run ended; an error on the way must not hide the one that ended it."""
+    try:
+        store.set_status(plan.name, status, message)
+    except RecyclerError:  # the ledger is away, or another process has the study by now
+        return
 
 
 class _Run:
     """One pass over a phase; keeps the ledger's trials in memory and in step."""
 
     def __init__(
-        self, plan: Plan, store: Store, source: Source, executor: Executor, listen: Listener
+        self,
+        plan: Plan,
+        store: Store,
+        source: Source,
+        executor: Executor,
+        listen: Listener,
+        wanted: Callable[[], Wanted],
     ) -> None:
         self.plan, self.store, self.source = plan, store, source
-        self.executor, self.listen = executor, listen
+        self.executor, self.listen, self._wants = executor, listen, wanted
         self.trials = {trial.number: trial for trial in store.trials(plan.name)}
         self.reference: Sequence[float] | None = store.status(plan.name)["reference"]
         self.flying = 0
         self._race = _Race(plan, store, source)
+        self._measures = plan.measure_ids
         self._onward: deque[Trial] = deque()  # trials whose next block is due
         self._due: list[int] = []  # numbers of the trials of this re-check
         self._refused: list[tuple[Trial, Failure]] = []
+        self._faults = _Faults()
 
     @property
     def ledger(self) -> list[Trial]:
-        return [self.trials[number] for number in sorted(self.trials)]
+        return list(self.trials.values())
 
-    def search(self) -> str:
+    def search(self, count_attempts: bool = True) -> str:
         """Evaluate orphans of a killed run first, then proposals, until there are none.
 
         Returns:
             Why it ended before the budget was spent; empty where it did not.
         """
         self._fix_reference()
-        self._drive(self._search_jobs(), "search")
+        self._drive(self._search_jobs(count_attempts), Split.DEV)
         made = spent(self.ledger)
         expected = exhausted(self.plan, self.ledger, self.reference)
         if expected is None or made >= self.plan.evaluations:
@@ -137,13 +188,10 @@ class _Run:
 
     def recheck(self, split: str) -> None:
         """Evaluate on a split whoever is due there and has not been."""
-        wanted = self._wanted(split)
-        searched, all_of_them = self.plan.objectives.searched, self.plan.objectives.all
-        objectives = searched if split == "select" else all_of_them
-        names = tuple(objective.name for objective in objectives)
-        due = [trial for trial in wanted if split not in trial.evaluations]
+        due = [trial for trial in self._wanted(split) if split not in trial.evaluations]
         self._due = [trial.number for trial in due]
-        self._drive(iter([Job(t.number, t.recipe, split, names) for t in due]), split)
+        jobs = (self._job(trial, split) for trial in due)
+        self._drive((job for job in jobs if job is not None), split)
         if self._refused:
             trial, failure = self._refused[0]
             raise StudyFailed(
@@ -152,106 +200,128 @@ class _Run:
                 hint="the others are in the ledger; run the study again to try these once more.",
             )
 
-    def _search_jobs(self) -> Iterator[Job | None]:
+    def _search_jobs(self, count_attempts: bool) -> Iterator[Job | None]:
         """Jobs one after the other; None where scores are awaited."""
         for trial in [trial for trial in self.ledger if trial.state == State.RUNNING]:
             if trial.attempts >= ATTEMPTS:
                 self._failed(trial, Failure("process-died", f"the process died {ATTEMPTS} times."))
                 continue
-            self.store.retry(self.plan.name, trial.number)
-            if not self._copy(trial):
-                yield self._dev_job(trial)
+            if count_attempts:
+                self.store.retry(self.plan.name, trial.number)
+            if job := self._job(trial, Split.DEV):
+                yield job
         while True:
             if self._onward:
-                yield self._dev_job(self._onward.popleft())
+                if job := self._job(self._onward.popleft(), Split.DEV):
+                    yield job
                 continue
             proposal = self.source.next(self.ledger, self.reference)
             if proposal is None:
-                if not self.flying:
+                if not self.flying and not self._faults.waiting:
                     return
                 yield None
                 continue
             trial = self.store.start(self.plan.name, proposal)
-            self.trials[trial.number] = trial
-            if not self._copy(trial):
-                yield self._dev_job(trial)
+            self._take(trial)
+            if job := self._job(trial, Split.DEV):
+                yield job
 
-    def _copy(self, trial: Trial) -> bool:
-        """Take a warm start's scores over from the earlier study; False where it has them no more."""
-        if not trial.copied:
-            return False
-        study, number = trial.notes["copy"]
-        try:
-            alike = self.plan.scores_alike(self.store.plan(study))
-            source = self.store.trials(study)[number] if alike else trial
-        except (NotFound, IndexError):
-            return False
-        if source.state != State.COMPLETE or source.recipe.id != trial.recipe.id:
-            return False
-        scores = source.evaluations["dev"].scores
-        names = [objective.name for objective in self.plan.objectives.searched]
-        outcomes = self.store.outcomes(study, number, "dev")
-        found = Evaluation(
-            split="dev",
-            scores={name: scores[name] for name in names},
-            outcomes={name: outcomes[name] for name in names if name in outcomes},
-            digest=source.digest,
-        )
-        self.store.record(self.plan.name, trial.number, found)
-        self._refresh()
-        self._tell("search", self.trials[trial.number])
-        return True
+    def _job(self, trial: Trial, split: str) -> Job | None:
+        """What is left to score of a trial; None where the ledger has all of it.
 
-    def _dev_job(self, trial: Trial) -> Job:
-        """A trial's dev items, or the next block of them where candidates race."""
-        names = tuple(objective.name for objective in self.plan.objectives.searched)
-        part = self._race.part(trial, self.ledger)
-        return Job(trial.number, trial.recipe, "dev", names, part)
+        On dev items of a race it is the next block of them.
+        """
+        objectives = self.plan.objectives
+        asked = objectives.all if split == Split.TEST else objectives.searched
+        names = tuple(objective.name for objective in asked)
+        known = self._known(trial, split, names)
+        if known >= {*names}:
+            measures = {name: self._measures[name] for name in names}
+            self._landed(self.store.adopt(self.plan.name, trial.number, split, measures), split)
+            return None
+        part = self._race.part(trial, self.ledger) if split == Split.DEV else WHOLE
+        if part == WHOLE:
+            names = tuple(name for name in names if name not in known)
+        return Job(trial.number, trial.recipe, split, names, part)
+
+    def _known(self, trial: Trial, split: str, names: Sequence[str]) -> frozenset[str]:
+        """Objectives whose scores on a split are in the ledger, from this study or another."""
+        measures = {name: self._measures[name] for name in names if name in self._measures}
+        if not measures:
+            return frozenset()
+        return self.store.known(trial.recipe.id, split, measures)
 
     def _drive(self, jobs: Iterator[Job | None], phase: str) -> None:
         """Keep the executor busy until the jobs are used up and all have come back."""
         self._tell(phase, None)
-        exhausted = False
+        ended = False
         while True:
-            while self.executor.free > 0 and not exhausted:
-                try:
-                    job = next(jobs)
-                except StopIteration:
-                    exhausted = True
-                    break
-                if job is None:  # scores are awaited
+            halting = self._wants() is not Wanted.RUN or self._faults.lasting is not None
+            while self.executor.free > 0 and not halting:
+                job = self._faults.due()
+                if job is None and not ended:
+                    try:
+                        job = next(jobs)
+                    except StopIteration:
+                        ended = True
+                if job is None:  # scores are awaited, or there are no more
                     break
                 self.executor.submit(job)
                 self.flying += 1
-            if not self.flying:
-                if exhausted:
-                    return
-                continue
-            for job, result in self.executor.wait():
-                self.flying -= 1
-                self._land(job, result)
-                self._tell(phase, self.trials[job.trial])
+            if self.flying:
+                for job, result in self.executor.wait():
+                    self.flying -= 1
+                    self._land(job, result, phase)
+            elif self._faults.lasting is not None:
+                raise self._faults.lasting
+            elif halting:
+                raise _Halted
+            elif self._faults.waiting:
+                time.sleep(0.1)
+            elif ended:
+                return
 
-    def _land(self, job: Job, result: Evaluation | Failure) -> None:
+    def _land(self, job: Job, result: Evaluation | Failure, phase: str) -> None:
+        """Write what a job gave, or see to it that it is tried again."""
         trial = self.trials[job.trial]
-        if isinstance(result, Failure):
-            if job.split == "dev":
-                self._failed(trial, result)
-            else:  # told when the others are done
-                self._refused.append((trial, result))
-            return
-        state = State.COMPLETE
-        if job.split == "dev" and job.part != WHOLE:
-            result, state = self._race.judge(job, result, self.ledger, self.reference)
-        self.store.record(self.plan.name, trial.number, result, state)
-        self._refresh()
-        if state == State.RUNNING:
-            self._onward.append(self.trials[trial.number])
+        if isinstance(result, Evaluation):
+            state = State.COMPLETE
+            if job.split == Split.DEV and job.part != WHOLE:
+                result, state = self._race.judge(job, result, self.ledger, self.reference)
+            known = self._known(trial, job.split, self._others(job, result))
+            landed = self.store.record(
+                self.plan.name, trial.number, result, state, self._measures, known
+            )
+            if state == State.RUNNING:
+                self._onward.append(landed)
+            self._landed(landed, phase)
+        elif result.fault == Fault.SETUP:
+            raise InvalidConfig(
+                result.message, hint="no candidate can be scored before this is mended."
+            )
+        elif result.fault == Fault.ENVIRONMENT:
+            self._faults.add(job, result, self.plan.name)
+            self._tell(phase, trial, result.message)
+        elif job.split == Split.DEV:
+            self._failed(trial, result)
+            self._tell(phase, self.trials[trial.number])
+        else:  # told when the others are done
+            self._refused.append((trial, result))
+            self._tell(phase, trial)
+
+    def _others(self, job: Job, result: Evaluation) -> list[str]:
+        """Objectives of a job's split that the job left out, because they were known."""
+        objectives = self.plan.objectives
+        asked = objectives.all if job.split == Split.TEST else objectives.searched
+        return [o.name for o in asked if o.name not in result.scores]
+
+    def _landed(self, trial: Trial, phase: str) -> None:
+        self._take(trial)
         self._fix_reference()
+        self._tell(phase, trial)
 
     def _failed(self, trial: Trial, failure: Failure) -> None:
-        self.store.fail(self.plan.name, trial.number, failure)
-        self._refresh()
+        self._take(self.store.fail(self.plan.name, trial.number, failure))
         self._fix_reference()
         ended = [t for t in self.ledger if t.state != State.RUNNING]
         share = sum(t.state == State.FAILED for t in ended) / len(ended)
@@ -262,8 +332,8 @@ class _Run:
                 hint=f"`recycler show {self.plan.name} {trial.number}` shows its details.",
             )
 
-    def _refresh(self) -> None:
-        self.trials = {trial.number: trial for trial in self.store.trials(self.plan.name)}
+    def _take(self, trial: Trial) -> None:
+        self.trials[trial.number] = trial
 
     def _fix_reference(self) -> None:
         if self.reference is None:
@@ -272,19 +342,20 @@ class _Run:
                 self.reference = [float(x) for x in corner]
                 self.store.set_reference(self.plan.name, self.reference)
 
-    def _tell(self, phase: str, trial: Trial | None) -> None:
-        ended = [t for t in self.ledger if t.state != State.RUNNING]
-        if phase == "search":
-            references = sum(t.is_baseline for t in ended)
+    def _tell(self, phase: str, trial: Trial | None, waiting: str = "") -> None:
+        if phase == Split.DEV:
+            ended = sum(t.state != State.RUNNING for t in self.trials.values())
+            references = sum(t.is_baseline for t in self.ledger if t.state != State.RUNNING)
             budget = self.plan.evaluations if self.plan.n > 1 else 0
             n, m = self.plan.n, self.plan.objectives.m
             expected = max(references, n + (n > 1) + (n > 2 and m > 1))
             copies = sum(bool(entry["copy"]) for entry in self.plan.warm)
             left = remaining_gain(self.ledger, self.plan.objectives, self.reference)
-            self.listen(Progress(phase, len(ended), expected + budget + copies, trial, left))
+            total = expected + budget + copies
+            self.listen(Progress("search", ended, total, trial, left, waiting))
         else:
             done = sum(phase in self.trials[number].evaluations for number in self._due)
-            self.listen(Progress(phase, done, len(self._due), trial))
+            self.listen(Progress(phase, done, len(self._due), trial, waiting=waiting))
 
     def _wanted(self, split: str) -> list[Trial]:
         """Finalists on select items, the elected on test items, and the references on both."""
@@ -292,6 +363,42 @@ class _Run:
             return []
         expected = self.source.expected(self.ledger, self.reference) if split == "select" else None
         return due(self.plan, self.ledger, split, np.array(self.reference), expected)
+
+
+class _Faults:
+    """Jobs that met a fault of the environment: tried again with longer and longer waits."""
+
+    def __init__(self) -> None:
+        self.lasting: Unavailable | None = None  # the fault that did not go away
+        self._tries: dict[tuple[int, str], int] = {}
+        self._waiting: list[tuple[float, Job]] = []
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, job: Job, failure: Failure, study: str) -> None:
+        """Take a job back; after the last of its tries the study is to pause."""
+        key = (job.trial, job.split)
+        tries = self._tries.get(key, 0)
+        if tries >= len(BACKOFF):
+            self.lasting = Unavailable(
+                f"trial {job.trial} met a fault of the machine {tries + 1} times in a row: "
+                f"{failure.message}",
+                hint=f"mend it and run study {study!r} again: it goes on where it is, and no budget "
+                "was spent on this.",
+            )
+            return
+        self._tries[key] = tries + 1
+        self._waiting.append((time.monotonic() + BACKOFF[tries], job))
+
+    def due(self) -> Job | None:
+        """A job whose wait is over."""
+        for entry in self._waiting:
+            if entry[0] <= time.monotonic():
+                self._waiting.remove(entry)
+                return entry[1]
+        return None
 
 
 class _Race:

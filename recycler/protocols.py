@@ -4,7 +4,7 @@ Each has a contract suite in tests/contracts that any implementation can be run 
 Letters: n checkpoints, m objectives, d coordinates of a point. May import: the nouns.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -14,6 +14,7 @@ from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.plan import Plan
 from recycler.nouns.reading import Reading
 from recycler.nouns.space import Space
+from recycler.nouns.status import Wanted
 from recycler.nouns.trial import WHOLE, Job, Proposal, State, Trial
 
 if TYPE_CHECKING:
@@ -167,8 +168,19 @@ class Executor(Protocol):
     def close(self) -> None: ...
 
 
+class HeldLease(Protocol):
+    """What a driver holds while it runs a study; `wanted` is what another process asks of it."""
+
+    @property
+    def wanted(self) -> Wanted: ...
+
+
 class Store(Protocol):
-    """The ledger. Every call is one transaction: after a kill it has happened or it has not."""
+    """The ledger. Every call is one transaction: after a kill it has happened or it has not.
+
+    * One process drives a study: it writes inside `hold`. Writes of any other are a Conflict.
+    * Scores under a measure are kept for every study; `known` and `adopt` give them again.
+    """
 
     def create_study(self, plan: Plan) -> None: ...
 
@@ -190,21 +202,29 @@ class Store(Protocol):
 
     def set_reference(self, study: str, reference: Sequence[float]) -> None: ...
 
-    def trials(self, study: str) -> Sequence[Trial]: ...
+    def delete_study(self, study: str) -> None: ...
+
+    def trials(self, study: str, since: int = -1) -> Sequence[Trial]: ...
 
     def start(self, study: str, proposal: Proposal) -> Trial: ...
 
     def retry(self, study: str, number: int) -> None: ...
+
+    def known(self, recipe_id: str, split: str, measures: Mapping[str, str]) -> frozenset[str]: ...
+
+    def adopt(self, study: str, number: int, split: str, measures: Mapping[str, str]) -> Trial: ...
 
     def record(
         self,
         study: str,
         number: int,
         evaluation: Evaluation,
-        state: str = State.COMPLETE,
-    ) -> None: ...
+        state: State = State.COMPLETE,
+        measures: Mapping[str, str] | None = None,
+        known: Collection[str] = (),
+    ) -> Trial: ...
 
-    def fail(self, study: str, number: int, failure: Failure) -> None: ...
+    def fail(self, study: str, number: int, failure: Failure) -> Trial: ...
 
     def outcomes(self, study: str, number: int, split: str) -> Mapping[str, Outcomes]: ...
 
@@ -212,4 +232,10 @@ class Store(Protocol):
         """A study with its trials and item outcomes, in one read transaction."""
         ...
 
-    def hold(self, study: str) -> AbstractContextManager[None]: ...
+    def looked_at(self, split: str, measures: Collection[str]) -> int: ...
+
+    def hold(self, study: str) -> AbstractContextManager[HeldLease]: ...
+
+    def want(self, study: str, wanted: Wanted) -> bool: ...
+
+    def close(self) -> None: ...

@@ -14,12 +14,15 @@ from recycler.checkpoints.pool import Pool
 from recycler.front.front import Front
 from recycler.front.results import Results
 from recycler.front.verdict import Verdict
-from recycler.loop import Listener, run
+from recycler.loop import Listener
 from recycler.nouns.objectives import Objective
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Trial
+from recycler.protocols import Executor
+from recycler.runs import run_study
 from recycler.search.samplers import Proposer
 from recycler.submit.config import ExecutionSection, parse_study
+from recycler.submit.submission import plan_of, register
 from recycler.submit.workspace import OnBytes, Workspace
 
 
@@ -43,6 +46,7 @@ class Study:
         *,
         workspace: Workspace | None = None,
         root: str | Path = ".",
+        replace: bool = False,
         **settings: Any,
     ) -> "Study":
         """Make a study, or find the same one again.
@@ -53,6 +57,7 @@ class Study:
             objectives: searched and held-out objectives.
             workspace: default: that of this folder.
             root: folder that relative paths of the evaluator are relative to.
+            replace: begin a study of that name anew, whatever it holds.
             **settings: sections of a study file (`items`, `evaluator`, `merge`, `search`), or the
                 keys of `search` by themselves: `evaluations=50, sampler="auto", seed=0`.
         """
@@ -73,8 +78,8 @@ class Study:
             },
             "Study.create",
         )
-        plan = workspace.plan(pool, config, Path(root).absolute())
-        workspace.register(plan, pool)
+        plan = plan_of(workspace, pool, config, Path(root).absolute())
+        register(workspace, plan, pool, replace=replace)
         return cls(name, workspace)
 
     @property
@@ -94,13 +99,11 @@ class Study:
             StudyFailed: too many candidates failed.
         """
         execution = execution or ExecutionSection()
-        proposer = Proposer(self.plan)
-        with self.workspace.store.hold(self.name):
-            executor = self.workspace.executor(self.scorer_factory(execution.device), execution)
-            try:
-                run(self.plan, self.workspace.store, proposer, executor, listen)
-            finally:
-                executor.close()
+
+        def executor() -> Executor:
+            return self.workspace.executor(self.scorer_factory(execution.device), execution)
+
+        run_study(self.plan, self.workspace.store, Proposer(self.plan), executor, listen)
         return self
 
     def scorer_factory(self, device: str = "cpu") -> Any:

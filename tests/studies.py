@@ -7,6 +7,7 @@ from pathlib import Path
 import toy
 
 from recycler.study import Study
+from recycler.submit.submission import submit
 from recycler.submit.workspace import Workspace
 
 NAME = "toy"
@@ -33,7 +34,7 @@ def build(root: Path, folders: list[Path] | None = None, **search) -> World:
     store = str(root / "ledger.db")
     file = toy.study_file(root, folders, **search)
     workspace = Workspace(store)
-    plan = workspace.submit(file)
+    plan = submit(workspace, file)
     Study(plan.name, workspace).run()
     return World(root, tuple(folders), file, store)
 

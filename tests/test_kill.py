@@ -50,8 +50,10 @@ def rows(folder: Path, query: str) -> list[tuple]:
 def scored(folder: Path) -> list[tuple]:
     return rows(
         folder,
-        "SELECT number, split, objective, mean, stderr, item_count FROM recycler_evaluations"
-        " ORDER BY number, split, objective",
+        "SELECT s.number, s.split, s.objective, coalesce(s.mean, e.mean),"
+        " coalesce(s.stderr, e.stderr), coalesce(s.item_count, e.item_count)"
+        " FROM recycler_scores s LEFT JOIN recycler_evaluations e ON s.recipe_id = e.recipe_id"
+        " AND s.measure = e.measure AND s.split = e.split ORDER BY 1, 2, 3",
     )
 
 

@@ -83,7 +83,7 @@ def test_one_checkpoint_needs_no_search_however_large_the_budget() -> None:
     assert len(finish(plan, quadratic(plan)).trials("study")) == 1
 
 
-@pytest.mark.parametrize("bad", ["raises", "nan", "memory"])
+@pytest.mark.parametrize("bad", ["raises", "nan"])
 def test_a_failing_candidate_is_recorded_with_its_reason_and_the_others_go_on(bad: str) -> None:
     plan = study_plan("dirichlet", 3, 2, evaluations=6)
     good = quadratic(plan)
@@ -92,8 +92,6 @@ def test_a_failing_candidate_is_recorded_with_its_reason_and_the_others_go_on(ba
         if np.count_nonzero(w == 1.0) and w[1] == 1.0:
             if bad == "raises":
                 raise ValueError("cannot score this")
-            if bad == "memory":
-                raise MemoryError("no room")
             return {"f0": float("nan"), "f1": 0.0}
         return good(job, w)
 
@@ -103,7 +101,6 @@ def test_a_failing_candidate_is_recorded_with_its_reason_and_the_others_go_on(ba
     kind, text = {
         "raises": ("exception", "ValueError: cannot score this"),
         "nan": ("not-finite", "nan"),
-        "memory": ("out-of-memory", "no room"),
     }[bad]
     assert lost.failure.kind == kind
     assert text in lost.failure.message
@@ -206,10 +203,10 @@ def test_a_failure_on_test_items_is_tried_again_by_the_next_run() -> None:
 
     def broken(job: Job, w: np.ndarray) -> Mapping[str, Any]:
         if job.split == "test":
-            raise OSError("disk")
+            raise ValueError("no")
         return good(job, w)
 
-    with pytest.raises(StudyFailed, match=r"could not be scored on test items.*OSError: disk"):
+    with pytest.raises(StudyFailed, match=r"could not be scored on test items.*ValueError: no"):
         finish(plan, broken, store=store)
     before = store.trials("study")
     after = finish(plan, good, store=store).trials("study")

@@ -82,12 +82,23 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("field", Plan.__dataclass_fields__)
+@pytest.mark.parametrize("field", [f for f in Plan.__dataclass_fields__ if f != "measures"])
 def test_each_changed_field_is_told_with_both_values(field):
     other = replace(PLAN, **{field: CHANGED[field]})
     changes = PLAN.changes(other)
     assert changes == {field: (PLAN.to_json()[field], other.to_json()[field])}
     assert changes[field][0] != changes[field][1]
+
+
+def test_what_changed_of_a_measure_is_told_by_the_names_of_its_parts():
+    names = [o.name for o in PLAN.objectives]
+    one = replace(PLAN, measures={n: {"data of task 't'": "sha256:1", "metric": n} for n in names})
+    assert one.changes(replace(one, evaluator={"kind": "lm-eval", "tasks": "/moved"})) == {}
+    other = {n: {"data of task 't'": "sha256:2", "metric": n} for n in names}
+    assert list(one.changes(replace(one, measures=other))) == ["data of task 't'"]
+    fewer = dict(list(other.items())[1:])
+    assert f"objective {names[0]!r}" in one.changes(replace(one, measures=fewer))
+    assert len(set(one.measure_ids.values())) == len(names)
 
 
 def test_the_recipe_of_a_weight_vector_follows_the_order_of_the_pool():

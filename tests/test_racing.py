@@ -33,6 +33,7 @@ from recycler.search.function import search
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
 from recycler.study import Study
+from recycler.submit.submission import submit
 from recycler.submit.workspace import Workspace
 
 ONE = Objectives((Objective("up", "value", "max"),))
@@ -472,7 +473,7 @@ def test_trials_stopped_on_other_items_leave_the_bootstrap_paired(drawer, tmp_pa
     racing = {"blocks": [0.25, 0.5, 1.0], "chance": 0.4, "gain": 0.0}
     workspace = Workspace()
     file = toy.study_file(tmp_path, drawer[:3], evaluations=9, racing=racing)
-    study = Study(workspace.submit(file).name, workspace)
+    study = Study(submit(workspace, file).name, workspace)
 
     def stop(progress: Progress) -> None:
         if progress.phase == "select":

@@ -18,8 +18,9 @@ from alembic.runtime.migration import MigrationContext
 from contracts.store import DurableStoreContract, StoreContract, evaluation, plan, proposal
 
 from recycler.errors import Conflict, InvalidConfig, MissingExtra, NotFound
-from recycler.store import tables
-from recycler.store.sql import HEAD, SqlStore
+from recycler.store import rows as tables
+from recycler.store.engine import HEAD
+from recycler.store.sql import SqlStore
 
 
 def _binaries() -> Path | None:
@@ -224,6 +225,7 @@ def test_a_ledger_in_memory_leaves_no_file(address: str, tmp_path: Path) -> None
 
 def test_a_held_file_says_which_process_holds_it(file: str) -> None:
     store = SqlStore(file)
+    store.create_study(plan())
     with (
         store.hold("study"),
         pytest.raises(Conflict, match=f"process {os.getpid()} on {socket.gethostname()}"),
@@ -271,24 +273,24 @@ def test_deleting_a_study_leaves_the_others(url: str) -> None:
 def test_a_pool_is_registered_once_and_replaced_only_on_request(url: str) -> None:
     store = SqlStore(url)
     spec = {"checkpoints": [{"name": "ü", "about": {"lr": 0.1}}], "base": None}
-    store.add_pool("drawer", spec)
-    store.add_pool("drawer", spec)  # the same again is fine
+    store.catalog.add_pool("drawer", spec)
+    store.catalog.add_pool("drawer", spec)  # the same again is fine
     with pytest.raises(Conflict, match="drawer"):
-        store.add_pool("drawer", {**spec, "base": {}})
-    assert store.pool("drawer") == spec
-    store.add_pool("drawer", {**spec, "base": {}}, replace=True)
-    assert store.pool("drawer")["base"] == {}
-    assert store.pools() == ["drawer"]
+        store.catalog.add_pool("drawer", {**spec, "base": {}})
+    assert store.catalog.pool("drawer") == spec
+    store.catalog.add_pool("drawer", {**spec, "base": {}}, replace=True)
+    assert store.catalog.pool("drawer")["base"] == {}
+    assert store.catalog.pools() == ["drawer"]
     with pytest.raises(NotFound, match="cupboard") as caught:
-        store.pool("cupboard")
+        store.catalog.pool("cupboard")
     assert "drawer" in caught.value.hint
     store.close()
 
 
 def test_a_fingerprint_is_remembered_by_its_stamp(url: str) -> None:
     store = SqlStore(url)
-    assert store.fingerprint("stamp") is None
-    store.remember_fingerprint("stamp", "sha256:1")
-    store.remember_fingerprint("stamp", "sha256:2")
-    assert store.fingerprint("stamp") == "sha256:2"
+    assert store.catalog.fingerprint("stamp") is None
+    store.catalog.remember_fingerprint("stamp", "sha256:1")
+    store.catalog.remember_fingerprint("stamp", "sha256:2")
+    assert store.catalog.fingerprint("stamp") == "sha256:2"
     store.close()

@@ -11,6 +11,7 @@ import toy
 from recycler import Objective, Pool, Study, Workspace
 from recycler.errors import Conflict, Mismatch, NotFound
 from recycler.front.results import Results
+from recycler.submit.submission import submit
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +266,7 @@ def test_a_study_made_in_python_runs_resumes_and_extends(drawer: list, tmp_path)
 def test_a_study_whose_checkpoint_changed_since_is_not_run(tmp_path) -> None:
     folders = toy.drawer(tmp_path / "pool", 2)
     workspace = Workspace()
-    plan = workspace.submit(toy.study_file(tmp_path, folders, evaluations=1))
+    plan = submit(workspace, toy.study_file(tmp_path, folders, evaluations=1))
     toy.checkpoint(folders[1], seed=77)
     with pytest.raises(Mismatch, match=r"'ckpt-1'.*is not the one"):
         Study(plan.name, workspace).run()

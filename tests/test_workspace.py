@@ -17,6 +17,7 @@ from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Proposal
 from recycler.study import Study
 from recycler.submit.config import ExecutionSection
+from recycler.submit.submission import submit
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def file(drawer: list[Path], tmp_path: Path) -> Path:
 
 def begun(workspace: Workspace, file: Path) -> Plan:
     """Submit a study and score its first single, so that it is worth keeping."""
-    plan = workspace.submit(file)
+    plan = submit(workspace, file)
     recipe = plan.recipe([1.0] + [0.0] * (plan.n - 1))
     trial = workspace.store.start(plan.name, Proposal(kind="single", name="one", recipe=recipe))
     scores = {"text": Score(1.0, 0.1, 4), "choice": Score(0.5, 0.1, 4)}
@@ -177,7 +178,7 @@ def test_the_ledger_of_a_study_with_other_settings_is_named(file: Path, tmp_path
     workspace = Workspace()
     begun(workspace, file)
     with pytest.raises(Conflict, match=rf"in the ledger {tmp_path}/\.recycler/ledger\.db"):
-        workspace.submit(changed(file, "search", seed=1))
+        submit(workspace, changed(file, "search", seed=1))
 
 
 # --- when a study is the same ---
@@ -185,8 +186,8 @@ def test_the_ledger_of_a_study_with_other_settings_is_named(file: Path, tmp_path
 
 def test_the_same_file_submitted_again_is_the_same_study(file: Path) -> None:
     workspace = Workspace()
-    plan = workspace.submit(file)
-    assert workspace.submit(file) == plan
+    plan = submit(workspace, file)
+    assert submit(workspace, file) == plan
     assert workspace.store.plan("toy") == plan
     assert len(workspace.store.studies()) == 1
 
@@ -194,10 +195,10 @@ def test_the_same_file_submitted_again_is_the_same_study(file: Path) -> None:
 def test_a_larger_budget_extends_and_a_smaller_one_is_refused(file: Path) -> None:
     workspace = Workspace()
     plan = begun(workspace, file)
-    workspace.submit(changed(file, "search", evaluations=9))
+    submit(workspace, changed(file, "search", evaluations=9))
     assert workspace.store.plan("toy") == replace(plan, evaluations=9)
     with pytest.raises(Conflict, match=r"evaluations is 9 in the ledger .*, 4 now"):
-        workspace.submit(file)
+        submit(workspace, file)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_a_larger_budget_extends_and_a_smaller_one_is_refused(file: Path) -> Non
         ("search", {"sampler": "nsga2"}, r"sampler is 'dirichlet' in the ledger .*, 'nsga2' now"),
         ("search", {"greedy": False}, "greedy is True"),
         ("items", {"dev": 11}, "items is"),
-        ("evaluator", {"max_length": 64}, "evaluator is"),
+        ("evaluator", {"max_length": 64}, "longest sequence is"),
     ],
 )
 def test_another_setting_is_refused_by_its_name_and_changes_nothing(
@@ -216,19 +217,56 @@ def test_another_setting_is_refused_by_its_name_and_changes_nothing(
     workspace = Workspace()
     plan = begun(workspace, file)
     with pytest.raises(Conflict, match=key):
-        workspace.submit(changed(file, section, **values))
+        submit(workspace, changed(file, section, **values))
     assert workspace.store.plan("toy") == plan
 
 
-def test_a_study_without_a_score_is_begun_anew_so_that_a_mistake_can_be_mended(file: Path) -> None:
+def test_a_study_that_waits_is_replaced_only_on_request(file: Path) -> None:
     workspace = Workspace()
-    plan = workspace.submit(file)
+    plan = submit(workspace, file)
     recipe = plan.recipe([1.0] + [0.0] * (plan.n - 1))
     workspace.store.start("toy", Proposal(kind="single", name="one", recipe=recipe))
     workspace.store.fail("toy", 0, Failure("exception", "the task has a typo"))
-    mended = workspace.submit(changed(file, "search", seed=5))
+    with pytest.raises(Conflict, match="seed is 0") as refused:
+        submit(workspace, changed(file, "search", seed=5))
+    assert "--replace" in refused.value.hint
+    assert workspace.store.plan("toy") == plan
+    assert len(workspace.store.trials("toy")) == 1
+    mended = submit(workspace, changed(file, "search", seed=5), replace=True)
     assert mended.seed == workspace.store.plan("toy").seed == 5
     assert workspace.store.trials("toy") == []
+
+
+def test_a_study_that_is_being_run_is_not_replaced(file: Path) -> None:
+    workspace = Workspace()
+    plan = submit(workspace, file)
+    with (
+        workspace.store.hold("toy"),
+        pytest.raises(Conflict, match="being run, so it can't be replaced"),
+    ):
+        submit(workspace, file, replace=True)
+    assert submit(workspace, file, replace=True) == plan
+
+
+def test_a_handle_from_before_a_replacement_does_not_run_its_old_plan(file: Path) -> None:
+    workspace = Workspace()
+    old = Study(submit(workspace, file).name, workspace)
+    submit(workspace, changed(file, "search", seed=5), replace=True)
+    with pytest.raises(Conflict, match="was replaced or extended since"):
+        old.run()
+    assert workspace.store.trials("toy") == []
+    assert workspace.store.status("toy")["status"] == "new"
+
+
+def test_a_plan_of_a_newer_recycler_is_told_as_such(file: Path) -> None:
+    workspace = Workspace()
+    table = submit(workspace, file).to_json()
+    with pytest.raises(Conflict, match="has 'entropy', which this recycler does not know") as c:
+        Plan.from_json({**table, "entropy": 1})
+    assert "upgrade" in c.value.hint
+    table["objectives"][0]["temper"] = 2
+    with pytest.raises(Conflict, match="'temper'"):
+        Plan.from_json(table)
 
 
 @pytest.mark.parametrize(("section", "word"), [("merge", "method"), ("search", "sampler")])
@@ -240,17 +278,17 @@ def test_a_wrong_name_is_told_before_anything_is_written(
     file.write_text(yaml.safe_dump(table), encoding="utf-8")
     workspace = Workspace()
     with pytest.raises(InvalidConfig, match="'linaer' is not a"):
-        workspace.submit(file)
+        submit(workspace, file)
     assert workspace.store.studies() == []
 
 
 def test_execution_may_change_from_run_to_run(file: Path, drawer: list[Path]) -> None:
     workspace = Workspace()
-    plan = workspace.submit(file)
+    plan = submit(workspace, file)
     table = yaml.safe_load(file.read_text(encoding="utf-8"))
     table["execution"] = {"workers": 3, "timeout": 10}
     file.write_text(yaml.safe_dump(table), encoding="utf-8")
-    assert workspace.submit(file) == plan
+    assert submit(workspace, file) == plan
 
 
 def test_another_checkpoint_under_the_same_name_is_refused(tmp_path: Path) -> None:
@@ -260,7 +298,7 @@ def test_another_checkpoint_under_the_same_name_is_refused(tmp_path: Path) -> No
     begun(workspace, file)
     toy.checkpoint(folders[1], seed=77)
     with pytest.raises(Conflict, match="ingredients is"):
-        workspace.submit(file)
+        submit(workspace, file)
     with pytest.raises(Mismatch, match=r"'ckpt-1' at .*ckpt-1 is not the one"):
         workspace.study_pool("toy")
 
@@ -268,9 +306,9 @@ def test_another_checkpoint_under_the_same_name_is_refused(tmp_path: Path) -> No
 def test_a_pool_that_moved_is_followed(tmp_path: Path) -> None:
     folders = toy.drawer(tmp_path / "pool", 2)
     workspace = Workspace()
-    plan = workspace.submit(toy.study_file(tmp_path, folders))
+    plan = submit(workspace, toy.study_file(tmp_path, folders))
     moved = [folder.rename(tmp_path / folder.name) for folder in folders]
-    assert workspace.submit(toy.study_file(tmp_path, moved)) == plan
+    assert submit(workspace, toy.study_file(tmp_path, moved)) == plan
     assert [c.path for c in workspace.study_pool("toy").checkpoints] == moved
 
 
@@ -284,7 +322,7 @@ def test_a_registered_pool_comes_back_with_what_is_known_of_it(drawer: list[Path
     again = workspace.pool("mine")
     assert [c.name for c in again.checkpoints] == ["c0", "c1"]
     assert [dict(c.about)["lr"] for c in again.checkpoints] == [0.1, 0.1]
-    assert workspace.store.pool("mine")["checkpoints"][0]["fingerprint"] == (
+    assert workspace.store.catalog.pool("mine")["checkpoints"][0]["fingerprint"] == (
         again.checkpoints[0].fingerprint()
     )
 
@@ -324,16 +362,16 @@ def test_a_larger_budget_defers_the_stop_rule_and_another_threshold_is_taken(
 ) -> None:
     file = toy.study_file(tmp_path, drawer[:2], evaluations=3, stop_gain=0.5)
     workspace = Workspace()
-    Study(workspace.submit(file).name, workspace).run()
+    Study(submit(workspace, file).name, workspace).run()
     assert workspace.store.plan("toy").stop_after == 0
     text = file.read_text()
     file.write_text(text.replace("evaluations: 3", "evaluations: 5"))
-    workspace.submit(file)
+    submit(workspace, file)
     longer = workspace.store.plan("toy")
     searched = sum(t.kind == "search" for t in workspace.store.trials("toy"))
     assert (longer.evaluations, longer.stop_after) == (5, searched + 10)
     file.write_text(file.read_text().replace("stop_gain: 0.5", "stop_gain: 0.1"))
-    workspace.submit(file)
+    submit(workspace, file)
     again = workspace.store.plan("toy")
     assert (again.stop_gain, again.evaluations, again.stop_after) == (0.1, 5, searched + 10)
 

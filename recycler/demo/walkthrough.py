@@ -19,6 +19,7 @@ from recycler.report.page import html_page
 from recycler.report.progress import ProgressBar
 from recycler.study import Study
 from recycler.submit.config import ExecutionSection, parse_study, read_study
+from recycler.submit.submission import plan_of, register
 from recycler.submit.workspace import Workspace
 
 HERE = Path(__file__).parent
@@ -63,7 +64,8 @@ def walk(
             config = parse_study(
                 {**table, "search": {**table["search"], "evaluations": evaluations}}
             )
-        plan = workspace.register(workspace.plan(pool, config, HERE, bar.bytes_read), pool)
+        plan = plan_of(workspace, pool, config, HERE, bar.bytes_read)
+        plan = register(workspace, plan, pool)
         study = Study(plan.name, workspace)
         say(
             f"2/5  searching: {plan.n} singles, uniform, merge-best, then {plan.evaluations} merges "

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from recycler.errors import InvalidConfig
+from recycler.errors import Conflict, InvalidConfig
+from recycler.nouns.measure import Parts, differences, measure_id
 from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.recipe import Ingredient, Recipe, canonical
 from recycler.nouns.space import Space
@@ -40,9 +41,11 @@ class Plan:
         fill: share of the evaluations, the last ones, that go into the largest gaps of the front.
         space: what is searched besides one weight a checkpoint, as `space.settings_of` makes it.
         stop_gain: the search ends when `stages.remaining_gain` falls below this share; 0 never.
-        stop_after: so many evaluations by the sampler are made before that rule is asked: who gives
-            a stopped study a larger budget wants more of them.
+        stop_after: the stop rule is not applied before this many sampler evaluations; raised when
+            the budget of a stopped study is extended.
         warm_start: names of earlier studies in the same ledger.
+        measures: objective -> parts of its measure (see `measure`). Scores of an objective that has
+            none belong to this study alone.
         warm: what is proposed first, read from them when the study was registered (see
             `search.warm.recipes`), so that nothing depends on them later.
     """
@@ -71,6 +74,7 @@ class Plan:
     stop_after: int = 0
     warm_start: tuple[str, ...] = ()
     warm: tuple[Mapping[str, Any], ...] = ()
+    measures: Mapping[str, Parts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name in self.warm_start:
@@ -160,6 +164,11 @@ class Plan:
             settings={**self.merge_settings, **values.get("", {})},
         )
 
+    @property
+    def measure_ids(self) -> dict[str, str]:
+        """Objective -> id of its measure, of those that have one."""
+        return {name: measure_id(parts) for name, parts in self.measures.items()}
+
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON data; `Plan.from_json` gives an equal one back."""
         data = {key: getattr(self, key) for key in self.__dataclass_fields__}
@@ -169,28 +178,38 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Plan":
+        """The plan that `to_json` gave.
+
+        Raises:
+            Conflict: a newer recycler wrote it, with settings that this one does not know.
+        """
+        objectives = [dict(entry) for entry in data["objectives"]]
+        known = {*Objective.__dataclass_fields__}
+        strange = sorted({*data} - {*cls.__dataclass_fields__})
+        strange += sorted({key for entry in objectives for key in entry} - known)
+        if strange:
+            raise Conflict(
+                f"the plan of study {data.get('name')!r} has {strange[0]!r}, which this recycler "
+                "does not know.",
+                hint="a newer recycler wrote it; upgrade recycler.",
+            )
         values = dict(data)
         values["ingredients"] = tuple((name, fp) for name, fp in data["ingredients"])
-        values["objectives"] = Objectives(tuple(Objective(**o) for o in data["objectives"]))
+        values["objectives"] = Objectives(tuple(Objective(**entry) for entry in objectives))
         values["base"] = tuple(data["base"]) if data["base"] else None
         values["warm_start"] = tuple(data.get("warm_start", ()))
         values["warm"] = tuple(data.get("warm", ()))
         return cls(**values)
 
-    def scores_alike(self, other: "Plan") -> bool:
-        """Whether a merge that both studies make gets the same dev scores in both."""
-
-        def measured(plan: "Plan") -> set[tuple[str, ...]]:
-            return {
-                (o.name, o.task, o.metric, o.direction, o.cluster)
-                for o in plan.objectives.searched
-            }
-
-        here, there = self.to_json(), other.to_json()
-        same = all(here[key] == there[key] for key in ("evaluator", "items", "dtype"))
-        return same and measured(self) <= measured(other)
-
     def changes(self, other: "Plan") -> dict[str, tuple[Any, Any]]:
-        """Fields of `other` that differ from this plan's, as (here, there); empty if none."""
+        """Fields of `other` that differ from this plan's, as (here, there); empty if none.
+
+        Measures come as the names of the parts that differ, each as a field of its own. Where every
+        objective has one, the evaluator's description is not compared: files may lie elsewhere.
+        """
         here, there = self.to_json(), other.to_json()
-        return {key: (here[key], there[key]) for key in here if here[key] != there[key]}
+        parts = differences(here.pop("measures"), there.pop("measures"))
+        if all(o.name in self.measures and o.name in other.measures for o in self.objectives):
+            del here["evaluator"]
+        found = {key: (here[key], there[key]) for key in here if here[key] != there[key]}
+        return {**found, **dict.fromkeys(parts, ("as it was", "changed"))}

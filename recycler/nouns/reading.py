@@ -18,6 +18,7 @@ class Reading:
         status: name, status, message, created, reference (gains) and trials in each state.
         plan: the study's plan.
         trials: all trials by number, without item outcomes.
+        looked_at: how many studies, this one too, have scored merges on these test items.
         outcomes: (number of a trial, split) -> objective -> item outcomes, unpacked when asked for.
     """
 
@@ -25,4 +26,5 @@ class Reading:
     status: Mapping[str, Any]
     plan: Plan
     trials: tuple[Trial, ...]
+    looked_at: int
     outcomes: Callable[[int, str], Mapping[str, Outcomes]]

@@ -46,6 +46,7 @@ class Recipe:
         ingredients: the checkpoints with a weight other than zero, unitless.
         dtype: torch name of the output dtype.
         base: the base checkpoint of task-vector methods.
+        id: content id, equal for equal merges; names of checkpoints do not enter.
         settings: the method's own parameters, each a scalar or a `schedule`; besides, how
             `missing` tensors (tied, refuse, base, skip) and different `vocabulary` sizes (refuse,
             common) are taken.
@@ -56,6 +57,7 @@ class Recipe:
     dtype: str
     base: Ingredient | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    id: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for ingredient in self.ingredients:
@@ -82,10 +84,9 @@ class Recipe:
                 "a recipe needs at least one weight other than zero.", hint="give weights."
             )
         object.__setattr__(self, "ingredients", tuple(kept))
+        object.__setattr__(self, "id", self._content_id())
 
-    @property
-    def id(self) -> str:
-        """Content id: equal for equal merges; names of checkpoints do not enter."""
+    def _content_id(self) -> str:
         content = {
             "method": self.method,
             "weights": [

@@ -15,12 +15,13 @@ from recycler.execute.inline import Inline
 from recycler.front.front import Front
 from recycler.front.racing import settings_of
 from recycler.front.results import Results
-from recycler.loop import Listener, run
+from recycler.loop import Listener
 from recycler.nouns.evaluation import Evaluation
 from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import WHOLE, Job
 from recycler.protocols import Scorer
+from recycler.runs import run_study
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
 
@@ -92,15 +93,8 @@ def search(
         _require_parts(function)
     ledger = SqlStore(store)
     _register(ledger, plan)
-    with ledger.hold(study):
-        run(
-            plan,
-            ledger,
-            Proposer(plan),
-            Inline(lambda: _scorer(function, plan)),
-            listen,
-            phases=(),
-        )
+    inline = Inline(lambda: _scorer(function, plan))
+    run_study(ledger.plan(study), ledger, Proposer(plan), lambda: inline, listen, phases=())
     return Results.read(ledger, plan.name).front
 
 

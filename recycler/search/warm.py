@@ -4,7 +4,7 @@ Checkpoints are recognised by their fingerprints. Letters: n checkpoints of the 
 May import: the nouns, front, search.baselines.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -22,7 +22,9 @@ MISSING = 0.2  # largest share of a recipe's weight that may lie on checkpoints 
 Earlier = tuple[Plan, Sequence[Trial], Sequence[float] | None]
 
 
-def recipes(plan: Plan, studies: Sequence[Earlier]) -> tuple[dict[str, Any], ...]:
+def recipes(
+    plan: Plan, studies: Sequence[Earlier], scored: Callable[[Recipe], bool]
+) -> tuple[dict[str, Any], ...]:
     """What a new study proposes first: the best of each earlier one in turn.
 
     Left out are references, and where the new study walks the greedy path, plain averages, for that
@@ -31,10 +33,11 @@ def recipes(plan: Plan, studies: Sequence[Earlier]) -> tuple[dict[str, Any], ...
     Args:
         plan: the new study.
         studies: earlier ones, in the order in which they are listed.
+        scored: whether the ledger has a merge's dev scores under the new study's measures.
 
     Returns:
-        `{"study", "trial", "weights": [n], "copy"}` each; `copy` says that the scores are those of
-        the earlier study, which evaluated the very same merge in the same way.
+        `{"study", "trial", "weights": [n], "copy"}` each; `copy` says that it was scored before
+        under the same measures, so that it costs nothing.
     """
     known = {proposal.recipe.id for proposal in baselines.proposals(plan, ())}
     found: list[dict[str, Any]] = []
@@ -45,7 +48,7 @@ def recipes(plan: Plan, studies: Sequence[Earlier]) -> tuple[dict[str, Any], ...
         recipe = plan.recipe(entry["weights"])
         if recipe.id not in known and len(found) < plan.evaluations // 3:
             known.add(recipe.id)
-            found.append(entry)
+            found.append({**entry, "copy": scored(recipe)})
     return tuple(found)
 
 
@@ -65,7 +68,6 @@ def _of_study(plan: Plan, earlier: Earlier) -> Iterator[dict[str, Any]]:
     """Entries of one earlier study, rank by rank; within a rank, most hypervolume first."""
     old, trials, reference = earlier
     left = [trial for trial in trials if trial.state == State.COMPLETE]
-    alike = plan.scores_alike(old)
     while left:
         rank = front_rows(left, old.objectives, "dev")
         if not rank:
@@ -80,7 +82,6 @@ def _of_study(plan: Plan, earlier: Earlier) -> Iterator[dict[str, Any]]:
                 "study": old.name,
                 "trial": rank[row].number,
                 "weights": weights,
-                "copy": alike and plan.recipe(weights).id == rank[row].recipe.id,
             }
         left = [trial for trial in left if trial not in rank]
 

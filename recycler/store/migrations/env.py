@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from recycler.store.tables import VERSION_TABLE, metadata
+from recycler.store.rows import VERSION_TABLE, metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

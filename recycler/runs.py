@@ -1,0 +1,88 @@
+"""A run: the lease of a study, its executor and the loop, from start to end in this process."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from recycler.errors import Conflict
+from recycler.loop import Listener, Source, run
+from recycler.nouns.evaluation import Split
+from recycler.nouns.plan import Plan
+from recycler.nouns.status import Status, Wanted
+from recycler.protocols import Executor, Store
+
+
+class Terminated(SystemExit):
+    """The system asked this process to end: SIGTERM, or its terminal was closed."""
+
+
+def run_study(
+    plan: Plan,
+    store: Store,
+    source: Source,
+    make_executor: Callable[[], Executor],
+    listen: Listener = lambda progress: None,
+    phases: Sequence[str] = (Split.SELECT, Split.TEST),
+) -> Status:
+    """Run or resume a study to its end, as the only process that does.
+
+    SIGTERM and SIGHUP end the run as Ctrl-C does: the ledger says `stopped`, the lease is free.
+
+    Args:
+        plan: the study, as the ledger has it.
+        store: its ledger.
+        source: of proposals.
+        make_executor: called once the lease is held.
+        listen: called after each event.
+        phases: splits that are scored after the search.
+
+    Raises:
+        Conflict: a living process runs it, or the ledger has another plan by now.
+        StudyFailed: too many candidates failed.
+        Unavailable: a fault of the environment did not go away; the study is paused.
+    """
+    with _signals(), store.hold(plan.name) as lease:
+        if store.plan(plan.name) != plan:
+            raise Conflict(
+                f"study {plan.name!r} was replaced or extended since it was opened here.",
+                hint="open it again: `Study(name)`, or run its file once more.",
+            )
+        executor = make_executor()
+        try:
+            return run(plan, store, source, executor, listen, phases, lambda: lease.wanted)
+        finally:
+            executor.close()
+
+
+def request(store: Store, study: str, wanted: Wanted) -> bool:
+    """Ask the process that runs a study to pause or stop after the jobs in flight.
+
+    Returns:
+        Whether a living process runs it; else nothing was asked.
+    """
+    return store.want(study, wanted)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP become exceptions, as SIGINT is; in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated(128 + number)
+
+    asked = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in asked}
+    # a process that ignores SIGHUP was started with nohup, and is to go on
+    for number in asked:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -1,0 +1,202 @@
+"""The database behind a ledger: opening, schema, and transactions that outlive a lost connection."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.pool import StaticPool
+
+from recycler.errors import Conflict, InvalidConfig, MissingExtra, NotFound, Unavailable
+from recycler.store import rows as t
+
+HEAD = "0001"  # newest migration
+PATIENCE = 60.0  # how long a write is tried again while the database can't be reached [s]
+# The first statement of a migration: others wait, and tables come all or not at all
+_ALONE = {"sqlite": "SELECT 1", "postgresql": "SELECT pg_advisory_xact_lock(7265637963)"}
+T = TypeVar("T")
+
+
+class Engine:
+    """A database URL such as `sqlite:///ledger.db`, opened; `sqlite://` is in memory."""
+
+    def __init__(self, url: str) -> None:
+        """Connect, and make or upgrade the tables.
+
+        Raises:
+            InvalidConfig: not a URL of SQLite or PostgreSQL.
+            MissingExtra: the driver is not installed.
+            NotFound: nothing can be opened there.
+            Conflict: a newer recycler wrote the ledger.
+        """
+        self._engine = _made(url)
+        self.dialect: str = self._engine.dialect.name
+        self.in_memory = isinstance(self._engine.pool, StaticPool)
+        try:
+            self._migrate()
+        except BaseException:
+            self.close()  # a refused ledger is not kept open
+            raise
+
+    def __str__(self) -> str:
+        """The file, or the URL without its password."""
+        url = self._engine.url
+        return url.database or "in memory" if self.dialect == "sqlite" else url.render_as_string()
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """One read transaction: everything read in it is of one moment."""
+        if self.dialect == "postgresql":
+            # the isolation level goes back to the default when the connection is returned
+            with self._engine.connect() as raw:
+                db = raw.execution_options(isolation_level="REPEATABLE READ")
+                with db.begin():
+                    yield db
+        else:
+            with self._engine.begin() as db:
+                yield db
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """One write transaction: it happens as a whole or not at all."""
+        with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as db:
+            yield db
+
+    def write(self, work: Callable[[sa.Connection, bool], T]) -> T:
+        """Do `work(db, again)` in a write transaction; try again while the database is away.
+
+        A connection that is lost while it commits leaves open whether it did. So `again` is true from
+        the second try on, and `work` must then take what it finds already done for its own.
+
+        Raises:
+            Unavailable: the database could not be reached for PATIENCE seconds.
+        """
+        start, wait, again = time.monotonic(), 0.05, False
+        while True:
+            try:
+                with self.writing() as db:
+                    return work(db, again)
+            except (OperationalError, InterfaceError, DBAPIError) as error:
+                if not _lost(error):
+                    raise
+                if time.monotonic() - start + wait > PATIENCE:
+                    raise self._unavailable(error) from error
+                again = True
+                time.sleep(wait)
+                wait = min(2 * wait, 5.0)
+
+    def clock(self, db: sa.Connection) -> float:
+        """The time that leases go by [s since 1970]: the server's where there is one."""
+        if self.dialect == "postgresql":
+            return float(
+                db.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one()
+            )
+        return time.time()
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._engine.dispose()
+
+    def _unavailable(self, error: DBAPIError) -> Unavailable:
+        return Unavailable(
+            f"the ledger {self} could not be written for {PATIENCE:g} s: {_first_line(error)}.",
+            hint="see that the database runs and its disk has room, then run the study again.",
+        )
+
+    def _migrate(self) -> None:
+        try:
+            with self._engine.connect() as db:
+                if not sa.inspect(db).has_table(t.VERSION_TABLE):
+                    version = None
+                else:
+                    query = sa.text(f"SELECT version_num FROM {t.VERSION_TABLE}")
+                    version = db.execute(query).scalar()
+        except DBAPIError as error:
+            raise NotFound(
+                f"the ledger {self} can't be opened: {_first_line(error)}.",
+                hint="check the path or the database URL.",
+            ) from error
+        if version is not None and version > HEAD:
+            raise Conflict(
+                f"the ledger {self} has version {version}, this recycler knows {HEAD}.",
+                hint="a newer recycler wrote it; upgrade recycler.",
+            )
+        if version != HEAD:
+            self._upgrade()
+
+    def _upgrade(self) -> None:
+        """Bring the tables up to date in one transaction, one process at a time."""
+        from alembic import command  # only where tables are made: alembic costs 0.2 s
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self.writing() as db:
+            db.exec_driver_sql(_ALONE[self.dialect])
+            config.attributes["connection"] = db
+            command.upgrade(config, "head")
+
+
+def _made(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        backend = parsed.get_backend_name()
+        if backend not in _ALONE:
+            raise sa.exc.ArgumentError(f"{backend} holds no ledger")
+        memory = backend == "sqlite" and parsed.database in (None, "", ":memory:")
+        if memory:
+            engine = sa.create_engine(
+                parsed, poolclass=StaticPool, connect_args={"check_same_thread": False}
+            )
+        else:
+            engine = sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+    except (sa.exc.ArgumentError, NoSuchModuleError) as error:
+        shown = _without_password(url)
+        raise InvalidConfig(
+            f"{shown!r} is not a database URL: {str(error).replace(url, shown)}.",
+            hint="use sqlite:///path/ledger.db or postgresql+psycopg://user@host/name.",
+        ) from None  # the cause repeats the URL, password and all
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"{parsed.drivername} needs the package {error.name}.",
+            hint="pip install 'recycler[postgres]'",
+        ) from error
+    if backend == "sqlite":
+        sa.event.listen(engine, "connect", _pragmas)
+        sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _pragmas(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where `_begin` says, reads too
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "busy_timeout=15000",
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+
+def _lost(error: DBAPIError) -> bool:
+    """Whether the database was away or busy, so that the same may succeed later."""
+    return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+
+
+def _first_line(error: DBAPIError) -> str:
+    return (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]
+
+
+def _without_password(url: str) -> str:
+    """The URL with what stands between `:` and `@` starred out, also where it can't be parsed."""
+    head, at, tail = url.rpartition("@")
+    scheme, _, login = head.partition("://")
+    user, colon, _ = login.partition(":")
+    return f"{scheme}://{user}{colon}{'***' if colon else ''}@{tail}" if at else url

@@ -1,0 +1,207 @@
+"""The lease of a study: which process runs it, whether it lives, and what is wanted of it.
+
+A lease is a random token in the study's row. Whoever drives the study names the token in the WHERE
+clause of each write, so a driver that lost its lease can't write any more, on either database and
+whatever happened to its connection. A holder is dead when its process is gone from this machine, or
+when its heartbeat stands still; the lease is then free for the next.
+"""
+
+import json
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+
+from recycler.errors import Conflict, NotFound, RecyclerError
+from recycler.nouns.status import Holder, Wanted
+from recycler.store import rows as t
+from recycler.store.engine import Engine
+
+BEAT = 5.0  # seconds between two heartbeats
+STALE = 60.0  # a heartbeat older than this is of a dead process [s]
+_MINE: set[str] = set()  # tokens of leases that this process holds
+
+
+class Lease:
+    """A lease that this process holds (see `protocols.Store.hold`)."""
+
+    def __init__(self, engine: Engine, study: str, token: str) -> None:
+        self.study, self.token = study, token
+        self._engine = engine
+        self._wanted = Wanted.RUN
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"lease {study}", daemon=True)
+        if not engine.in_memory:  # nobody else can see it, and its connection is not shared
+            self._thread.start()
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is wanted of the run, as of the last heartbeat; STOP where the lease was lost."""
+        if self._engine.in_memory and not self._over.is_set():
+            self._look()
+        return self._wanted
+
+    def close(self) -> None:
+        """End the heartbeat and free the study, unless another process has it by now."""
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        _MINE.discard(self.token)
+        free = (
+            t.studies.update()
+            .where(t.studies.c.name == self.study, t.studies.c.token == self.token)
+            .values(token="", wanted=Wanted.RUN)
+        )
+        try:
+            with self._engine.writing() as db:
+                db.execute(free)
+        except sa.exc.DBAPIError:
+            return  # the database is away; the next run sees a process that is gone
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT):
+            self._look()
+
+    def _look(self) -> None:
+        """Renew the lease and read what is wanted."""
+        mine = (t.studies.c.name == self.study, t.studies.c.token == self.token)
+        try:
+            with self._engine.writing() as db:
+                beat = t.studies.update().where(*mine).values(heartbeat=self._engine.clock(db))
+                found = db.execute(beat.returning(t.studies.c.wanted)).scalar()
+        except sa.exc.DBAPIError:
+            return  # away for now; a write will tell if it stays so
+        self._wanted = Wanted(found) if found else Wanted.STOP
+
+
+@contextmanager
+def hold(engine: Engine, study: str) -> Iterator[Lease]:
+    """Take the lease of a study for as long as the block lasts.
+
+    Raises:
+        Conflict: a living process holds it.
+        NotFound: no such study.
+    """
+    token = uuid.uuid4().hex
+    _MINE.add(token)
+    try:
+        engine.write(lambda db, again: _take(engine, db, study, token))
+        lease = Lease(engine, study, token)
+    except BaseException:
+        _MINE.discard(token)
+        raise
+    try:
+        yield lease
+    finally:
+        lease.close()
+
+
+def _take(engine: Engine, db: sa.Connection, study: str, token: str) -> None:
+    c = t.studies.c
+    query = sa.select(c.token, c.holder, c.heartbeat).where(c.name == study).with_for_update()
+    row = db.execute(query).mappings().first()
+    if row is None:
+        raise NotFound(f"there is no study {study!r}.", hint="`recycler studies` lists them.")
+    moment = engine.clock(db)
+    if row["token"] != token and is_alive(row, moment):
+        raise busy(study, row, moment)
+    db.execute(
+        t.studies.update()
+        .where(c.name == study)
+        .values(
+            token=token,
+            holder=json.dumps(asdict(this_process())),
+            heartbeat=moment,
+            wanted=Wanted.RUN,
+        )
+    )
+
+
+def want(engine: Engine, study: str, wanted: Wanted) -> bool:
+    """Ask the process that runs a study for something; whether a living one does."""
+
+    def ask(db: sa.Connection, again: bool) -> bool:
+        c = t.studies.c
+        query = sa.select(c.token, c.holder, c.heartbeat).where(c.name == study)
+        row = db.execute(query).mappings().first()
+        if row is None:
+            raise NotFound(f"there is no study {study!r}.", hint="`recycler studies` lists them.")
+        if not is_alive(row, engine.clock(db)):
+            return False
+        db.execute(t.studies.update().where(c.name == study).values(wanted=wanted))
+        return True
+
+    return engine.write(ask)
+
+
+def is_alive(row: Mapping[Any, Any], moment: float) -> bool:
+    """Whether a living process holds the lease in a study's row.
+
+    Args:
+        row: token, holder and heartbeat of the study.
+        moment: the present time by the clock of the ledger [s].
+    """
+    if not row["token"]:
+        return False
+    holder, here = holder_of(row), this_process()
+    if holder.machine == here.machine:
+        if holder.pid == here.pid:
+            return row["token"] in _MINE
+        if not _runs(holder):
+            return False
+    return bool(moment - row["heartbeat"] < STALE)
+
+
+def holder_of(row: Mapping[Any, Any]) -> Holder:
+    """The process that last took the lease."""
+    return Holder.from_json(json.loads(row["holder"]))
+
+
+def busy(study: str, row: Mapping[Any, Any], moment: float) -> RecyclerError:
+    """The error that says who runs a study."""
+    quiet = max(0.0, moment - row["heartbeat"])
+    return Conflict(
+        f"study {study!r} is being run by {holder_of(row)}, last heard of {quiet:.0f} s ago.",
+        hint=f"wait for it or stop it. Without a sign for {STALE:.0f} s it counts as dead, and the "
+        "study may be run again.",
+    )
+
+
+@cache
+def _machine(pid: int) -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return f"{socket.gethostname()} {psutil.boot_time():.0f}"
+
+
+def this_process() -> Holder:
+    """This process as a holder of leases."""
+    return _this_process(os.getpid())
+
+
+@cache
+def _this_process(pid: int) -> Holder:
+    started = psutil.Process(pid).create_time()
+    return Holder(pid, socket.gethostname(), _machine(pid), started)
+
+
+def _runs(holder: Holder) -> bool:
+    """Whether a holder on this machine is still there."""
+    try:
+        found = psutil.Process(holder.pid)
+        alike = abs(found.create_time() - holder.started) < 1.0
+        return bool(alike and found.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True

@@ -1,0 +1,229 @@
+"""The ledger's tables, and how nouns become rows and rows nouns.
+
+Migrations make the tables; a test holds both to the same schema. Their names begin with `recycler_`,
+because Optuna's storage, which may share the database, has tables called studies and trials too.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from recycler.nouns.evaluation import Evaluation, Failure, Fault, Outcomes, Score
+from recycler.nouns.recipe import Recipe, canonical
+from recycler.nouns.trial import State, Trial
+
+metadata = MetaData()
+VERSION_TABLE = "recycler_alembic_version"
+
+# name -> spec (JSON): paths and what is known of each checkpoint
+pools = Table(
+    "recycler_pools",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("created", String(32), nullable=False),
+)
+
+# path, size, mtime and inode of a checkpoint's files -> fingerprint, so bytes are hashed once
+fingerprints = Table(
+    "recycler_fingerprints",
+    metadata,
+    Column("stamp", Text, primary_key=True),
+    Column("fingerprint", String(80), nullable=False),
+)
+
+# The lease of a study is part of its row: token is empty while nobody runs it.
+studies = Table(
+    "recycler_studies",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("plan", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("reference", Text, nullable=True),
+    Column("events", Integer, nullable=False),
+    Column("created", String(32), nullable=False),
+    Column("token", String(32), nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("heartbeat", Float(53), nullable=False),
+    Column("wanted", String(16), nullable=False),
+)
+
+trials = Table(
+    "recycler_trials",
+    metadata,
+    Column(
+        "study",
+        String(200),
+        ForeignKey("recycler_studies.name", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("recipe", Text, nullable=False),
+    Column("recipe_id", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("started", Integer, nullable=False),
+    Column("finished", Integer, nullable=True),
+    Column("changed", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("notes", Text, nullable=False),
+    Column("failure", Text, nullable=True),
+    Column("created", String(32), nullable=False),
+    Column("ended", String(32), nullable=True),
+    UniqueConstraint("study", "recipe_id", name="one_trial_a_recipe"),
+    Index("recycler_trials_changed", "study", "changed"),
+)
+
+# What a merge scored, whoever asked first: the recipe decides the bytes, the measure what is asked of
+# them, and so no study pays for it again. Never changed, never deleted with a study.
+evaluations = Table(
+    "recycler_evaluations",
+    metadata,
+    Column("recipe_id", String(16), primary_key=True),
+    Column("measure", String(64), primary_key=True),
+    Column("split", String(16), primary_key=True),
+    Column("mean", Float(53), nullable=False),
+    Column("stderr", Float(53), nullable=False),
+    Column("item_count", Integer, nullable=False),
+    Column("outcomes", LargeBinary, nullable=True),
+    Column("digest", String(80), nullable=False),
+    Column("created", String(32), nullable=False),
+)
+
+# The scores of a trial: one row points to an evaluation (measure set), or holds numbers of this
+# study alone: estimates of a race, and scores of functions that nobody else can call.
+scores = Table(
+    "recycler_scores",
+    metadata,
+    Column("study", String(200), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("split", String(16), primary_key=True),
+    Column("objective", String(200), primary_key=True),
+    Column("recipe_id", String(16), nullable=False),
+    Column("measure", String(64), nullable=True),
+    Column("mean", Float(53), nullable=True),
+    Column("stderr", Float(53), nullable=True),
+    Column("item_count", Integer, nullable=True),
+    Column("outcomes", LargeBinary, nullable=True),
+    Column("seconds", Text, nullable=False),
+    ForeignKeyConstraint(
+        ["study", "number"],
+        ["recycler_trials.study", "recycler_trials.number"],
+        ondelete="CASCADE",
+    ),
+    ForeignKeyConstraint(
+        ["recipe_id", "measure", "split"],
+        [
+            "recycler_evaluations.recipe_id",
+            "recycler_evaluations.measure",
+            "recycler_evaluations.split",
+        ],
+    ),
+    Index("recycler_scores_measure", "measure", "split"),
+)
+
+
+def now() -> str:
+    """The present moment as text that sorts by time."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def trial_row(study: str, trial: Trial) -> dict[str, Any]:
+    """The row of a trial that has just started."""
+    return {
+        "study": study,
+        "number": trial.number,
+        "kind": trial.kind,
+        "name": trial.name,
+        "recipe": canonical(trial.recipe.to_json()),
+        "recipe_id": trial.recipe.id,
+        "state": trial.state,
+        "started": trial.started,
+        "finished": None,
+        "changed": trial.started,
+        "attempts": 1,
+        "digest": "",
+        "notes": canonical(trial.notes),
+        "failure": None,
+        "created": now(),
+        "ended": None,
+    }
+
+
+def numbers_of(evaluation: Evaluation, objective: str) -> dict[str, Any]:
+    """The columns that a score of one objective takes, in both tables."""
+    score, outcomes = evaluation.scores[objective], evaluation.outcomes.get(objective)
+    return {
+        "mean": score.mean,
+        "stderr": score.stderr,
+        "item_count": score.items,
+        "outcomes": pack(outcomes) if outcomes else None,
+    }
+
+
+def read_trial(row: Mapping[Any, Any], found: Sequence[Any]) -> Trial:
+    """A trial from its row and those of its scores, without item outcomes."""
+    evaluations = {}
+    for split in sorted({score.split for score in found}):
+        rows = [score for score in found if score.split == split]
+        evaluations[split] = Evaluation(
+            split=split,
+            scores={r.objective: Score(r.mean, r.stderr, r.item_count) for r in rows},
+            digest=row["digest"],
+            seconds=next((json.loads(r.seconds) for r in rows if r.seconds != "{}"), {}),
+        )
+    return Trial(
+        number=row["number"],
+        kind=row["kind"],
+        name=row["name"],
+        recipe=Recipe.from_json(json.loads(row["recipe"])),
+        state=State(row["state"]),
+        started=row["started"],
+        finished=row["finished"],
+        attempts=row["attempts"],
+        digest=row["digest"],
+        evaluations=evaluations,
+        failure=read_failure(row["failure"]),
+        notes=json.loads(row["notes"]),
+    )
+
+
+def read_failure(text: str | None) -> Failure | None:
+    """A failure from its JSON; None where there is none."""
+    if not text:
+        return None
+    table = json.loads(text)
+    return Failure(**{**table, "fault": Fault(table["fault"])})
+
+
+def pack(outcomes: Outcomes) -> bytes:
+    """Item outcomes as compressed JSON."""
+    return zlib.compress(canonical(asdict(outcomes)).encode())
+
+
+def unpack(blob: bytes) -> Outcomes:
+    """The outcomes that `pack` was given."""
+    table: dict[str, Any] = json.loads(zlib.decompress(blob))
+    held: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    return Outcomes(**held)

@@ -1,0 +1,123 @@
+"""Scores and evaluations: what a merge scored once is pointed to by every trial that asks the same.
+
+An evaluation is keyed by recipe (which bytes), measure (what is asked of them) and split. It is never
+changed. A score points to one, or holds numbers that belong to its study alone.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from recycler.errors import Mismatch
+from recycler.nouns.evaluation import Evaluation
+from recycler.nouns.recipe import canonical
+from recycler.nouns.trial import Trial
+from recycler.store import rows as t
+
+INSERT: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_HERE, _SHARED = t.scores.c, t.evaluations.c
+OUTCOMES = sa.func.coalesce(_HERE.outcomes, _SHARED.outcomes).label("outcomes")
+NUMBERS = (
+    _HERE.number,
+    _HERE.split,
+    _HERE.objective,
+    _HERE.seconds,
+    *(
+        sa.func.coalesce(_HERE[name], _SHARED[name]).label(name)
+        for name in ("mean", "stderr", "item_count")
+    ),
+)
+
+
+def select(*columns: Any) -> sa.Select[Any]:
+    """Columns of scores, read through the pointers to shared evaluations."""
+    joined = t.scores.outerjoin(
+        t.evaluations,
+        sa.and_(
+            _HERE.recipe_id == _SHARED.recipe_id,
+            _HERE.measure == _SHARED.measure,
+            _HERE.split == _SHARED.split,
+        ),
+    )
+    return sa.select(*columns).select_from(joined)
+
+
+def rows_of(
+    study: str,
+    trial: Trial,
+    evaluation: Evaluation | None,
+    split: str,
+    measures: Mapping[str, str],
+    known: Collection[str],
+) -> list[dict[str, Any]]:
+    """A row of `scores` for each objective: a pointer where it has a measure, else the numbers."""
+    place = {"study": study, "number": trial.number, "split": split, "recipe_id": trial.recipe.id}
+    nothing = {"mean": None, "stderr": None, "item_count": None, "outcomes": None}
+    rows = [
+        {**place, "objective": name, "measure": measures[name], **nothing, "seconds": "{}"}
+        for name in known
+    ]
+    for name in evaluation.scores if evaluation else ():
+        own = nothing if name in measures else t.numbers_of(evaluation, name)  # type: ignore[arg-type]
+        spent = canonical(evaluation.seconds)  # type: ignore[union-attr]
+        measure = measures.get(name)
+        rows.append({**place, "objective": name, "measure": measure, **own, "seconds": spent})
+    return rows
+
+
+def one_digest(trial: Trial, digests: set[str]) -> str:
+    """The digest that all scores of a trial are of; empty where no bytes were merged.
+
+    Raises:
+        Mismatch: they are of different bytes.
+    """
+    several = {trial.digest, *digests} - {""}
+    if len(several) > 1:
+        new = sorted(digests - {trial.digest}) or sorted(several)
+        raise Mismatch(
+            f"trial {trial.number} merged to {new[-1]}, before to {trial.digest or new[0]}.",
+            hint="a checkpoint changed since; register the pool again.",
+        )
+    return next(iter(several), "")
+
+
+def evaluated(
+    db: sa.Connection, recipe_id: str, split: str, measures: Mapping[str, str]
+) -> dict[str, str]:
+    """Measure -> digest of the merged bytes, of one merge on a split, as far as known."""
+    query = sa.select(_SHARED.measure, _SHARED.digest).where(
+        _SHARED.recipe_id == recipe_id,
+        _SHARED.split == split,
+        _SHARED.measure.in_(list(measures.values())),
+    )
+    return {row.measure: row.digest for row in db.execute(query)} if measures else {}
+
+
+def keep(
+    db: sa.Connection, trial: Trial, evaluation: Evaluation, measures: Mapping[str, str]
+) -> None:
+    """Write scores for every study; where two studies score the same at once, the first counts."""
+    rows = [
+        {
+            "recipe_id": trial.recipe.id,
+            "measure": measures[name],
+            "split": evaluation.split,
+            "digest": evaluation.digest,
+            "created": t.now(),
+            **t.numbers_of(evaluation, name),
+        }
+        for name in evaluation.scores
+        if name in measures
+    ]
+    if rows:
+        insert = INSERT[db.dialect.name](t.evaluations)
+        db.execute(insert.on_conflict_do_nothing(), rows)
+
+
+def looked_at(db: sa.Connection, split: str, measures: Collection[str]) -> int:
+    """How many studies have scored something on a split's items of these measures."""
+    query = sa.select(sa.func.count(_HERE.study.distinct()))
+    asked = query.where(_HERE.split == split, _HERE.measure.in_(list(measures)))
+    return int(db.execute(asked).scalar_one())

@@ -1,0 +1,232 @@
+"""Submission: from a study file to a plan in the ledger, the same way for every door.
+
+A study is registered once. The same file again resumes it, a larger budget extends it, anything else
+is refused by its name; a study is replaced only on request.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace as changed
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from recycler.checkpoints.pool import Pool
+from recycler.errors import Conflict, InvalidConfig
+from recycler.evaluate.kinds import make_evaluator
+from recycler.front.racing import settings_of
+from recycler.front.stages import AHEAD
+from recycler.nouns import space
+from recycler.nouns.evaluation import Split
+from recycler.nouns.layers import places
+from recycler.nouns.measure import Parts
+from recycler.nouns.objectives import Objectives
+from recycler.nouns.plan import Plan
+from recycler.nouns.recipe import Recipe
+from recycler.nouns.trial import Trial
+from recycler.registry import resolve
+from recycler.search.samplers import SAMPLERS
+from recycler.search.warm import Earlier, recipes
+from recycler.submit.config import StudyFile, read_study
+from recycler.submit.workspace import OnBytes, Workspace, executor_of, pool_name
+
+
+def submit(
+    workspace: Workspace,
+    file: str | os.PathLike[str],
+    on_bytes: OnBytes | None = None,
+    *,
+    replace: bool = False,
+) -> Plan:
+    """Register the study of a file, or find it again: same settings resume, others are refused.
+
+    Args:
+        workspace: the ledger.
+        file: a study file.
+        on_bytes: told of bytes read while fingerprints are made.
+        replace: begin a study of that name anew, whatever it holds.
+
+    Raises:
+        Conflict: the name is taken by a study with other settings.
+    """
+    config, root = read_study(file), Path(file).absolute().parent
+    pool = pool_of(workspace, config, root)
+    plan = plan_of(workspace, pool, config, root, on_bytes)
+    return register(workspace, plan, pool, on_bytes, replace=replace)
+
+
+def pool_of(workspace: Workspace, config: StudyFile, root: Path) -> Pool:
+    """The pool a study file lists, names (a registered one) or points to (a YAML file)."""
+    if isinstance(config.pool, str):
+        listed = config.pool.endswith((".yaml", ".yml"))
+        return Pool.from_yaml(root / config.pool) if listed else workspace.pool(config.pool)
+    return Pool.from_entries(config.study, config.pool_entries(), config.base_entry(), root)
+
+
+def plan_of(
+    workspace: Workspace,
+    pool: Pool,
+    config: StudyFile,
+    root: Path,
+    on_bytes: OnBytes | None = None,
+) -> Plan:
+    """The plan that a study file means for a pool; everything that can be refused is refused here."""
+    pool.require_mergeable()
+    executor_of(config.execution)
+    resolve("sampler", config.search.sampler, SAMPLERS)
+    search, objectives = config.search, config.all_objectives()
+    prints = [workspace.fingerprint(c, on_bytes) for c in pool.checkpoints]
+    evaluator, items = config.evaluator_settings(root), config.items.model_dump()
+    base = (pool.base.name, workspace.fingerprint(pool.base, on_bytes)) if pool.base else None
+    return Plan(
+        name=config.study,
+        ingredients=tuple(zip((c.name for c in pool.checkpoints), prints, strict=True)),
+        objectives=objectives,
+        sampler=search.sampler,
+        settings=search.settings,
+        evaluations=search.evaluations,
+        greedy=search.greedy,
+        leave_one_out=search.leave_one_out,
+        seed=search.seed,
+        method=config.merge.method,
+        merge_settings=_merge_settings(pool, config),
+        dtype=config.merge.dtype or pool.checkpoints[0].dtype,
+        base=base,
+        items=items,
+        evaluator=evaluator,
+        finalists=search.finalists,
+        failed_share=search.failed_share,
+        racing=settings_of(search.racing),
+        fill=search.fill,
+        space=_space(pool, config),
+        stop_gain=search.stop_gain,
+        warm_start=tuple(search.warm_start),
+        measures=measures(objectives, evaluator, items, pool, base[1] if base else ""),
+    )
+
+
+def register(
+    workspace: Workspace,
+    plan: Plan,
+    pool: Pool,
+    on_bytes: OnBytes | None = None,
+    *,
+    replace: bool = False,
+) -> Plan:
+    """Write a plan and its pool into the ledger, or resume the same study.
+
+    A larger budget of evaluations extends the study, and it may stop sooner or later than it was to
+    (`stop_gain`); any other change is refused, also while nothing is scored yet.
+
+    Raises:
+        Conflict: there is a study of that name with other settings, and `replace` is off; or it is
+            to be replaced while a living process runs it.
+    """
+    store = workspace.store
+    spec = workspace.spec(Pool(pool_name(plan.name), pool.checkpoints, pool.base), on_bytes)
+    warm: tuple[Mapping[str, Any], ...] = ()
+    if plan.warm_start and (replace or plan.name not in {row["name"] for row in store.studies()}):
+        earlier = [_earlier(workspace, name) for name in plan.warm_start]
+        warm = recipes(plan, earlier, lambda recipe: _scored(workspace, plan, recipe))
+
+    def decide(old: Plan | None, trials: Sequence[Trial], alive: bool) -> tuple[Plan, bool]:
+        if old is None or replace:
+            if alive:
+                raise Conflict(
+                    f"study {plan.name!r} is being run, so it can't be replaced.",
+                    hint="stop that run first.",
+                )
+            return changed(plan, warm=warm), True
+        return _resumed(old, plan, trials, store.where), False
+
+    return store.submit(plan.name, decide, pool_name(plan.name), spec)
+
+
+def measures(
+    objectives: Objectives,
+    evaluator: Mapping[str, Any],
+    items: Mapping[str, Any],
+    pool: Pool,
+    base: str = "",
+) -> dict[str, Parts]:
+    """Objective -> everything that decides what its scores are scores of (see `nouns.measure`).
+
+    Args:
+        objectives: all of the study.
+        evaluator: `kind`, `root` and the evaluator's own settings.
+        items: sizes of the splits and their seed.
+        pool: its first checkpoint gives the tokenizer.
+        base: fingerprint of the base checkpoint, where there is one.
+    """
+    of_merge: dict[str, Parts] = {
+        o.name: {"property of the merge": o.metric, "base": base} for o in objectives if o.of_merge
+    }
+    if len(of_merge) == len(objectives.all):
+        return of_merge
+    tokenizer = str(pool.checkpoints[0].path)
+    made = make_evaluator(evaluator, objectives, items, tokenizer)
+    return {**of_merge, **made.measures()}
+
+
+def _resumed(old: Plan, plan: Plan, trials: Sequence[Trial], where: str) -> Plan:
+    """The plan that a study goes on with: the old one, or the old one with a larger budget."""
+    plan = changed(plan, warm=old.warm, stop_after=old.stop_after)
+    changes = old.changes(plan)
+    before, after = changes.pop("evaluations", (plan.evaluations, plan.evaluations))
+    changes.pop("stop_gain", None)
+    if changes or after < before:
+        key, (there, here) = next(iter((changes or {"evaluations": (before, after)}).items()))
+        raise Conflict(
+            f"there is already a study {plan.name!r} with other settings: "
+            f"{key} is {_brief(there)} in the ledger {where}, {_brief(here)} now.",
+            hint="give the study another name, restore the setting to resume it, or begin it anew "
+            "with --replace.",
+        )
+    if after > before and plan.stop_gain:  # the new evaluations come before the rule is applied
+        made = sum(t.kind == "search" and not t.copied for t in trials)
+        return changed(plan, stop_after=made + AHEAD)
+    return plan
+
+
+def _earlier(workspace: Workspace, study: str) -> Earlier:
+    """An earlier study, for a warm start."""
+    store = workspace.store
+    return store.plan(study), store.trials(study), store.status(study)["reference"]
+
+
+def _scored(workspace: Workspace, plan: Plan, recipe: Recipe) -> bool:
+    """Whether the ledger has a merge's dev scores under all measures of the search."""
+    ids, searched = plan.measure_ids, [o.name for o in plan.objectives.searched]
+    if any(name not in ids for name in searched):
+        return False
+    wanted = {name: ids[name] for name in searched}
+    return workspace.store.known(recipe.id, Split.DEV, wanted) == {*searched}
+
+
+def _merge_settings(pool: Pool, config: StudyFile) -> dict[str, Any]:
+    """The settings of the study's merge method, refused here rather than in every candidate."""
+    method = import_module("recycler.merge.parts").find_method(config.merge.method)
+    if method.needs_base and pool.base is None:
+        raise InvalidConfig(
+            f"study {config.study!r}: merge method {config.merge.method} needs a base checkpoint.",
+            hint="name the common ancestor: `base: runs/base`, or in the pool's file.",
+        )
+    files = import_module("recycler.merge.recipes.settings")
+    made: dict[str, Any] = files.checked_settings(
+        config.merge.settings, method, Path(f"study {config.study}: merge.settings")
+    )
+    return made
+
+
+def _space(pool: Pool, config: StudyFile) -> dict[str, Any]:
+    """What the study searches besides the weights, checked against its method and its layers."""
+    method = import_module("recycler.merge.parts").find_method(config.merge.method)
+    known = tuple(getattr(method, "defaults", {}))
+    names = list(pool.checkpoints[0].tensors)
+    layers = max((place.layers for place in places(names).values()), default=0)
+    return space.settings_of(config.search.space, config.merge.method, known, layers)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
