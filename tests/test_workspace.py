@@ -134,6 +134,19 @@ def test_the_home_folder_itself_is_searched(nested: Path, monkeypatch: pytest.Mo
     assert found_from(nested) == Path("outer/.recycler/ledger.db")
 
 
+def test_a_user_without_a_home_has_a_ledger_all_the_same(
+    nested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that is run under any number: no HOME, no entry in the user database."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert found_from(nested) == Path("outer/.recycler/ledger.db")
+
+
 @root_only
 def test_the_search_for_a_ledger_stops_at_the_border_of_a_file_system(
     nested: Path, monkeypatch: pytest.MonkeyPatch

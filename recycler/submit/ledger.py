@@ -75,7 +75,7 @@ def searched(here: Path) -> Iterator[Path]:
     """
     ceilings = {Path(c).resolve() for c in os.environ.get(CEILING, "").split(os.pathsep) if c}
     ceilings.add(Path(tempfile.gettempdir()).resolve())
-    home = Path.home().resolve()
+    home = Path(os.path.expanduser("~")).resolve()  # it may be unknown, as of a container's user
     here = here.resolve()
     device = here.stat().st_dev
     yield here
