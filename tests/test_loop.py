@@ -259,6 +259,14 @@ def test_finalists_are_the_front_and_the_ranks_behind_it_up_to_half_the_places(
     assert [t.number for t in found] == numbers
 
 
+def test_of_a_rank_larger_than_the_places_left_those_that_add_most_are_finalists() -> None:
+    """By hand: (5, 5) is the largest volume, then (3, 7) and (7, 3) add 6 each, (1, 9) adds 2."""
+    plan = study_plan("dirichlet", 2, 2, finalists=4)
+    ranks = [(10.0, 10.0), (1.0, 9.0), (3.0, 7.0), (5.0, 5.0), (7.0, 3.0), (9.0, 1.0)]
+    found = finalists(plan, [scored(i, dev) for i, dev in enumerate(ranks)], np.zeros(2))
+    assert [t.number for t in found] == [0, 2, 3, 4]
+
+
 def test_baselines_take_no_place_among_the_finalists() -> None:
     plan = study_plan("dirichlet", 2, 2, finalists=6)
     trials = [scored(i, dev) for i, dev in enumerate(RANKS)]

@@ -19,7 +19,7 @@ from recycler.evaluate.results import evaluation_of
 from recycler.execute.inline import Inline
 from recycler.execute.rescore import rescore
 from recycler.front.front import drawn_gains, probabilities
-from recycler.front.racing import DEFAULTS, expected_improvement, settings_of
+from recycler.front.racing import DEFAULTS, estimate, expected_improvement, settings_of
 from recycler.loop import Progress, run
 from recycler.nouns.evaluation import Evaluation, Outcomes, Score
 from recycler.nouns.objectives import Objective, Objectives
@@ -499,6 +499,20 @@ def test_trials_stopped_on_other_items_leave_the_bootstrap_paired(drawer, tmp_pa
     assert [m.p_nondominated for m in front.members] == [
         expected[m.trial.number] for m in front.members
     ]
+
+
+def test_an_estimate_is_as_sure_as_the_items_seen_and_the_paired_rest() -> None:
+    """Var = s · Var(mean of the items seen) + (1 - s) · Var(paired difference), s the share seen."""
+    rng = np.random.default_rng(0)
+    rival = Outcomes(tuple(range(80)), tuple(rng.normal(size=80)))
+    apart = rng.normal(0.3, 0.1, 20)
+    seen = Outcomes(tuple(range(20)), tuple(np.array(rival.values[:20]) + apart))
+    objectives = Objectives((Objective("f0", "value", "max"),))
+    found = estimate({"f0": seen}, [{"f0": rival}], objectives)["f0"]
+    assert found.mean == pytest.approx(np.mean(rival.values) + apart.mean(), rel=1e-12)
+    alone, paired = (x.var(ddof=1) / 20 for x in (np.array(seen.values), apart))
+    assert found.stderr == pytest.approx(sqrt(alone / 4 + 3 * paired / 4), rel=1e-9)
+    assert found.items == 20
 
 
 def test_a_raced_merge_scores_the_same_again_from_its_folder(world, tmp_path) -> None:

@@ -264,6 +264,9 @@ def test_deleting_a_study_leaves_the_others(url: str) -> None:
     assert len(store.trials("other")[0].evaluations) == 1
     store.create_study(plan())  # the name is free, and no old row comes back
     assert store.trials("study") == []
+    store.start("study", proposal())
+    assert store.trials("study")[0].evaluations == {}
+    store.record("study", 0, evaluation())  # nor are its items scored already
     store.close()
 
 
