@@ -86,7 +86,7 @@ class Mismatch(RecyclerError):
 
 
 class Unavailable(RecyclerError):
-    pass
+    code = "unavailable"
 
 
 class NotFinite(RecyclerError):

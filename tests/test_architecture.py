@@ -58,6 +58,7 @@ CODES = {
     "MissingExtra": "missing-extra",
     "StudyFailed": "study-failed",
     "Mismatch": "mismatch",
+    "Unavailable": "unavailable",
     "NotFinite": "not-finite",
 }
 FROZEN = ("store.migrations",)  # a schema is a long list, and is never edited

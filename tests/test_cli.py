@@ -27,6 +27,7 @@ COMMANDS = [
     "pool show",
     "merge",
     "run",
+    "stop",
     "studies",
     "front",
     "show",
@@ -317,6 +318,14 @@ def test_a_missing_ledger_is_told_and_not_made(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "none.db").exists()
 
 
+def test_a_study_that_nobody_runs_is_not_asked_to_stop(world, monkeypatch, capsys):
+    told = json.loads(call("stop", "toy", "--json", store=world.store))
+    assert told == {"study": "toy", "asked": False}
+    code, _, err = refused(monkeypatch, capsys, "stop", "nothing", store=world.store)
+    assert code == 1
+    assert "no study 'nothing'" in err
+
+
 def test_two_ways_to_pick_at_once_are_refused(world, monkeypatch, capsys):
     given = ("pick", "toy", "--knee", "--prefer", "text=1")
     code, _, err = refused(monkeypatch, capsys, *given, store=world.store)
@@ -327,7 +336,7 @@ def test_two_ways_to_pick_at_once_are_refused(world, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objectives": [{"name": "text", "metric": "bits_per_bite"}]}, "direction is ''"),
+        ({"objectives": [{"name": "text", "metric": "bits_per_bite"}]}, "has no known direction"),
         ({"search": {"sampler": "nehvy"}}, "'nehvy' is not a sampler"),
         ({"search": {"evaluation": 3}}, "search.evaluation: "),
         ({"items": {"dev": 0}}, "items.dev: "),

@@ -49,6 +49,7 @@ def test_the_front_has_the_documented_shape(study: Study, table: dict) -> None:
         "feasible",
         "floors",
         "gaps",
+        "looked_at",
         "counts",
         "item_share",
         "remaining_gain",

@@ -98,7 +98,7 @@ def pool_list(store: str, as_json: bool) -> None:
     \b
     Example: recycler pool list
     """
-    names = workspace_of(store).store.pools()
+    names = workspace_of(store).store.catalog.pools()
     print_json(names) if as_json else click.echo("\n".join(names) or "no pools yet")
 
 
@@ -116,5 +116,5 @@ def pool_show(store: str, name: str, as_json: bool) -> None:
 
 
 def _show_pool(workspace: Any, name: str, as_json: bool) -> None:
-    spec = {"name": name, **workspace.store.pool(name)}
+    spec = {"name": name, **workspace.store.catalog.pool(name)}
     print_json(spec) if as_json else lazy("recycler.report.text").pool(spec)

@@ -1,4 +1,4 @@
-"""`recycler run` and `recycler studies`."""
+"""`recycler run`, `recycler stop`, `recycler studies`."""
 
 from importlib import import_module as lazy
 from pathlib import Path
@@ -15,9 +15,10 @@ from recycler.cli.common import FOLDER, as_json, print_json, workspace_of
 @click.option("--executor", help="inline, ray or a registered one; default: ray if workers > 1.")
 @click.option("--ray-address", help="An existing Ray cluster.")
 @click.option("--device", help="torch device of the workers.")
+@click.option("--replace", is_flag=True, help="Begin the study of that name anew; its scores go.")
 @as_json
 @click.pass_obj
-def run(store: str, /, study_file: Path, as_json: bool, **given: Any) -> None:
+def run(store: str, /, study_file: Path, replace: bool, as_json: bool, **given: Any) -> None:
     """Run the study of STUDY_FILE, or resume it; stop with Ctrl-C, nothing is lost.
 
     \b
@@ -28,11 +29,33 @@ def run(store: str, /, study_file: Path, as_json: bool, **given: Any) -> None:
     execution = config.execution.model_copy(update=changes)
     workspace = workspace_of(store, create=True)
     with lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar:
-        plan = workspace.submit(study_file, bar.bytes_read)
+        submit = lazy("recycler.submit.submission").submit
+        plan = submit(workspace, study_file, bar.bytes_read, replace=replace)
         study = lazy("recycler.study").Study(plan.name, workspace)
         study.run(execution, bar.step, bar.bytes_read)
     results = study.results
     print_json(results.front_json()) if as_json else lazy("recycler.report.text").front(results)
+
+
+@click.command()
+@click.argument("study")
+@click.option("--pause", is_flag=True, help="Pause it instead; `recycler run` goes on either way.")
+@as_json
+@click.pass_obj
+def stop(store: str, study: str, pause: bool, as_json: bool) -> None:
+    """Ask the process that runs STUDY to stop once the merges in flight are scored.
+
+    \b
+    Example: recycler stop my-study
+    """
+    workspace = workspace_of(store)
+    workspace.store.status(study)  # NotFound where there is none
+    wanted = lazy("recycler.nouns.status").Wanted("pause" if pause else "stop")
+    asked = lazy("recycler.runs").request(workspace.store, study, wanted)
+    if as_json:
+        print_json({"study": study, "asked": asked})
+    else:
+        click.echo(f"asked to {wanted}" if asked else f"no process runs {study!r}")
 
 
 @click.command()

@@ -57,9 +57,8 @@ def _reason(claimed: Mapping[str, Any], results: Results, evaluator: Evaluator) 
     found = differing(claimed.get("conditions", {}), conditions())
     if dict(claimed["evaluator"]) != json.loads(json.dumps(dict(results.plan.evaluator))):
         found.append("the settings of the evaluator are others in this ledger")
-    recorded: Mapping[str, Mapping[str, Any]] = getattr(results.plan, "measures", {})
     for name, parts in evaluator.measures().items():
-        then = recorded.get(name, {})
+        then = results.plan.measures.get(name, {})
         found += [
             f"{part!r} of objective {name!r} is another"
             for part in parts

@@ -42,6 +42,7 @@ class Results:
         event: number of the last event that was read.
         status: name, status, message, created, reference and trials in each state.
         trials: all trials by number.
+        looked_at: how many studies, this one too, have scored merges on these test items.
     """
 
     def __init__(self, reading: Reading) -> None:
@@ -49,6 +50,7 @@ class Results:
         self.event = reading.event
         self.status = reading.status
         self.trials = reading.trials
+        self.looked_at = reading.looked_at
         self._outcomes = reading.outcomes
         self._unpacked: dict[tuple[int, str], Mapping[str, Outcomes]] = {}
         self._expected: dict[str, Mapping[int, Array]] = {}
@@ -152,6 +154,16 @@ class Results:
         return (
             f"The finalists are being re-checked on select items ({done} of {wanted} scored); until "
             "all are, the front is that on dev items."
+        )
+
+    @property
+    def seen_by(self) -> str:
+        """What is said where other studies have scored merges on the same test items; else empty."""
+        if self.looked_at < 2:
+            return ""
+        return (
+            f"{self.looked_at} studies have scored merges on these test items; with each choice by "
+            "them they are less of a test."
         )
 
     # --- the front ---
@@ -308,6 +320,7 @@ class Results:
             "feasible": front.feasible,
             "floors": {split: self._floors_json(split) for split in SPLITS},
             "gaps": self.gaps,
+            "looked_at": self.looked_at,
             **self.costs,
             "remaining_gain": remaining_gain(self.trials, objectives, self.reference),
         }

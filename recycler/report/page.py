@@ -93,7 +93,7 @@ def _summary(results: Results) -> str:
 
 def _warning(results: Results, split: str) -> str:
     if split == "test":
-        return ""
+        return f'<p class="warn">{results.seen_by}</p>' if results.seen_by else ""
     text = (
         f"The front below is reported on {split} items, which the search or the choice saw: expect "
         "it to be optimistic until the study has been re-checked."

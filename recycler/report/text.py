@@ -58,8 +58,9 @@ def front(results: Results, out: Console | None = None) -> None:
             f"Hypervolume on {split} items: {volume:.4g}; singles and baselines {before:.4g} "
             f"({volume / before - 1:+.1%})."
         )
-    if results.rechecking:
-        out.print(results.rechecking)
+    for said in (results.rechecking, results.seen_by if split == "test" else ""):
+        if said:
+            out.print(said)
     if split != "test":
         out.print(
             f"[yellow]Optimistic:[/yellow] these are {split} items, which the search or the choice "
