@@ -51,8 +51,8 @@ class Problem:
         reference: (m,) worst corner, as gains.
         scales: (m,) one step of each objective, for averages.
         seed: the study's seed.
-        settings: the sampler's own settings. `max_nonzero` in it bounds how many checkpoints a
-            merge mixes; `search.optuna_box.ask` sees to it for every sampler.
+        settings: the sampler's own settings, checked. `max_nonzero` in it bounds how many checkpoints
+            a merge mixes, baselines aside; `search.samplers.Proposer` sees to it for every sampler.
         evaluations: the budget as it stands now.
     """
 
@@ -78,7 +78,8 @@ class Problem:
 # A new one is made for each proposal: (problem, seed of this proposal) -> sampler. It may read
 # the study it is given (finished trials with values = gains, user attribute `stderr`; running
 # trials) and its own notes (system attributes) and nothing else, so that a stopped study
-# goes on as if it had not been stopped.
+# goes on as if it had not been stopped. What it takes besides `max_nonzero` it declares as
+# `Settings`, a model that extends `search.simplex.SamplerSettings`; all else is refused.
 SamplerFactory = Callable[[Problem, int], "optuna.samplers.BaseSampler"]
 
 

@@ -187,7 +187,7 @@ def test_nsga2_breeds_from_the_front_after_generation_zero() -> None:
 
 
 def _volume(sampler: str, seed: int, evaluations: int) -> float:
-    plan, function = study_plan(sampler, 4, 2, seed=seed, settings=_LEAN), bowls(4, 2)
+    plan, function = study_plan(sampler, 4, 2, seed=seed, settings=_lean(sampler)), bowls(4, 2)
     ledger = opening(plan, function)
     corner = Proposer(plan).reference(ledger)
     assert corner is not None
@@ -196,6 +196,10 @@ def _volume(sampler: str, seed: int, evaluations: int) -> float:
 
 
 _LEAN = {"samples": 16, "raw": 16, "maxiter": 8, "restarts": 1}
+
+
+def _lean(sampler: str) -> dict[str, int]:
+    return _LEAN if sampler == "nehvi" else {}
 
 
 def test_nehvi_beats_random_draws_at_thirty_evaluations() -> None:
@@ -217,7 +221,7 @@ def test_nehvi_finds_the_best_of_a_single_objective() -> None:
 @pytest.mark.parametrize("sampler", ["nehvi", "surrogate"])
 def test_five_objectives_of_unknown_noise_are_searched(sampler: str) -> None:
     """A function that returns means has no errors; they must not be taken for zero or fail."""
-    plan, function = study_plan(sampler, 4, 5, settings=_LEAN), bowls(4, 5)
+    plan, function = study_plan(sampler, 4, 5, settings=_lean(sampler)), bowls(4, 5)
     ledger = opening(plan, function)
     bare = [ended(plan, t, function, 2 * t.number, stderr=0.0) for t in ledger]
     proposal = Proposer(plan).next(bare, Proposer(plan).reference(bare))

@@ -10,6 +10,7 @@ Reference: Maron & Moore 1994 (races); Cochran 1977, § 2.6 (finite populations)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,32 +47,42 @@ def settings_of(wanted: bool | Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidConfig: unknown names, or blocks that do not rise to 1.
     """
-    if not wanted:
+    if wanted is False:
         return {}
-    given = {} if wanted is True else dict(wanted)
-    unknown = sorted(set(given) - set(DEFAULTS))
+    if not isinstance(wanted, bool | Mapping) or wanted == {}:
+        raise _refused(wanted)
+    given = dict(wanted) if isinstance(wanted, Mapping) else {}
     made = {**DEFAULTS, **given}
-    blocks, limits = made["blocks"], [made["chance"], made["gain"]]
-    if isinstance(blocks, tuple):
-        made["blocks"] = blocks = list(blocks)
-    if unknown:
-        wrong: Any = unknown[0]
-    elif not all(isinstance(x, int | float) for x in limits):
-        wrong = {"chance": limits[0], "gain": limits[1]}
-    else:
-        wrong = blocks if not _rising(blocks) else None
-    if wrong is not None:
-        raise InvalidConfig(
-            f"racing: found {wrong!r}.",
-            hint="`racing: true`, or `{blocks: [0.125, 0.25, 0.5, 1], chance: 0.05, gain: 0.01}`.",
-        )
+    if isinstance(made["blocks"], tuple):
+        made["blocks"] = list(made["blocks"])
+    if unknown := sorted(set(given) - set(DEFAULTS)):
+        raise _refused(unknown[0])
+    if not (_is_share(made["chance"]) and _is_share(made["gain"])):
+        raise _refused({"chance": made["chance"], "gain": made["gain"]})
+    if not _rising(made["blocks"]):
+        raise _refused(made["blocks"])
     return made
 
 
+def _refused(found: Any) -> InvalidConfig:
+    return InvalidConfig(
+        f"racing: found {found!r}.",
+        hint="`racing: true`, or `{blocks: [0.125, 0.25, 0.5, 1], chance: 0.05, gain: 0.01}`; "
+        "blocks rise to 1, chance and gain lie between 0 and 1.",
+    )
+
+
+def _is_share(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0.0 <= value <= 1.0  # NaN is not
+
+
 def _rising(blocks: Any) -> bool:
-    """Whether these are shares that rise to 1."""
-    shares = [x for x in blocks if isinstance(x, int | float)] if isinstance(blocks, list) else []
-    return bool(shares) and shares == sorted({0.0, *shares})[1:] == blocks and shares[-1] == 1
+    """Whether these are shares above 0 that rise to 1."""
+    if not isinstance(blocks, list) or not blocks or not all(map(_is_share, blocks)):
+        return False
+    steps = [0.0, *blocks]
+    return steps[-1] == 1 and all(a < b for a, b in pairwise(steps))
 
 
 def expected_improvement(

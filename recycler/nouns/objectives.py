@@ -141,7 +141,7 @@ class Objective:
                 f"objective {self.name!r}: direction is {self.direction!r}, expected 'max' or 'min'.",
                 hint="leave it out where the evaluator's task says which way is better.",
             )
-        if self.scale is not None and not self.scale > 0:
+        if self.scale is not None and not 0 < self.scale < math.inf:
             raise InvalidConfig(
                 f"objective {self.name!r}: scale is {self.scale}, expected a positive number.",
                 hint="leave it out to use the range of the single checkpoints.",

@@ -5,6 +5,7 @@ May import: errors, objectives, recipe, space, trial.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -14,6 +15,16 @@ from recycler.nouns.measure import Parts, differences, measure_id
 from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.recipe import Ingredient, Recipe, canonical
 from recycler.nouns.space import Space
+
+# Numbers of a plan and between which ends they lie, both included.
+_BOUNDS = {
+    "evaluations": (0, math.inf),
+    "seed": (0, 2**32 - 1),
+    "finalists": (1, math.inf),
+    "failed_share": (0, 1),
+    "fill": (0, 1),
+    "stop_gain": (0, 1),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +95,18 @@ class Plan:
             )
         for objective in self.objectives:
             self._require_known(objective)
-        if self.evaluations < 0:
-            raise InvalidConfig(
-                f"evaluations is {self.evaluations}, expected 0 or more.",
-                hint="set `search.evaluations`.",
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            whole = name not in ("failed_share", "fill", "stop_gain")
+            known = isinstance(value, int if whole else int | float) and not isinstance(
+                value, bool
             )
+            if not known or not low <= value <= high:
+                raise InvalidConfig(
+                    f"{name} is {value!r}, expected a {'whole ' if whole else ''}number from {low:g} "
+                    f"{'up' if high == math.inf else f'to {high:g}'}.",
+                    hint=f"set `search.{name}`.",
+                )
 
     def _require_known(self, objective: Objective) -> None:
         """Raise InvalidConfig where an objective needs a checkpoint that the study has not."""

@@ -16,10 +16,12 @@ import numpy as np
 from cmaes import CMA
 from optuna.study import Study
 from optuna.trial import FrozenTrial
+from pydantic import Field
 
 from recycler.nouns.objectives import Array
 from recycler.protocols import Problem
 from recycler.search.simplex import (
+    SamplerSettings,
     SimplexSampler,
     complete,
     gains,
@@ -31,6 +33,19 @@ SMALLEST = 0.002
 ASK, GENERATION = "paper:ask", "paper:generation"
 
 
+class PaperSettings(SamplerSettings):
+    """Settings of `paper`: first step size, and trials a generation (None: 4 + ⌊3 ln d⌋)."""
+
+    sigma: float = Field(1.0, gt=0)
+    population: int | None = Field(None, ge=2)
+
+
+class SoftmaxSettings(PaperSettings):
+    """Those of `cmaes`; its step is in logarithms of weights."""
+
+    sigma: float = Field(0.7, gt=0)
+
+
 class Paper(SimplexSampler):
     """The paper's search. State is rebuilt by replay: which draw a trial was is in its notes.
 
@@ -39,11 +54,13 @@ class Paper(SimplexSampler):
     distribution.
     """
 
+    Settings = PaperSettings
+
     def __init__(self, problem: Problem, seed: int) -> None:
         """Take the problem; the seed of a single proposal is not used, only the study's."""
         super().__init__(problem, seed)
         default = 4 + math.floor(3 * math.log(problem.d))
-        self._population = int(self.setting("population", default))
+        self._population = self.settings.population or default
         self._cma = self._search()
 
     def _search(self) -> CMA:
@@ -51,7 +68,7 @@ class Paper(SimplexSampler):
         d = self.problem.d
         return CMA(
             mean=self.problem.space.centre,
-            sigma=self.setting("sigma", 1.0),
+            sigma=self.settings.sigma,
             bounds=np.tile([0.0, 1.0], (d, 1)),
             seed=self.problem.seed,
             population_size=self._population,
@@ -107,10 +124,12 @@ class Paper(SimplexSampler):
 class Softmax(Paper):
     """CMA-ES on the logarithms of the weights; a weight below `SMALLEST` is 0."""
 
+    Settings = SoftmaxSettings
+
     def _search(self) -> CMA:
         return CMA(
             mean=np.zeros(self.problem.d),
-            sigma=self.setting("sigma", 0.7),
+            sigma=self.settings.sigma,
             seed=self.problem.seed,
             population_size=self._population,
         )

@@ -91,10 +91,11 @@ def search(
     )
     if plan.racing:
         _require_parts(function)
+    proposer = Proposer(plan)
     ledger = SqlStore(store)
     _register(ledger, plan)
     inline = Inline(lambda: _scorer(function, plan))
-    run_study(ledger.plan(study), ledger, Proposer(plan), lambda: inline, listen, phases=())
+    run_study(ledger.plan(study), ledger, proposer, lambda: inline, listen, phases=())
     return Results.read(ledger, plan.name).front
 
 

@@ -33,12 +33,14 @@ from gpytorch.mlls import SumMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from optuna.study import Study
 from optuna.trial import FrozenTrial
+from pydantic import Field
 from torch import Tensor
 
 from recycler.front import pareto
 from recycler.front.posterior import Squeeze
 from recycler.nouns.objectives import Array
 from recycler.search.simplex import (
+    SamplerSettings,
     SimplexSampler,
     complete,
     gains,
@@ -66,8 +68,26 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class NehviSettings(SamplerSettings):
+    """Settings of `nehvi`.
+
+    Attributes:
+        samples: draws of the posterior; None takes fewer the more objectives there are.
+        raw: points of which the best are taken as starts.
+        restarts: starts of the optimisation, at most `raw`.
+        maxiter: steps of each.
+    """
+
+    samples: int | None = Field(None, ge=1)
+    raw: int = Field(128, ge=2)
+    restarts: int = Field(2, ge=1)
+    maxiter: int = Field(40, ge=1)
+
+
 class Nehvi(SimplexSampler):
     """Noisy expected hypervolume improvement over the front of the ledger."""
+
+    Settings = NehviSettings
 
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
         finished, pending = complete(study), running(study)
@@ -101,7 +121,7 @@ class Nehvi(SimplexSampler):
                 (torch.arange(b.start, b.stop), torch.ones(b.stop - b.start, dtype=DTYPE), 1.0)
                 for b in self.problem.space.blocks
             ],
-            options={"maxiter": int(self.setting("maxiter", 40)), "batch_limit": 1},
+            options={"maxiter": self.settings.maxiter, "batch_limit": 1},
         )
         weights = best.detach().numpy()[0]
         weights[weights < 1e-4] = 0.0  # the constrained optimum is often sparse up to rounding
@@ -111,7 +131,7 @@ class Nehvi(SimplexSampler):
         self, model: ModelListGP, x: Array, m: int, pending: Array
     ) -> AcquisitionFunction:
         """What a point is expected to add to the front, or to the best where m = 1."""
-        samples = int(self.setting("samples", _SAMPLES.get(m, 16)))
+        samples = self.settings.samples or _SAMPLES.get(m, 16)
         sampler = SobolQMCNormalSampler(torch.Size([samples]), seed=int(self.rng.integers(2**31)))
         baseline = torch.as_tensor(x, dtype=DTYPE)
         waiting = torch.as_tensor(pending, dtype=DTYPE) if len(pending) else None
@@ -135,7 +155,7 @@ class Nehvi(SimplexSampler):
 
     def _starts(self, acquisition: AcquisitionFunction, x: Array, y: Array) -> Tensor:
         """(restarts, 1, d) the best of raw points: wide draws, and draws around the front."""
-        space, raw = self.problem.space, int(self.setting("raw", 128))
+        space, raw = self.problem.space, self.settings.raw
         front = x[pareto.nondominated(y)]
         centres = front[self.rng.integers(len(front), size=raw // 2)]
         wide = [space.draw(self.rng, float(self.rng.choice([0.2, 1.0]))) for _ in centres]
@@ -143,7 +163,7 @@ class Nehvi(SimplexSampler):
         candidates = torch.as_tensor(np.array(wide + near), dtype=DTYPE).unsqueeze(1)
         with torch.no_grad():
             values = acquisition(candidates)
-        best = values.topk(int(self.setting("restarts", 2))).indices
+        best = values.topk(min(self.settings.restarts, len(candidates))).indices
         return candidates[best]
 
 

@@ -16,24 +16,32 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field
 
 from recycler.front import baselines
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import State, Trial
 from recycler.protocols import Problem, SamplerFactory
-from recycler.search.simplex import SimplexSampler, box
+from recycler.search.simplex import SamplerSettings, SimplexSampler, box
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class NsgaSettings(SamplerSettings):
+    """`population`: trials a generation; None: one a coordinate, but 8 at least and 24 at most."""
+
+    population: int | None = Field(None, ge=2)
 
 
 class Nsga2(SimplexSampler):
     """Optuna's NSGA-II with children on the simplex; baselines and greedy path are generation 0."""
 
+    Settings = NsgaSettings
     _kind: ClassVar[type[NSGAIISampler] | type[NSGAIIISampler]] = NSGAIISampler
 
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
-        population = int(self.setting("population", max(8, min(self.problem.d, 24))))
+        population = self.settings.population or max(8, min(self.problem.d, 24))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = self._kind(
@@ -109,7 +117,7 @@ def ask(
     kept = {key: value for key, value in notes.items() if _is_json(value)}
     space = problem.space
     point = space.project(np.array([trial.params[name] for name in problem.names]))
-    return space.sparsest(point, int(problem.settings.get("max_nonzero", space.n))), kept
+    return space.sparsest(point, problem.settings.get("max_nonzero") or space.n), kept
 
 
 def study_of(problem: Problem, trials: Sequence[Trial], sampler: BaseSampler | None) -> Study:

@@ -4,11 +4,12 @@ May import: the nouns, protocols, registry, pareto, search.*.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from optuna.samplers import BaseSampler
 
-from recycler.errors import StudyFailed
+from recycler.errors import InvalidConfig, StudyFailed
 from recycler.front import baselines, pareto
 from recycler.front.expectation import expected, predicted
 from recycler.front.front import floor_gains, front_rows
@@ -22,6 +23,8 @@ from recycler.protocols import Problem, SamplerFactory
 from recycler.registry import resolve
 from recycler.search import warm
 from recycler.search.optuna_box import ask, problem_of
+from recycler.search.simplex import SamplerSettings
+from recycler.settings import checked
 
 SAMPLERS = {
     "auto": "recycler.search.samplers:auto",
@@ -56,13 +59,35 @@ def auto(problem: Problem, seed: int) -> BaseSampler:
     return factory(problem, seed)
 
 
+def checked_sampler(name: str, settings: Mapping[str, Any]) -> SamplerFactory:
+    """The sampler of that name, which takes these settings.
+
+    Raises:
+        InvalidConfig: no such sampler, a setting it does not know, or a value it refuses.
+    """
+    factory: SamplerFactory = resolve("sampler", name, SAMPLERS)
+    model = getattr(factory, "Settings", SamplerSettings)
+    checked(model, settings, f"search.settings (sampler {name})")
+    return factory
+
+
 class Proposer:
     """What to evaluate next: references, greedy path, then the sampler, up to the budget."""
 
     def __init__(self, plan: Plan) -> None:
-        """Resolve the sampler now, so that a wrong name is told before any work."""
+        """Resolve the sampler and check its settings, so that mistakes are told before any work.
+
+        Raises:
+            InvalidConfig: see `checked_sampler`.
+        """
         self.plan = plan
-        self._factory: SamplerFactory = resolve("sampler", plan.sampler, SAMPLERS)
+        self._factory = checked_sampler(plan.sampler, plan.settings)
+        self._most = plan.settings.get("max_nonzero") or plan.n
+        if self._most == 1 and plan.n > 1 and not plan.points.ranges:
+            raise InvalidConfig(
+                "search.settings.max_nonzero is 1: the merges of one checkpoint are the checkpoints.",
+                hint="allow 2 or more; the single checkpoints are scored anyway.",
+            )
 
     def next(self, trials: Sequence[Trial], reference: Sequence[float] | None) -> Proposal | None:
         """The next proposal, or None if there is none now (budget spent, or scores awaited)."""
@@ -74,11 +99,13 @@ class Proposer:
             return None
         left = self.plan.evaluations - spent(trials)
         for proposal in warm.proposals(self.plan):
-            if proposal.recipe.id not in known and (left > 0 or "copy" in proposal.notes):
+            paid = left > 0 or "copy" in proposal.notes
+            if proposal.recipe.id not in known and paid and self._allows(proposal.recipe):
                 return proposal
         if left <= 0:
             return None
-        if self.plan.greedy and (step := baselines.greedy_step(self.plan, trials)):
+        step = baselines.greedy_step(self.plan, trials) if self.plan.greedy else None
+        if step and self._allows(step.recipe):  # else the path ends here
             return step
         for proposal in baselines.less_one(self.plan, trials) if self.plan.leave_one_out else ():
             if proposal.recipe.id not in known:
@@ -153,7 +180,8 @@ class Proposer:
         space = self.plan.points
         points = np.array([space.point_of(t.recipe) for t in front])
         for one, other, _ in pareto.neighbours(gains):
-            recipe = self.plan.merge_at((points[one] + points[other]) / 2)
+            middle = space.sparsest((points[one] + points[other]) / 2, self._most)
+            recipe = self.plan.merge_at(middle)
             if recipe.id not in known:
                 name = f"fill {spent(trials)}"
                 return Proposal(kind=Kind.SEARCH, name=name, recipe=recipe)
@@ -161,7 +189,12 @@ class Proposer:
 
     def _random(self, problem: Problem, number: int) -> Recipe:
         rng = np.random.default_rng(derived_seed(self.plan.seed, number, _DRAWS))
-        return self.plan.merge_at(problem.space.draw(rng, 1.0))
+        space = problem.space
+        return self.plan.merge_at(space.sparsest(space.draw(rng, 1.0), self._most))
+
+    def _allows(self, recipe: Recipe) -> bool:
+        """Whether a merge mixes no more checkpoints than `max_nonzero`."""
+        return sum(item.weight != 0 for item in recipe.ingredients) <= self._most
 
 
 def derived_seed(seed: int, number: int, attempt: int = 0) -> int:

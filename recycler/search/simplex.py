@@ -7,18 +7,20 @@ May import: errors, protocols, space, numpy, scipy, optuna.
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field
 from scipy.stats.qmc import Sobol
 
 from recycler.errors import InvalidConfig
 from recycler.nouns.objectives import Array
 from recycler.protocols import Problem
+from recycler.settings import Settings, checked
 
 
 class _Coordinate(FloatDistribution):
@@ -59,12 +61,25 @@ def utilities(problem: Problem, values: Array) -> Array:
     return means
 
 
+class SamplerSettings(Settings):
+    """What every sampler takes, see `optuna_box.ask`; each adds its own.
+
+    Attributes:
+        max_nonzero: at most so many checkpoints in a merge; None is no limit.
+    """
+
+    max_nonzero: int | None = Field(None, ge=1)
+
+
 class SimplexSampler(BaseSampler, ABC):
     """Frame of a sampler that proposes a whole point at once (abstract)."""
+
+    Settings: ClassVar[type[SamplerSettings]] = SamplerSettings
 
     def __init__(self, problem: Problem, seed: int) -> None:
         """Take the problem and the seed of this one proposal."""
         self.problem = problem
+        self.settings: Any = checked(self.Settings, problem.settings, "search.settings")
         self.rng = np.random.default_rng(seed)
 
     @abstractmethod
@@ -93,16 +108,20 @@ class SimplexSampler(BaseSampler, ABC):
             f"{param_name!r} is not a coordinate of this study.", hint="ask for the whole space."
         )
 
-    def setting(self, name: str, default: float) -> float:
-        """A number from the sampler's settings."""
-        return float(self.problem.settings.get(name, default))
+
+class DirichletSettings(SamplerSettings):
+    """`concentration`: of the draws; below 1 they are sparse, above it they crowd in the middle."""
+
+    concentration: float = Field(1.0, gt=0)
 
 
 class Dirichlet(SimplexSampler):
     """Independent draws from Dirichlet(concentration, …); the reference every search must beat."""
 
+    Settings = DirichletSettings
+
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
-        return self.problem.space.draw(self.rng, self.setting("concentration", 1.0))
+        return self.problem.space.draw(self.rng, self.settings.concentration)
 
 
 class SobolDraws(SimplexSampler):

@@ -14,18 +14,42 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial
+from pydantic import Field
 
 from recycler.front import pareto
 from recycler.front.posterior import posteriors
 from recycler.nouns.objectives import Array
-from recycler.search.simplex import SimplexSampler, complete, gains, points, running
+from recycler.search.simplex import (
+    SamplerSettings,
+    SimplexSampler,
+    complete,
+    gains,
+    points,
+    running,
+)
 
 DRAWS = 48  # functions of the posterior that a proposal is judged by
 DIRECTIONS = 384  # of random Chebyshev scalarizations, over all draws
 
 
+class SurrogateSettings(SamplerSettings):
+    """Settings of `surrogate`.
+
+    Attributes:
+        draws: functions of the posterior that a proposal is judged by.
+        rounds: times that the best candidates are moved on.
+        average: share of the proposals that go for the best average instead of volume.
+    """
+
+    draws: int = Field(DRAWS, ge=1)
+    rounds: int = Field(8, ge=0)
+    average: float = Field(0.3, ge=0, le=1)
+
+
 class Surrogate(SimplexSampler):
     """Expected improvement on one Bayesian surrogate an objective."""
+
+    Settings = SurrogateSettings
 
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
         finished = complete(study)
@@ -37,7 +61,7 @@ class Surrogate(SimplexSampler):
         models = [model for model, _ in known]
         seen = np.concatenate([x, points(self.problem, running(study))])
         expected = np.stack([model.mean(seen) for model in models], axis=1)
-        count = int(self.setting("draws", DRAWS))
+        count = self.settings.draws
         draws = [model.draws(self.rng, count) for model in models]
 
         def drawn(w: Array) -> Array:
@@ -45,7 +69,7 @@ class Surrogate(SimplexSampler):
 
         value = self._acquisition(drawn(seen))
         pool = self._candidates(seen, expected)
-        for _ in range(int(self.setting("rounds", 8))):
+        for _ in range(self.settings.rounds):
             scores = value(drawn(pool))
             best = pool[np.argsort(-scores, kind="stable")[:24]]
             pool = self._sparse(np.concatenate([best, self._moves(best, 6 * len(best))]))
@@ -58,7 +82,7 @@ class Surrogate(SimplexSampler):
         """
         corner = self.problem.reference
         _, s, m = front.shape
-        if self.rng.random() < self.setting("average", 0.3):
+        if self.rng.random() < self.settings.average:
             scale = self.problem.scales ** -float(self.rng.random() < 0.5)
             top = (front @ (scale / scale.sum())).max(0)
 
@@ -139,7 +163,7 @@ class Surrogate(SimplexSampler):
     def _sparse(self, pool: Array) -> Array:
         """(c, d) shares below half a percent become 0, and so do those beyond `max_nonzero`."""
         made, n = pool.copy(), self.problem.space.n
-        most = min(int(self.setting("max_nonzero", 1e9)), n)
+        most = min(self.settings.max_nonzero or n, n)
         for block in self.problem.space.blocks:
             shares = pool[:, block]
             least = np.maximum(-np.sort(-shares, axis=1)[:, most - 1 : most], 0.005)

@@ -25,7 +25,7 @@ from recycler.yamlfile import read_yaml
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class CheckpointEntry(BaseModel):
@@ -56,7 +56,7 @@ class ItemsSection(_Section):
     dev: float = Field(DEFAULT_ITEMS["dev"], gt=0)
     select: float = Field(DEFAULT_ITEMS["select"], gt=0)
     test: float = Field(DEFAULT_ITEMS["test"], gt=0)
-    seed: int = DEFAULT_ITEMS["seed"]
+    seed: int = Field(DEFAULT_ITEMS["seed"], ge=0, lt=2**32)
 
     @field_validator("dev", "select", "test")
     @classmethod
@@ -102,13 +102,13 @@ class SearchSection(_Section):
     evaluations: int = Field(50, ge=0)
     greedy: bool = True
     leave_one_out: bool = False
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     finalists: int = Field(24, ge=1)
     failed_share: float = Field(0.5, ge=0, le=1)
     racing: bool | dict[str, Any] = False
     fill: float = Field(0.0, ge=0, le=1)
     space: dict[str, Any] = Field(default_factory=dict)
-    stop_gain: float = Field(0.0, ge=0)
+    stop_gain: float = Field(0.0, ge=0, le=1)
     warm_start: list[str] = Field(default_factory=list)
     settings: dict[str, Any] = Field(default_factory=dict)
 

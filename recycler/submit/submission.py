@@ -24,8 +24,7 @@ from recycler.nouns.objectives import Objectives
 from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import Trial
-from recycler.registry import resolve
-from recycler.search.samplers import SAMPLERS
+from recycler.search.samplers import Proposer, checked_sampler
 from recycler.search.warm import Earlier, recipes
 from recycler.submit.config import StudyFile, read_study
 from recycler.submit.workspace import OnBytes, Workspace, executor_of, pool_name
@@ -73,12 +72,13 @@ def plan_of(
     """The plan that a study file means for a pool; everything that can be refused is refused here."""
     pool.require_mergeable()
     executor_of(config.execution)
-    resolve("sampler", config.search.sampler, SAMPLERS)
+    checked_sampler(config.search.sampler, config.search.settings)
+    racing = settings_of(config.search.racing)
     search, objectives = config.search, config.all_objectives()
     prints = [workspace.fingerprint(c, on_bytes) for c in pool.checkpoints]
     evaluator, items = config.evaluator_settings(root), config.items.model_dump()
     base = (pool.base.name, workspace.fingerprint(pool.base, on_bytes)) if pool.base else None
-    return Plan(
+    made = Plan(
         name=config.study,
         ingredients=tuple(zip((c.name for c in pool.checkpoints), prints, strict=True)),
         objectives=objectives,
@@ -96,13 +96,15 @@ def plan_of(
         evaluator=evaluator,
         finalists=search.finalists,
         failed_share=search.failed_share,
-        racing=settings_of(search.racing),
+        racing=racing,
         fill=search.fill,
         space=_space(pool, config),
         stop_gain=search.stop_gain,
         warm_start=tuple(search.warm_start),
         measures=measures(objectives, evaluator, items, pool, base[1] if base else ""),
     )
+    Proposer(made)  # whatever is wrong with the search is told now
+    return made
 
 
 def register(
