@@ -16,6 +16,7 @@ from recycler.nouns.objectives import Objective
 from recycler.search.function import search
 from recycler.search.samplers import SAMPLERS, Proposer
 from recycler.submit.config import parse_study
+from recycler.submit.submission import submit
 from recycler.submit.workspace import Workspace
 
 NAN, INF = math.nan, math.inf
@@ -97,15 +98,16 @@ def test_a_setting_that_no_executor_can_mean_is_refused(
     tmp_path: Path, drawer: list[Path], executor: str, own: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidConfig, match=f"executor {executor}"):
-        Workspace().submit(study_file(tmp_path, drawer, execution={"executor": executor, **own}))
+        submit(Workspace(), study_file(tmp_path, drawer, execution={"executor": executor, **own}))
 
 
 def test_inline_refuses_more_than_one_worker_and_says_what_takes_them(
     tmp_path: Path, drawer: list[Path]
 ) -> None:
     with pytest.raises(InvalidConfig, match=r"workers.*one worker.*`executor: ray`.*found 8"):
-        Workspace().submit(
-            study_file(tmp_path, drawer, execution={"executor": "inline", "workers": 8})
+        submit(
+            Workspace(),
+            study_file(tmp_path, drawer, execution={"executor": "inline", "workers": 8}),
         )
 
 
@@ -253,4 +255,4 @@ def test_a_checkpoint_twice_in_a_pool_is_refused(tmp_path: Path, drawer: list[Pa
     table["pool"].append({"name": "again", "path": table["pool"][0]})
     file.write_text(yaml.safe_dump(table), encoding="utf-8")
     with pytest.raises(RecyclerError, match="again"):
-        Workspace().submit(file)
+        submit(Workspace(), file)
