@@ -11,6 +11,7 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import toy  # noqa: E402
+from ledgers import database, file, postgres, url  # noqa: E402, F401 -- fixtures
 
 torch.set_num_threads(1)
 # How long an example takes depends on what else the machine does.

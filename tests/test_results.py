@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from contracts.sampler import study_plan
 from rich.console import Console
 from test_loop import finish
-from test_store import database, file, postgres, url  # noqa: F401 (fixtures)
 
 from recycler.cli.main import cli
 from recycler.errors import NotFound
@@ -73,7 +72,7 @@ def transactions() -> Iterator[set[int]]:
         sa.event.remove(sa.Engine, "before_cursor_execute", executed)
 
 
-def test_a_page_and_a_table_are_one_read_transaction_each(url, tmp_path, capsys) -> None:  # noqa: F811
+def test_a_page_and_a_table_are_one_read_transaction_each(url, tmp_path, capsys) -> None:
     store = copied(plan_of(), url)
     with transactions() as seen:
         results = Results.read(store, "study")
@@ -93,7 +92,7 @@ def test_a_page_and_a_table_are_one_read_transaction_each(url, tmp_path, capsys)
     assert json.loads(said) == json.loads(json.dumps(table))
 
 
-def test_a_reading_is_of_one_moment_while_a_driver_writes(url) -> None:  # noqa: F811
+def test_a_reading_is_of_one_moment_while_a_driver_writes(url) -> None:
     """Between any two statements of the reading, another connection begins and scores a trial."""
     plan = plan_of()
     store, driver = copied(plan, url), SqlStore(url)
