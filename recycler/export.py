@@ -1,7 +1,7 @@
 """Export a trial as an ordinary Hugging Face folder, and prove it is the merge that was scored.
 
 The folder is written beside its destination under a temporary name, synced, read back, compared
-with the digest in the ledger, and only then renamed. May import: the nouns, merge, report.
+with the digest in the ledger, and only then renamed.
 """
 
 import hashlib

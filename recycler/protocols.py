@@ -1,7 +1,7 @@
 """The five sockets: what a merge method, sampler, evaluator, executor and store must do.
 
 Each has a contract suite in tests/contracts that any implementation can be run against.
-Letters: n checkpoints, m objectives, d coordinates of a point. May import: the nouns.
+Letters: n checkpoints, m objectives, d coordinates of a point.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

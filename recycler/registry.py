@@ -1,7 +1,7 @@
 """Names to implementations: one table, then entry points; an unknown name lists the known ones.
 
 Third parties register under the entry-point group `recycler.samplers`, `recycler.merge_methods`,
-`recycler.evaluators` or `recycler.executors`. May import: errors.
+`recycler.evaluators` or `recycler.executors`.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""Settings of a part, such as a sampler: a pydantic model of its own, held to strictly.
-
-May import: errors, pydantic.
-"""
+"""Settings of a part, such as a sampler: a pydantic model of its own, held to strictly."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches

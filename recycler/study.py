@@ -1,7 +1,6 @@
 """A study as users hold it: create, run, read its front, export a merge.
 
-May import: all of recycler but cli, service, demo. Torch and Ray come in only with `run` and
-`export`, through `lazy`.
+Torch and Ray are imported by `run` and `export` alone.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Reads a YAML file, or says in which way it can't be read. May import: errors, yaml."""
+"""Reads a YAML file, or says in which way it can't be read."""
 
 from pathlib import Path
 from typing import Any

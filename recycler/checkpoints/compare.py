@@ -1,7 +1,4 @@
-"""What sets checkpoints apart: findings from headers and configs, no tensor read.
-
-May import: errors, findings, folder, tokenizers.
-"""
+"""What sets checkpoints apart: findings from headers and configs, no tensor read."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

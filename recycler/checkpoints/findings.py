@@ -5,8 +5,6 @@ Codes, errors first: `not-found`, `unreadable`, `truncated`, `header`, `layout`,
 `tensor-twice`, `same-folder`, `quantised`, `vocabulary`, `architecture`, `config`, `tensor-missing`,
 `tensor-extra`, `shape`; a deep check adds `not-finite` and `integers`. Warnings: `config` and
 `vocabulary` (some), `dtype`, `tokenizer`, `chat-template`, `base-member`; deep adds `duplicate`.
-
-May import: errors.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """A checkpoint: one Hugging Face folder, opened from its headers alone.
 
-No tensor is read until a fingerprint or a merge asks for it. May import: errors, header.
+No tensor is read until a fingerprint or a merge asks for it.
 """
 
 import hashlib

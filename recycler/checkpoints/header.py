@@ -1,7 +1,7 @@
 """Headers of safetensors files and JSON files, each length checked before anything is allocated.
 
 Only regular files (and links to them, as in the hub's cache) are opened, so that no pipe or device
-can hang a check. May import: errors.
+can hang a check.
 Reference: the safetensors format, https://huggingface.co/docs/safetensors.
 """
 

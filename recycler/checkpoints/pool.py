@@ -1,6 +1,6 @@
 """A pool: checkpoints of one architecture that may be merged, and the check that finds why not.
 
-Letters: n checkpoints. May import: errors, yamlfile, checkpoint, compare.
+Letters: n checkpoints.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""Tokenizers and chat templates of checkpoints, read as data and compared.
-
-May import: errors, findings, folder, header.
-"""
+"""Tokenizers and chat templates of checkpoints, read as data and compared."""
 
 import os
 from collections.abc import Iterator, Mapping

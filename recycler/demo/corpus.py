@@ -7,9 +7,7 @@ https://docs.python.org/3/license.html). The exercises are drawn from seeded gen
 
 Training and test texts are disjoint: a source file or topic belongs to one side by a hash of its
 name, and no test chunk shares a run of 47 bytes with the training side. An exercise whose prompt
-is a test item is never drawn for training.
-
-May import: the standard library only. Nothing here needs torch.
+is a test item is never drawn for training. Nothing here needs torch.
 """
 
 import ast

@@ -2,8 +2,6 @@
 
 Every run is seeded and uses one thread, so the same machine gives the same weights. A stage-2 run
 starts from the saved (bfloat16) checkpoint of its parent, as it would with real leftovers.
-
-May import: torch, transformers, tokenizers, click, yaml, `recycler.demo.corpus`.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""`recycler demo`: the main job on the built-in pool, from the check to a proved export.
-
-May import: all of recycler but cli and service.
-"""
+"""`recycler demo`: the main job on the built-in pool, from the check to a proved export."""
 
 import shutil
 from pathlib import Path

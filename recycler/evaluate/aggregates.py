@@ -1,6 +1,6 @@
 """From the raw outcomes of a metric's items to outcomes whose mean gives the task's own number.
 
-Letters: n items, c clusters. May import: errors, evaluation, numpy.
+Letters: n items, c clusters.
 Reference: Efron & Tibshirani 1993, ch. 11 (jackknife); Künsch 1989 (blocks).
 """
 

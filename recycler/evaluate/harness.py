@@ -4,8 +4,6 @@ What keeps the numbers right (each has a test): few-shot examples are drawn once
 and the requests kept; document ids are passed sorted; no response cache, whose key would omit the
 weights; the task's own aggregation with our own errors; each task is batched alone, so its scores
 do not depend on which other tasks are asked for; sampled answers have a seed an item.
-
-May import: errors, objectives, evaluation, trial, protocols, evaluate, lm_eval, transformers, torch.
 """
 
 import hashlib

@@ -1,7 +1,6 @@
 """Which item belongs to which split: decided once by a seeded hash of the item's content.
 
-Dependent items (one cluster, or the same content twice) never lie in two splits. May import: errors,
-evaluation. Nothing heavy.
+Dependent items (one cluster, or the same content twice) never lie in two splits.
 """
 
 import hashlib

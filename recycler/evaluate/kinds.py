@@ -1,7 +1,4 @@
-"""Kinds of evaluators: the class behind a name, its settings checked, one of them made.
-
-May import: errors, registry, settings, protocols, evaluate.settings, pydantic. Nothing heavy.
-"""
+"""Kinds of evaluators: the class behind a name, its settings checked, one of them made."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,6 @@
 """What decides a score, as short parts that can be compared: digests of data, code and versions.
 
-No part holds a path or a time: the same files elsewhere give the same parts. May import: errors,
-evaluate.items. Nothing heavy.
+No part holds a path or a time: the same files elsewhere give the same parts.
 """
 
 import ast

@@ -1,8 +1,7 @@
 """Objectives through any Python callable `module:function(model, tokenizer, split)`.
 
 It returns a mapping from objective to a list of item values (best: errors and pairing come from
-them), a pair (mean, stderr) or a plain mean. May import: errors, objectives, evaluation, protocols,
-evaluate, transformers.
+them), a pair (mean, stderr) or a plain mean.
 """
 
 import sys

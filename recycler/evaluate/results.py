@@ -1,7 +1,4 @@
-"""From what an evaluator returned to scores with errors.
-
-May import: errors, evaluation, trial, numpy. Nothing heavy.
-"""
+"""From what an evaluator returned to scores with errors."""
 
 import math
 from collections.abc import Mapping

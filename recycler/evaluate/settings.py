@@ -1,7 +1,4 @@
-"""Settings of our own evaluators, as a study file's `evaluator:` section gives them.
-
-May import: settings, pydantic. Nothing heavy.
-"""
+"""Settings of our own evaluators, as a study file's `evaluator:` section gives them."""
 
 from pydantic import Field
 

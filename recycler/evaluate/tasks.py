@@ -2,7 +2,6 @@
 
 Folders are read by lm-eval's own `TaskManager` (includes, helpers, groups, tags, subfolders). Paths
 of data are relative to the task's YAML, then to the files it includes, then to the study file.
-May import: errors, lm_eval.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Who is to blame for a job without scores: the candidate, the environment or the set-up.
 
-Every executor asks here, and nowhere else is it decided. May import: errors, evaluation.
+Every executor asks here, and nowhere else is it decided.
 """
 
 import re

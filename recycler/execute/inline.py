@@ -1,7 +1,4 @@
-"""Runs jobs in this process, one at a time: deterministic, nothing to install or start.
-
-May import: evaluation, protocols, settings, trial, execute.faults.
-"""
+"""Runs jobs in this process, one at a time: deterministic, nothing to install or start."""
 
 import traceback
 from collections import deque

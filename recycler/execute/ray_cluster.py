@@ -1,7 +1,4 @@
-"""A connection to Ray: a cluster started here and gone afterwards, one at an address, or the user's.
-
-May import: errors, ray.
-"""
+"""A connection to Ray: a cluster of our own, one at an address, or the one the user started."""
 
 import fcntl
 import logging

@@ -3,7 +3,6 @@
 Only an exception of the candidate keeps an actor. After any other failure its process may be broken
 and the files it holds open may be others by now, so that it is replaced, and the job is tried again
 in another one a bounded number of times.
-May import: the nouns, environment, errors, settings, execute.faults, execute.ray_cluster, ray.
 """
 
 import os

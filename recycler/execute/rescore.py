@@ -1,7 +1,4 @@
-"""Score an exported folder again, loaded as anyone would load it, and compare with the ledger.
-
-May import: the nouns, study, execute.scorer, transformers.
-"""
+"""Score an exported folder again, loaded as anyone would load it, and compare with the ledger."""
 
 import json
 from collections.abc import Mapping

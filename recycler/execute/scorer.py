@@ -1,7 +1,4 @@
-"""What a worker does with a job: make the merge resident, score it, say what it cost.
-
-May import: the nouns, registry, merge.live, evaluate, torch.
-"""
+"""What a worker does with a job: make the merge resident, score it, say what it cost."""
 
 import time
 from collections.abc import Mapping

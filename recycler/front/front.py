@@ -1,6 +1,6 @@
 """The Pareto front of a study: its members, how sure they are, and how to pick one.
 
-Letters: k members, m objectives. May import: errors, pareto, objectives, evaluation, trial.
+Letters: k members, m objectives.
 """
 
 from collections.abc import Mapping, Sequence

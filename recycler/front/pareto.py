@@ -6,8 +6,6 @@ Letters in shapes (the same in the whole package):
 
 Orientation: every array called `gains` is larger-is-better. Raw scores keep their own direction
 and unit until `Objectives.gains` turns them; nothing below this line asks again.
-
-May import: numpy, moocore. Nothing of recycler.
 Reference: Zitzler & Thiele 1998 (hypervolume); Das 1999 (knee); Miller 2024, arXiv 2411.00640
 (clustered and paired errors of evaluations).
 """

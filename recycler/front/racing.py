@@ -2,8 +2,7 @@
 
 All candidates see the items in the same seeded order, so a candidate is compared with each member of
 the front on the very same items. What is random is only how it does on the items it has not seen.
-Letters: k rivals, m objectives, s the share of items seen. May import: errors, pareto, evaluation,
-objectives.
+Letters: k rivals, m objectives, s the share of items seen.
 
 Reference: Maron & Moore 1994 (races); Cochran 1977, § 2.6 (finite populations).
 """

@@ -2,7 +2,6 @@
 
 The average is that of the gains in steps of each objective's scale, weights included; differences are
 resampled over items, paired and by cluster. Letters: m objectives.
-May import: evaluation, objectives, trial, front.
 
 Reference: Miller 2024, arXiv 2411.00640 (paired, clustered differences).
 """

@@ -1,7 +1,7 @@
 """The deep check of a pool: every tensor is read once, in bounded memory, and nothing is written.
 
 Finds NaN and Inf, equal checkpoints, and how long and how parallel the task vectors are.
-Letters: n checkpoints. May import: errors, checkpoint, compare, pool, torch.
+Letters: n checkpoints.
 """
 
 import hashlib

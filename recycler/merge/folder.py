@@ -1,6 +1,5 @@
 """Write a merge as safetensors shards with index, tensor by tensor, in bounded memory.
 
-May import: checkpoint, recipe, merge.sources, merge.tensors.
 Reference: the safetensors format, https://huggingface.co/docs/safetensors.
 """
 

@@ -3,7 +3,7 @@
 `merge.methods` defines each method in plain torch; these loops give the same bytes and are
 what the CPU runs (a test holds each pair together). Every product and sum is rounded by itself, in
 float32, in the order of the rows, so neither blocks nor threads nor the device change a bit.
-They release the GIL. May import: numba, llvmlite, numpy.
+They release the GIL.
 
 Letters: n rows (checkpoints), c numbers in a block.
 Reference: Yadav et al. 2023, arXiv 2306.01708 (TIES); Yu et al. 2023, arXiv 2311.03099 (DARE);

@@ -18,8 +18,6 @@ Where implementations disagree, both conventions have a name:
   who agree (PEFT, the paper's mean), or `none`.
 * `scope` of TIES' trimming: the `tensor` (mergekit, default: no tensor is trimmed away whole) or the
   whole `model` (MergeBench, FusionBench).
-
-May import: errors, protocols, numpy; merge.plain, for whole tensors, through `lazy`.
 Reference: arXiv 2412.04144 § 3.2 (linear); Ilharco et al. 2022, arXiv 2212.04089 (task
 arithmetic); Yadav et al. 2023, arXiv 2306.01708 (TIES); Yu et al. 2023, arXiv 2311.03099 (DARE).
 """

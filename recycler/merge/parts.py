@@ -1,8 +1,4 @@
-"""What each tensor of a merge is made of: its inputs, their weights, and the arithmetic.
-
-May import: errors, folder, header, pool, recipe, protocols, registry, layers, merge.methods,
-merge.sources.
-"""
+"""What each tensor of a merge is made of: its inputs, their weights, and the arithmetic."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

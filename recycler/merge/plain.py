@@ -2,8 +2,7 @@
 
 `merge.kernels` computes the same bytes on the CPU, block by block. Only what can't go that way comes
 here (another device, float64 and float8, methods of other packages), so that a merge on the CPU
-does not wait for torch to be imported. May import: errors, checkpoint, merge.methods, merge.sources,
-torch, numpy.
+does not wait for torch to be imported.
 """
 
 from collections.abc import Sequence

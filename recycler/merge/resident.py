@@ -1,7 +1,4 @@
-"""Merge into a resident model's parameters, in place: no file is written, no model is rebuilt.
-
-May import: errors, pool, recipe, merge.tensors, merge.plain, torch, transformers.
-"""
+"""Merge into a resident model's parameters, in place: no file is written, no model is rebuilt."""
 
 import logging
 import time

@@ -2,8 +2,6 @@
 
 Files are read with `pread` into buffers, not mapped: a file that is cut short while mapped kills the
 process, and mapped pages count as its memory. The page cache serves all workers of a host alike.
-May import: errors, checkpoint, pool, merge.kernels, merge.methods, numpy;
-merge.plain, for numbers that numpy does not know, through `lazy`.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """What evaluating a merge gave: item outcomes, means with their errors, or a failure.
 
-Letters: items of one objective in one split. May import: errors, objectives.
+Letters: items of one objective in one split.
 References: Miller 2024, arXiv 2411.00640 (clustered errors); Wilson 1927, J. Am. Stat. Assoc. 22
 (errors of shares near 0 and 1).
 """

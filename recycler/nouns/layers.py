@@ -1,6 +1,6 @@
 """Settings that vary over a model: a number, a gradient over layers, or the first filter that fits.
 
-The syntax is mergekit's, so that its files mean the same here. May import: errors.
+The syntax is mergekit's, so that its files mean the same here.
 
 * `0.5`: the same everywhere.
 * `[0, 0.5, 1]`: a gradient, interpolated linearly from the first layer to the last; tensors outside

@@ -1,6 +1,6 @@
 """Objectives: what is measured, in which unit, and which way is better.
 
-Letters: m objectives of the search, k points. May import: errors.
+Letters: m objectives of the search, k points.
 """
 
 import math

@@ -1,7 +1,6 @@
 """A plan: what a study is, decided before it starts and compared whenever it is resumed.
 
 Letters: n checkpoints, m objectives, d coordinates of a point (see `space`).
-May import: errors, objectives, recipe, space, trial.
 """
 
 import json

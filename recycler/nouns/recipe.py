@@ -1,6 +1,6 @@
 """A recipe: everything that decides the bytes of one merge, and an id made of just that.
 
-Letters: n checkpoints, w weights (n,). May import: errors, checkpoint, pool.
+Letters: n checkpoints, w weights (n,).
 """
 
 import hashlib

@@ -4,7 +4,6 @@ A point is (d,) numbers: for each of g groups of layers n that lie on a simplex,
 for each range. Samplers know points alone; `Plan.merge_at` and `Space.point_of` are the ways
 between points and recipes. Where weights may be negative, w = l + (1 - n l) p for a point p of the
 simplex, with l the smallest weight allowed. Letters: n checkpoints, g groups, w weights.
-May import: errors, recipe, schedule, numpy.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""A trial: one merge in the ledger, from its proposal to its scores or its failure.
-
-May import: errors, objectives, recipe, evaluation.
-"""
+"""A trial: one merge in the ledger, from its proposal to its scores or its failure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

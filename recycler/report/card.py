@@ -1,4 +1,4 @@
-"""The model card of an exported merge. May import: the nouns, results, search.baselines."""
+"""The model card of an exported merge."""
 
 from recycler.front.results import Results
 from recycler.nouns.evaluation import SPLITS

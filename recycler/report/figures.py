@@ -1,7 +1,6 @@
 """Figures of a study: the front by pairs of objectives, the hypervolume trace, the weights.
 
-Plotly for the HTML page, Matplotlib for the picture in the model card. May import: the nouns,
-study, pareto, plotly, matplotlib.
+Plotly for the HTML page, Matplotlib for the picture in the model card.
 """
 
 import io

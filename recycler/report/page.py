@@ -1,7 +1,4 @@
-"""The HTML report of a study: one self-contained file, no network needed.
-
-May import: the nouns, results, report.figures, report.text, plotly.
-"""
+"""The HTML report of a study: one self-contained file, no network needed."""
 
 import html
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""Progress of long work on standard error: a bar with ETA on a terminal, a line now and then else.
-
-May import: front, loop, rich.
-"""
+"""Progress of long work on standard error: a bar with ETA on a terminal, a line now and then else."""
 
 import sys
 import time

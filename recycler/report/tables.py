@@ -1,4 +1,4 @@
-"""A study's front and baselines as one table. May import: the nouns, results, pandas."""
+"""A study's front and baselines as one table."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the terminal shows: tables on standard output. May import: the nouns, results, rich."""
+"""What the terminal shows: tables on standard output."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

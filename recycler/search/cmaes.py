@@ -6,8 +6,6 @@ which the paper used, draws outside the box are repeated 10·n times and then cl
 
 Divided by their sum, draws from a box stay near the uniform soup. `Softmax` searches the logarithms
 of the weights instead, without a box, and reaches sparse merges.
-
-May import: search.simplex, protocols, cmaes, numpy, optuna.
 """
 
 import math

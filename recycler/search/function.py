@@ -1,7 +1,4 @@
-"""`search`: the whole loop for any function of weights, without models.
-
-May import: the nouns, loop, store, execute.inline, search.*.
-"""
+"""`search`: the whole loop for any function of weights, without models."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence

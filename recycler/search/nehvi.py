@@ -5,8 +5,6 @@ observation variance given from the items' standard errors, and fitted only wher
 The weights' sum is an equality constraint of the acquisition's optimisation. One objective has no
 volume: there the acquisition is qLogNoisyExpectedImprovement; from five on, where volumes are slow,
 qLogNParEGO.
-
-May import: search.simplex, protocols, torch, botorch, gpytorch.
 Reference: Daulton et al. 2021, arXiv 2105.08195; Ament et al. 2023, arXiv 2310.20708.
 """
 

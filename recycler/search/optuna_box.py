@@ -1,7 +1,6 @@
 """Optuna's samplers on the simplex: an in-memory study rebuilt from the ledger for each proposal.
 
-Recorded parameters are the points of the space. May import: the nouns, protocols, search.simplex,
-optuna.
+Recorded parameters are the points of the space.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""Names of samplers, and the next proposal of a study as a pure function of its ledger.
-
-May import: the nouns, protocols, registry, pareto, search.*.
-"""
+"""Names of samplers, and the next proposal of a study as a pure function of its ledger."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -2,7 +2,6 @@
 
 Letters: n checkpoints, d coordinates of a point, k finished trials, m objectives.
 Randomness: a generator made from the seed of the proposal; never a global one.
-May import: errors, protocols, space, numpy, scipy, optuna.
 """
 
 import warnings

@@ -1,7 +1,6 @@
 """Recipes of earlier studies over some of the same checkpoints, as the first proposals of a new one.
 
 Checkpoints are recognised by their fingerprints. Letters: n checkpoints of the new study.
-May import: the nouns, front, search.baselines.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,4 @@
-"""Study files: YAML at the edge, checked field by field, turned into nouns.
-
-May import: errors, yamlfile, objectives, evaluate.items, evaluate.kinds, pydantic.
-"""
+"""Study files: YAML at the edge, checked field by field, turned into nouns."""
 
 import os
 from collections.abc import Mapping

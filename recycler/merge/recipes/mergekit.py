@@ -1,7 +1,4 @@
-"""Recipes in mergekit's YAML: read as recycler's own, and written where mergekit has words for it.
-
-May import: errors, layers, pool, recipe, merge.parts, merge.recipes.settings.
-"""
+"""Recipes in mergekit's YAML: read as recycler's own, and written where mergekit has words for it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,8 +1,4 @@
-"""Recipes in recycler's own YAML, in and out, with the pool they speak of.
-
-May import: errors, yamlfile, findings, folder, pool, recipe, layers, merge.methods, merge.sources,
-merge.parts, merge.recipes.mergekit.
-"""
+"""Recipes in recycler's own YAML, in and out, with the pool they speak of."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

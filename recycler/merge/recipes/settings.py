@@ -1,7 +1,4 @@
-"""Settings of recipes and studies, checked against what the merge method knows.
-
-May import: errors, protocols, layers, recipe, merge.methods.
-"""
+"""Settings of recipes and studies, checked against what the merge method knows."""
 
 from collections.abc import Mapping
 from pathlib import Path
