@@ -119,6 +119,13 @@ def test_values_far_below_the_floor_are_squeezed_and_those_above_stay() -> None:
     np.testing.assert_allclose(squeeze.undone(values), gains, rtol=1e-15)
 
 
+def test_the_squeeze_begins_three_spreads_below_the_median_or_at_the_corner() -> None:
+    """By hand: median 8, best 10, so 8 - 3 · 2 = 2; a corner above that comes first."""
+    values = np.array([0.0, 8.0, 10.0])
+    assert Squeeze.of(values, -100.0) == Squeeze(floor=2.0, unit=8.0)
+    assert Squeeze.of(values, 5.0) == Squeeze(floor=5.0, unit=5.0)
+
+
 def test_a_broken_merge_does_not_blind_the_surrogate() -> None:
     """A single that is 10^6 worse than the others; the best of the rest is still found."""
     plan = study_plan("surrogate", 3, 1)
