@@ -10,7 +10,7 @@ RecyclerError
 ├── StudyFailed        too many candidates of a study failed
 ├── Mismatch           bytes or scores differ from what the ledger says
 ├── Unavailable        a disk, database or cluster is away; later it may work
-└── NotFinite          a score is NaN or infinite
+└── NotFinite          a score or a merged number is NaN or infinite
 """
 
 from typing import ClassVar

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import import_module as lazy  # figures: a merge alone does not draw
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import yaml
 from recycler import __version__
 from recycler.checkpoints.companions import Companions, companions
 from recycler.checkpoints.folder import Checkpoint
-from recycler.checkpoints.header import TensorSpec
 from recycler.checkpoints.pool import Pool
 from recycler.conditions import conditions
 from recycler.errors import (
@@ -31,7 +30,7 @@ from recycler.errors import (
 from recycler.files import mounted, publish, sweep, sync, unfinished, write_synced
 from recycler.front.results import Results
 from recycler.merge.folder import SHARD_BYTES, write_weights
-from recycler.merge.parts import output_specs
+from recycler.merge.layout import config_of, layout_of, output_specs
 from recycler.merge.recipes.mergekit import mergekit_recipe
 from recycler.merge.recipes.own import own_recipe, read_recipe
 from recycler.merge.sources import Sources, sample
@@ -139,7 +138,7 @@ def write_folder(
             written, hashes = write_weights(
                 recipe, sources, work, shard_bytes, on_bytes=on_bytes, **options
             )
-            config = _config(donor, recipe.dtype, output_specs(recipe, sources))
+            config = config_of(recipe, layout_of(recipe, sources), donor)
         contents |= {name: make().encode() for name, make in (last or {}).items()}
         contents["config.json"] = _json(config).encode()
         _fill(work, along, contents)
@@ -346,21 +345,6 @@ def require_ledgers(results: Results, done: Mapping[str, Any]) -> None:
             f"{done['trial']} of {results.name!r}.",
             hint="it is not an export of that trial of this ledger; export again.",
         )
-
-
-def _config(donor: Checkpoint, dtype: str, specs: Sequence[TensorSpec]) -> dict[str, Any]:
-    """The donor's config.json, made to fit the merged tensors."""
-    config = {key: value for key, value in donor.config.items() if key != "torch_dtype"}
-    head = any(spec.name.endswith("lm_head.weight") for spec in specs)
-    had = any(name.endswith("lm_head.weight") for name in donor.tensors)
-    if head and not had and config.get("tie_word_embeddings"):
-        config["tie_word_embeddings"] = False
-    for spec in specs:  # fewer rows of the embedding than the donor's
-        own = donor.tensors.get(spec.name)
-        rows = config.get("vocab_size")
-        if own and own.shape != spec.shape and own.shape[0] == rows:
-            config["vocab_size"] = spec.shape[0]
-    return {**config, "dtype": dtype}
 
 
 def _inventory(folder: Path, hashes: Mapping[str, str]) -> list[dict[str, Any]]:

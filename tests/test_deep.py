@@ -211,10 +211,45 @@ def test_settings_in_the_spelling_of_another_version_are_equal(tmp_path, setting
     assert pool.check() == ()
 
 
-def test_a_setting_that_one_leaves_out_is_a_warning(tmp_path):
-    pool = Pool.open([folder(tmp_path / "a"), settled(tmp_path / "b", tie_word_embeddings=...)])
-    (finding,) = pool.check()
-    assert (finding.severity, finding.found) == ("warning", "tie_word_embeddings None")
+def test_a_setting_that_one_leaves_out_is_the_architectures_default(tmp_path):
+    first = folder(tmp_path / "a")
+    assert Pool.open([first, settled(tmp_path / "b", tie_word_embeddings=...)]).check() == ()
+    (finding,) = Pool.open([first, settled(tmp_path / "c", attention_bias=True)]).check()
+    assert (finding.severity, finding.found) == ("warning", "attention_bias True")
+    assert finding.expected == "False as in 'a'"
+
+
+@pytest.mark.parametrize(
+    ("settings", "severity", "found"),
+    [
+        ({"a_scale_of_ours": 2.0}, "warning", "a_scale_of_ours 2.0"),
+        (
+            {"vision_config": {"depth": 3, "hidden_size": 8, "use_cache": False}},
+            "warning",
+            "vision_config.depth 3",
+        ),
+        (
+            {"vision_config": {"depth": 2, "hidden_size": 9}},
+            "error",
+            "vision_config.hidden_size 9",
+        ),
+        ({"id2label": {"0": "no", "1": "yes"}}, "error", "id2label {'0': 'no', '1': 'yes'}"),
+    ],
+)
+def test_every_setting_is_compared_but_those_that_change_nothing(
+    tmp_path, settings, severity, found
+):
+    """Also of configs within configs; labels in another order would be averaged with each other."""
+    usual = {"vision_config": {"depth": 2, "hidden_size": 8}, "id2label": {"0": "yes", "1": "no"}}
+    harmless = {"transformers_version": "9", "use_cache": False, "_name_or_path": "elsewhere"}
+    same = Pool.open(
+        [settled(tmp_path / "a", **usual), settled(tmp_path / "b", **usual, **harmless)]
+    )
+    assert same.check() == ()
+    (finding,) = Pool.open(
+        [tmp_path / "a", settled(tmp_path / "c", **{**usual, **settings})]
+    ).check()
+    assert (finding.code, finding.severity, finding.found) == ("config", severity, found)
 
 
 def test_a_tokenizer_with_another_layout_of_its_json_is_the_same(tmp_path):

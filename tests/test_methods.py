@@ -21,10 +21,10 @@ from recycler.merge.methods import (
     METHODS,
     Linear,
     Trim,
+    find_method,
     kept_of,
     mask_key,
 )
-from recycler.merge.parts import find_method
 from recycler.merge.plain import TensorFacts, random24, sparse
 
 FAMILY = ("task_arithmetic", "ties", "dare_linear", "dare_ties")

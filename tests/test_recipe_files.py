@@ -77,6 +77,7 @@ def test_own_and_mergekit_files_say_the_same_merge(drawer, tmp_path):
         {"path": str(drawer[1]), "weight": 3},
     ]
     own = {"method": "linear", "checkpoints": checkpoints, "settings": {"normalize": True}}
+    own["dtype"] = "float32"
     models = [{"model": c["path"], "parameters": {"weight": c["weight"]}} for c in checkpoints]
     theirs = {"merge_method": "linear", "models": models, "dtype": "float32"}
     recipe, pool = read(written(tmp_path / "own.yaml", own))
@@ -485,7 +486,7 @@ def test_settings_of_a_wrong_kind_are_refused_before_anything_is_written(
 ):
     """Not even the temporary folder is made."""
     made: list[Path] = []
-    monkeypatch.setattr("recycler.export._beside", made.append)
+    monkeypatch.setattr("recycler.export.unfinished", made.append)
     method = {"scope": "ties", "seed": "dare_ties"}.get(key, "ties")
     file = written(tmp_path / "r.yaml", own_table(drawer, method, settings={key: value}))
     with pytest.raises(InvalidConfig, match=message) as caught:

@@ -29,7 +29,9 @@ def outside(setting, layers: int) -> list:
 
 
 def test_the_first_number_in_a_name_is_its_layer():
-    where = places(["model.layers.11.mlp.experts.3.weight", "h.2.ln.weight", EMBED, NORM])
+    where = places(
+        ["model.layers.11.mlp.experts.3.weight", "model.layers.2.ln.weight", EMBED, NORM]
+    )
     assert [place.layer for place in where.values()] == [11, 2, -1, 12]
     assert {place.layers for place in where.values()} == {12}
     assert [place.inside for place in where.values()] == [True, True, False, False]

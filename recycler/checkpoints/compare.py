@@ -1,11 +1,19 @@
 """What sets checkpoints apart: findings from headers and configs, no tensor read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from recycler.checkpoints.architecture import default_of, extra_rows, is_tied_by_config
 from recycler.checkpoints.findings import ERROR, WARNING, Finding, short
 from recycler.checkpoints.folder import Checkpoint
-from recycler.checkpoints.header import brief
+from recycler.checkpoints.header import TensorSpec, brief
+from recycler.checkpoints.naming import (
+    copied_from,
+    embedding_of,
+    is_buffer,
+    is_head,
+    shared_names,
+)
 from recycler.checkpoints.tokenizers import (
     TOKENIZER,
     Tables,
@@ -16,7 +24,7 @@ from recycler.checkpoints.tokenizers import (
 )
 
 # Settings that change what the same tensors compute: they must agree.
-_MUST_AGREE = (
+_MUST_AGREE = {
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
@@ -25,21 +33,27 @@ _MUST_AGREE = (
     "hidden_act",
     "tie_word_embeddings",
     "vocab_size",
-)
-_SHOULD_AGREE = (
-    "architectures",
-    "model_type",
-    "rope_parameters",  # with rope_theta and rope_scaling, as older saves have it
-    "rms_norm_eps",
-    "layer_norm_eps",
-    "layer_norm_epsilon",
-    "max_position_embeddings",
-    "sliding_window",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)
-_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings")
+    "id2label",
+    "label2id",
+}
+# Settings that change nothing of what a model computes.
+_HARMLESS = {
+    "_name_or_path",
+    "name_or_path",
+    "_commit_hash",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "gradient_checkpointing",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "unsloth_version",
+}
+_CONFIG = "_config"  # end of the names of configs in a config
 
 
 def compare(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
@@ -74,8 +88,10 @@ def _own_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
             expected="weights as they were trained",
             hint="quantised numbers can't be averaged; take the checkpoint from before.",
         )
-    rows, size = _rows(checkpoint), _settings(checkpoint).get("vocab_size")
-    if rows is not None and size is not None and size != rows:
+    rows, size = _rows(checkpoint), _text(checkpoint.config).get("vocab_size")
+    if rows is None or type(size) is not int:
+        return
+    if rows - size not in extra_rows(_text(checkpoint.config)):
         yield Finding(
             code="vocabulary",
             severity=ERROR,
@@ -105,10 +121,14 @@ def _vocabulary_findings(checkpoint: Checkpoint, tables: Tables) -> Iterator[Fin
 
 def _rows(checkpoint: Checkpoint) -> int | None:
     """Rows of the input embedding; None where it is not recognised."""
-    for name, spec in checkpoint.tensors.items():
-        if name.removesuffix(".weight").split(".")[-1] in _EMBEDDINGS and len(spec.shape) == 2:
-            return spec.shape[0]
-    return None
+    spec = embedding_of(checkpoint)
+    return spec.shape[0] if spec else None
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the text part of a multimodal model, else the config itself."""
+    text = config.get("text_config")
+    return text if isinstance(text, Mapping) and text else config
 
 
 # --- two checkpoints ---
@@ -118,6 +138,8 @@ def _architecture_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Fin
     mine, theirs = _architecture(other), _architecture(first)
     if not any(a and b and _differ(a, b) for a, b in zip(mine, theirs, strict=True)):
         return
+    if mine[1] and mine[1] == theirs[1] and _has_same_tensors(first, other):
+        return  # one of them saved without its head, say
     specs = first.tensors.items()
     shared = sum(n in other.tensors and other.tensors[n].shape == s.shape for n, s in specs)
     yield Finding(
@@ -135,6 +157,13 @@ def _architecture(checkpoint: Checkpoint) -> tuple[Any, Any]:
     return checkpoint.config.get("architectures"), checkpoint.config.get("model_type")
 
 
+def _has_same_tensors(first: Checkpoint, other: Checkpoint) -> bool:
+    """Whether names agree, but for a prefix, buffers and tied heads."""
+    tables = shared_names([first, other])
+    apart = ((n, t[n]) for t, u in (tables, tables[::-1]) for n in t.keys() - u.keys())
+    return all(is_buffer(spec) or is_head(name) for name, spec in apart)
+
+
 def _called(architecture: tuple[Any, Any]) -> str:
     classes, kind = architecture
     named = isinstance(classes, list) and len(classes) == 1 and isinstance(classes[0], str)
@@ -143,15 +172,20 @@ def _called(architecture: tuple[Any, Any]) -> str:
 
 
 def _tensor_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Finding]:
-    for name in sorted(first.tensors.keys() | other.tensors.keys()):
-        expected, found = first.tensors.get(name), other.tensors.get(name)
+    theirs, mine = shared_names([first, other])
+    for name in sorted(theirs.keys() | mine.keys()):
+        expected, found = theirs.get(name), mine.get(name)
+        if is_buffer(found or theirs[name]):
+            continue  # computed from the config, or copied
         if expected is None or found is None:
-            present = other if expected is None else first
+            if _is_copy(other if found is None else first, name):
+                continue
+            present = mine if expected is None else theirs
             yield Finding(
                 code="tensor-extra" if expected is None else "tensor-missing",
                 severity=ERROR,
                 checkpoint=other.name,
-                file=(found or present.tensors[name]).file,
+                file=(found or present[name]).file,
                 tensor=name,
                 found=str(found) if found else "no such tensor",
                 expected=str(expected) if expected else f"no such tensor, as in {first.name!r}",
@@ -168,6 +202,8 @@ def _tensor_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Finding]:
                 expected=f"{expected} as in {first.name!r}",
                 hint="pool only checkpoints of one architecture and one vocabulary size.",
             )
+        elif expected.is_float != found.is_float:
+            yield _kind_finding(first, other, expected, found)
         elif expected.dtype != found.dtype:
             yield Finding(
                 code="dtype",
@@ -177,44 +213,84 @@ def _tensor_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Finding]:
                 tensor=name,
                 found=str(found),
                 expected=f"{expected} as in {first.name!r}",
-                hint="merges are summed in float32 and rounded once, so this is allowed; set "
-                "`merge.dtype` to choose the output.",
+                hint="merges are summed in float32 and rounded once, to the wider of the two; set "
+                "`merge.dtype` to choose another.",
             )
 
 
-def _config_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Finding]:
-    mine, theirs = _settings(other), _settings(first)
-    for key in (*_MUST_AGREE, *_SHOULD_AGREE):
+def _is_copy(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a tensor that is not stored is the embedding."""
+    return copied_from(checkpoint, name) is not None
+
+
+def _kind_finding(
+    first: Checkpoint, other: Checkpoint, expected: TensorSpec, found: TensorSpec
+) -> Finding:
+    return Finding(
+        code="integers",
+        severity=ERROR,
+        checkpoint=other.name,
+        file=found.file,
+        tensor=found.name,
+        found=str(found),
+        expected=f"{expected} as in {first.name!r}",
+        hint="numbers can't be averaged with whole numbers; save both with one dtype.",
+    )
+
+
+def _config_findings(
+    first: Checkpoint, other: Checkpoint, parts: tuple[str, ...] = ()
+) -> Iterator[Finding]:
+    """Each setting of a config, or of one of its parts, that two checkpoints have otherwise."""
+    theirs, mine = (_settings(_part(c.config, parts)) for c in (first, other))
+    for key in sorted(theirs.keys() | mine.keys()):
         expected, found = theirs.get(key), mine.get(key)
-        if not _differ(expected, found):
+        if isinstance(expected, Mapping) and isinstance(found, Mapping) and key.endswith(_CONFIG):
+            yield from _config_findings(first, other, (*parts, key))
             continue
-        silent = expected is None or found is None  # one leaves it to the architecture's default
+        if expected is None or found is None:  # one leaves it to the architecture's default
+            expected, found = (
+                default_of(config, key) if value is None else value
+                for config, value in ((theirs, expected), (mine, found))
+            )
+        if key in _HARMLESS or not _differ(expected, found):
+            continue
+        silent = theirs.get(key) is None or mine.get(key) is None
+        path = ".".join((*parts, key))
         yield Finding(
             code="config",
             severity=ERROR if key in _MUST_AGREE and not silent else WARNING,
             checkpoint=other.name,
             file="config.json",
-            found=f"{key} {short(found)}",
+            found=f"{path} {short(found)}",
             expected=f"{short(expected)} as in {first.name!r}",
             hint="checkpoints with another setting compute something else with the same weights.",
         )
 
 
-def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The config in one form: of a multimodal model its text part, and defaults that follow."""
-    text = checkpoint.config.get("text_config")
-    settings = {**(text if isinstance(text, dict) else {}), **checkpoint.config}
+def _part(config: Mapping[str, Any], parts: tuple[str, ...]) -> Mapping[str, Any]:
+    for part in parts:
+        config = config[part]
+    return config
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config in one form, with defaults that follow from other settings filled in."""
+    settings = dict(config)
     heads, hidden = settings.get("num_attention_heads"), settings.get("hidden_size")
     if type(heads) is int and heads > 0:
         settings["num_key_value_heads"] = settings.get("num_key_value_heads") or heads
         if type(hidden) is int:
             settings["head_dim"] = settings.get("head_dim") or hidden // heads
+    settings["tie_word_embeddings"] = is_tied_by_config(config)
     rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
     if isinstance(rope, dict) and (rope or "rope_theta" in settings):
         rope = {"rope_type": rope.get("type", "default"), **rope}
         rope.pop("type", None)
         if "rope_theta" in settings:
             rope.setdefault("rope_theta", settings["rope_theta"])
+        for key in ("rope_theta", "rope_scaling"):
+            settings.pop(key, None)
     settings["rope_parameters"] = rope or None
     return settings
 

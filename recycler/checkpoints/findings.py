@@ -1,10 +1,13 @@
 """Findings: what a check of checkpoints reports, one thing each, with what to do.
 
 Codes, errors first: `not-found`, `unreadable`, `truncated`, `header`, `layout`, `dtype-unknown`,
-`index`, `json`, `not-a-file`, `empty`, `pickle`, `lfs-pointer`, `format`, `adapter`, `changed`,
-`tensor-twice`, `same-folder`, `quantised`, `vocabulary`, `architecture`, `config`, `tensor-missing`,
-`tensor-extra`, `shape`; a deep check adds `not-finite` and `integers`. Warnings: `config` and
-`vocabulary` (some), `dtype`, `tokenizer`, `chat-template`, `base-member`; deep adds `duplicate`.
+`index`, `json`, `not-a-file`, `empty`, `pickle`, `lfs-pointer`, `format`, `adapter`, `cache`,
+`changed`, `tensor-twice`, `same-folder`, `quantised`, `vocabulary`, `architecture`, `config`,
+`tensor-missing`, `tensor-extra`, `shape`, `integers`; a deep check adds `not-finite`. Warnings:
+`config` and `vocabulary` (some), `dtype`, `tokenizer`, `chat-template`, `base-member`; deep adds
+`duplicate`.
+
+May import: errors.
 """
 
 from dataclasses import dataclass

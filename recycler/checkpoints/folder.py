@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recycler.checkpoints.architecture import is_tied_by_config
 from recycler.checkpoints.header import (
     DTYPES,
     TensorSpec,
@@ -24,6 +25,7 @@ from recycler.errors import BrokenCheckpoint, NotFound
 
 ADAPTER = "adapter_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+HEADS = ("lm_head.weight", "embed_out.weight")  # ends of the names of output embeddings
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _READ = 1 << 22  # bytes hashed at once
 
@@ -62,12 +64,13 @@ class Checkpoint:
                 f"{folder} is not a folder.",
                 hint="give the folder that holds config.json and *.safetensors.",
             )
+        _refuse_cache(folder)
         _refuse_adapter(folder)
         config = read_json(folder / "config.json")
         tensors: dict[str, TensorSpec] = {}
         for spec in (spec for file in _weight_files(folder) for spec in read_header(file)):
             _require_once(folder, tensors.setdefault(spec.name, spec), spec)
-        _check_index(folder, tensors)
+        _check_index(folder, tensors, config)
         if not tensors:
             raise BrokenCheckpoint(
                 f"{folder} holds no tensor.", hint="save the model again.", finding="empty"
@@ -201,6 +204,23 @@ def _files(folder: Path) -> list[str]:
         ) from error
 
 
+def _refuse_cache(folder: Path) -> None:
+    """Raise BrokenCheckpoint for a folder of the hub's cache, which holds the model further down."""
+    snapshots = folder / "snapshots"
+    if os.path.lexists(folder / "config.json") or not _is_folder(snapshots):
+        return
+    found = [snapshots / name for name in _files(snapshots)]
+    main = folder / "refs" / "main"
+    named = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    newest = next((f for f in found if f.name == named), found[-1] if found else None)
+    raise BrokenCheckpoint(
+        f"{folder} is a folder of the Hugging Face cache; the model lies in its snapshots.",
+        hint=f"give {newest}." if newest else "it has no snapshot; download the model again.",
+        code="cache",
+        file="snapshots",
+    )
+
+
 def _refuse_adapter(folder: Path) -> None:
     names = _files(folder)
     whole = [n for n in names if n.endswith(".safetensors") and not n.startswith("adapter_")]
@@ -290,11 +310,15 @@ def _require_once(folder: Path, known: TensorSpec, spec: TensorSpec) -> None:
         )
 
 
-def _check_index(folder: Path, tensors: Mapping[str, TensorSpec]) -> None:
+def _check_index(
+    folder: Path, tensors: Mapping[str, TensorSpec], config: Mapping[str, Any]
+) -> None:
     index = folder / INDEX
     if os.path.lexists(folder / SINGLE) or not os.path.lexists(index):
         return
     for tensor, file in _weight_map(index).items():
+        if tensor not in tensors and tensor.endswith(HEADS) and is_tied_by_config(config):
+            continue  # some trainers list a tied head that they leave out
         if tensor not in tensors or tensors[tensor].file != file:
             raise BrokenCheckpoint(
                 f"{index} says that {file} holds tensor {brief(tensor)}, which is not in it.",

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from recycler.conditions import conditions, differing
 from recycler.errors import Mismatch
 from recycler.front.results import Results
-from recycler.merge.resident import quiet_transformers
+from recycler.merge.resident import load_model, quiet_transformers
 from recycler.nouns.trial import State
 from recycler.protocols import Evaluator
 
@@ -29,8 +28,7 @@ def rescore(results: Results, evaluator: Evaluator, folder: Path) -> list[dict[s
     trial = results.trial(claimed["trial"])
     torch.set_num_threads(1)
     quiet_transformers()
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    model.eval()  # type: ignore[no-untyped-call]
+    model = load_model(folder).eval()
     rows = []
     for split, evaluation in trial.evaluations.items():
         if split == "dev" and trial.state == State.PRUNED:  # estimates, from some of the items

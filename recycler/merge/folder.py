@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from recycler.checkpoints.header import TensorSpec
 from recycler.files import write_synced
-from recycler.merge.parts import output_specs
+from recycler.merge.layout import output_specs
 from recycler.merge.sources import Sources
 from recycler.merge.stream import Digest, Loss, merges, raw_bytes
 from recycler.nouns.recipe import Recipe

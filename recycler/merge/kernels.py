@@ -100,6 +100,30 @@ def round_bf16(wide: Floats, out: NDArray[np.uint16]) -> None:
 
 
 @_jit
+def _has_bits(numbers: NDArray[Any], mask: Any) -> bool:
+    found = 0
+    for j in range(numbers.shape[0]):
+        found += (numbers[j] & mask) == mask
+    return found > 0
+
+
+_EXPONENTS: dict[
+    Any, Any
+] = {  # dtype -> the bits that are all set in NaN and Inf; uint16 are bfloat16's bits
+    np.dtype(np.float64): np.uint64(0x7FF << 52),
+    np.dtype(np.float32): np.uint32(0x7F800000),
+    np.dtype(np.float16): np.uint16(0x7C00),
+    np.dtype(np.uint16): np.uint16(0x7F80),
+}
+
+
+def is_finite(numbers: NDArray[Any]) -> bool:
+    """Whether (c,) floats, or uint16 that are bfloat16 bits, hold neither NaN nor Inf."""
+    mask = _EXPONENTS[numbers.dtype]
+    return not _has_bits(numbers.view(mask.dtype), mask)
+
+
+@_jit
 def _linear_bf16(rows: NDArray[np.uint16], weights: Floats, out: Floats) -> None:
     n, c = rows.shape
     for start in range(0, c, _PIECE):

@@ -34,6 +34,7 @@ import numpy as np
 
 from recycler.errors import InvalidConfig
 from recycler.protocols import MergeMethod
+from recycler.registry import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -349,3 +350,9 @@ METHODS: dict[str, MergeMethod] = {
         **{"lambda": 1.0},
     ),
 }
+
+
+def find_method(name: str) -> MergeMethod:
+    """The merge method of that name: ours, or one that another package registers."""
+    found: MergeMethod = resolve("merge method", name, METHODS)
+    return found

@@ -1,68 +1,19 @@
 """What each tensor of a merge is made of: its inputs, their weights, and the arithmetic."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from recycler.checkpoints.folder import Checkpoint
-from recycler.checkpoints.header import DTYPES, TensorSpec
-from recycler.checkpoints.pool import Pool
+from recycler.checkpoints.header import TensorSpec
+from recycler.checkpoints.naming import is_buffer
 from recycler.errors import Incompatible, InvalidConfig
-from recycler.merge.methods import METHODS, Change, Method, Sum, Terms, mask_key
+from recycler.merge.layout import Layout
+from recycler.merge.methods import Change, Method, Sum, Terms, find_method, mask_key
 from recycler.merge.sources import FileFacts, Located, Sources
-from recycler.nouns.layers import Place, value_at
+from recycler.nouns.layers import Place, places, value_at
 from recycler.nouns.recipe import Recipe
 from recycler.protocols import MergeMethod
-from recycler.registry import resolve
-
-SAFETENSORS = {torch_name: name for name, (torch_name, _) in DTYPES.items()}
-
-
-def find_method(name: str) -> MergeMethod:
-    """The merge method of that name: ours, or one that another package registers."""
-    found: MergeMethod = resolve("merge method", name, METHODS)
-    return found
-
-
-def output_specs(recipe: Recipe, sources: Sources) -> list[TensorSpec]:
-    """Name, dtype, shape and size of each tensor the merge gives, sorted by name; offsets from 0.
-
-    Raises:
-        Incompatible: the inputs differ in a way that `missing` and `vocabulary` don't allow.
-    """
-    pool = sources.pool
-    inputs = _inputs(recipe, pool)
-    names = {name for checkpoint in inputs for name in checkpoint.tensors}
-    return [_output(recipe, sources, inputs, name) for name in sorted(names)]
-
-
-def _inputs(recipe: Recipe, pool: Pool) -> list[Checkpoint]:
-    """The checkpoints of a recipe, its base last."""
-    base = [recipe.base] if recipe.base and find_method(recipe.method).needs_base else []
-    return [pool[item.name] for item in (*recipe.ingredients, *base)]
-
-
-def _output(
-    recipe: Recipe, sources: Sources, inputs: Sequence[Checkpoint], name: str
-) -> TensorSpec:
-    found = [spec for c in inputs if (spec := sources.spec(c, name))]
-    shape = found[0].shape
-    for checkpoint in inputs:
-        spec = sources.spec(checkpoint, name)
-        if spec is None or spec.shape == shape:
-            continue
-        if recipe.settings.get("vocabulary") != "common" or spec.shape[1:] != shape[1:]:
-            raise Incompatible(
-                f"{checkpoint.name!r}: tensor {name!r} is {spec}, expected {found[0]}.",
-                hint="run `recycler pool check` on the folders; where only rows of padding differ, "
-                "`vocabulary: common` in the recipe's settings keeps the rows that all have.",
-            )
-        shape = min(shape, spec.shape)
-    code = SAFETENSORS[recipe.dtype] if found[0].is_float else found[0].dtype
-    nbytes = int(np.prod(shape)) * DTYPES[code][1] // 8
-    return TensorSpec(name, code, shape, "", 0, nbytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +44,28 @@ class Part:
             and self.inputs[0][1].dtype == self.spec.dtype
         )
 
+    @property
+    def is_summed(self) -> bool:
+        """Whether numbers are computed; buffers and whole numbers are copied, never scaled."""
+        return self.spec.is_float and not is_buffer(self.spec) and not self.is_copy
+
+
+def parts_of(recipe: Recipe, sources: Sources, layout: Layout) -> "Callable[[TensorSpec], Part]":
+    """The part of each tensor of a merge, when it is asked for."""
+    where = places([spec.name for spec in layout.specs])
+
+    def part(spec: TensorSpec) -> Part:
+        twin = layout.twins.get(spec.name, spec.name)
+        made = part_of(recipe, sources, replace(spec, name=twin), where[twin])
+        return replace(made, spec=spec)
+
+    return part
+
 
 def part_of(recipe: Recipe, sources: Sources, spec: TensorSpec, place: Place) -> Part:
     method = find_method(recipe.method)
+    if is_buffer(spec):
+        return _buffer(recipe, sources, spec, method)
     base = _base(recipe, method, sources, spec)
     weighed = _weighed(recipe, method, sources, spec, place, base)
     inputs = tuple(located for located, *_ in weighed)
@@ -118,9 +88,20 @@ def part_of(recipe: Recipe, sources: Sources, spec: TensorSpec, place: Place) ->
     if not weighed or not spec.is_float:
         step = Sum((1.0,))
     elif isinstance(method, Method) and not _has_doubles(inputs, base):
-        numel = spec.numel
-        step = method.arithmetic(terms, FileFacts(sources, inputs, base, numel))
+        step = method.arithmetic(terms, FileFacts(sources, inputs, base, spec.numel))
     return Part(spec, method, inputs, base, terms, step)
+
+
+def _buffer(recipe: Recipe, sources: Sources, spec: TensorSpec, method: MergeMethod) -> Part:
+    """A buffer is that of the ingredients that have it, in the order of sums; else the base's."""
+    holders = [sources.pool[item.name] for item in recipe.ingredients]
+    found = [(c, own) for c in holders if (own := sources.own(c, spec.name))]
+    if not found and recipe.base:
+        base = sources.pool[recipe.base.name]
+        found = [(base, own) for own in [sources.own(base, spec.name)] if own]
+    same = [(c, own) for c, own in found if (own.dtype, own.shape) == (spec.dtype, spec.shape)]
+    inputs = tuple(sorted(same, key=lambda located: sources.rank(located[0].name)))
+    return Part(spec, method, inputs, None, Terms((1.0,), (), (), {}), Sum((1.0,)))
 
 
 def _base(

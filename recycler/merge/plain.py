@@ -41,6 +41,12 @@ def rounded(wide: Tensor, dtype: str) -> Tensor:
     return wide.to(getattr(torch, DTYPES[dtype][0]))
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor Inf."""
+    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+    return bool(torch.isfinite(wide).all())
+
+
 def bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
     """A tensor's bytes in C order, without a copy where it is contiguous on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)

@@ -4,18 +4,29 @@ import logging
 import time
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+)
+from transformers.utils.logging import disable_progress_bar
 
+from recycler.checkpoints.naming import is_buffer
 from recycler.checkpoints.pool import Pool
 from recycler.errors import Incompatible
+from recycler.merge.layout import Layout, layout_of, model_dtype
 from recycler.merge.plain import read
 from recycler.merge.sources import Sources
 from recycler.merge.stream import Digest, merged
 from recycler.nouns.recipe import Recipe
+
+_CLASSES = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForImageTextToText)
 
 
 class Resident:
@@ -23,32 +34,44 @@ class Resident:
 
     Where every tensor of the checkpoints is a parameter or buffer of the model under the same name
     the merge is copied in place. Else (a base model without a head's prefix, fused experts) each
-    merge goes through `from_pretrained(state_dict=...)`, the way the exported folder goes.
+    merge goes through `from_pretrained(state_dict=...)`, the way the exported folder goes. Either
+    way the model computes what `from_pretrained` of the exported folder computes: it has the dtype
+    that the export's config names, and what transformers keeps in float32 it has in float32.
     """
 
     def __init__(
-        self, pool: Pool, dtype: str, device: str = "cpu", distance: bool = False
+        self, pool: Pool, dtype: str = "", device: str = "cpu", distance: bool = False
     ) -> None:
         """Load the pool's first checkpoint as the shell for all merges.
 
         Args:
             pool: the checkpoints, all of one architecture.
-            dtype: torch name of the dtype that merges are made, evaluated and exported in.
+            dtype: torch name of the dtype that merges are made in; empty where each tensor keeps
+                its own.
             device: torch device.
             distance: measure how far each merge is from the pool's base.
+
+        Raises:
+            Incompatible: the model has parameters that the checkpoint does not hold.
         """
         self.sources = Sources(pool)
         self.distance = 0.0  # ‖merge - base‖₂ / ‖base‖₂ of the merge that is held, if measured
         self._measures = distance
         self.device = device
-        self._dtype = getattr(torch, dtype)
-        self._config = AutoConfig.from_pretrained(pool.checkpoints[0].path)
-        shell = pool.checkpoints[0].path
-        self.model: Any = self._prepared(
-            AutoModelForCausalLM.from_pretrained(shell, dtype=self._dtype)
-        )
-        self._slots = _slots(self.model, pool.checkpoints[0].tensors)
+        self._shell = pool.checkpoints[0]
+        self._config = AutoConfig.from_pretrained(self._shell.path)
+        self.model: Any = None
+        self._dtype = ""
+        self._slots: dict[str, Tensor] | None = None
+        self._build(dtype or "auto")
         self._loaded = ("", "")
+
+    def _build(self, dtype: str) -> None:
+        """Load the shell in a dtype, in place of the model that is held."""
+        self.model = None  # its memory first
+        self.model = self._prepared(load_model(self._shell.path, dtype))
+        self._dtype = dtype
+        self._slots = _slots(self.model, self._shell.tensors)
 
     def load(self, recipe: Recipe) -> tuple[str, float]:
         """Make the model hold this merge.
@@ -65,7 +88,11 @@ class Resident:
 
     @torch.no_grad()
     def _copy(self, recipe: Recipe) -> str:
-        digest, whole = Digest(), {}
+        layout = layout_of(recipe, self.sources)
+        dtype = model_dtype(recipe, layout, self._shell)
+        if getattr(torch, dtype) != self.model.dtype:
+            self._build(dtype)
+        digest, whole, filled = Digest(), {}, set()
         moved = norm = 0.0
         for spec, tensor in merged(recipe, self.sources, self.device):
             digest.add(spec, tensor)
@@ -74,27 +101,50 @@ class Resident:
                 moved, norm = moved + squares[0], norm + squares[1]
             if self._slots is None:
                 whole[spec.name] = tensor.clone()
-            else:
-                self._slot(spec.name, tensor.shape).copy_(tensor)
+            elif not (is_buffer(spec) and self._slot(spec.name) is None):
+                filled.add(self._put(spec.name, tensor))
         if self._slots is None:
-            self.model = self._prepared(
-                type(self.model).from_pretrained(
-                    None, config=deepcopy(self._config), state_dict=whole, dtype=self._dtype
-                )
-            )
+            config = deepcopy(self._config)
+            self.model = self._prepared(load_model(None, dtype, config, whole, type(self.model)))
+        else:
+            self._finish(layout, filled)
         self.distance = (moved / norm) ** 0.5 if norm else 0.0
         return digest.value
 
-    def _slot(self, name: str, shape: torch.Size) -> Tensor:
-        slot = self._slots.get(name) if self._slots else None
-        if slot is None or slot.shape != shape:
+    def _put(self, name: str, tensor: Tensor) -> int:
+        """Copy one merged tensor into the model; the address of what was filled."""
+        slot = self._slot(name)
+        if slot is None or slot.shape != tensor.shape:
             raise Incompatible(
-                f"the merge gives {name!r} of shape {list(shape)}, the resident model has "
+                f"the merge gives {name!r} of shape {list(tensor.shape)}, the resident model has "
                 f"{list(slot.shape) if slot is not None else 'no such tensor'}.",
                 hint="put a checkpoint with that tensor (an untied head, the smallest vocabulary) "
                 "first in the pool.",
             )
-        return slot
+        slot.copy_(tensor)
+        return slot.data_ptr()
+
+    def _finish(self, layout: Layout, filled: set[int]) -> None:
+        """Raise Incompatible if the model still holds a parameter of an earlier merge."""
+        assert self._slots is not None, "a model that is filled in place has slots"
+        stale = [
+            name
+            for name, slot in self._slots.items()
+            if slot.data_ptr() not in filled and slot.is_floating_point() and slot.numel()
+        ]
+        if stale:
+            raise Incompatible(
+                f"the merge has no tensor {stale[0]!r}, which the resident model has"
+                + (f" ({len(stale) - 1} more)." if len(stale) > 1 else "."),
+                hint="put a checkpoint without that tensor (such as one with a tied head) first in "
+                "the pool.",
+            )
+
+    def _slot(self, name: str) -> Tensor | None:
+        """Where a tensor lives in the model; its name may lack the base model's prefix."""
+        assert self._slots is not None, "a model that is filled in place has slots"
+        own = self.sources.own(self._shell, name)
+        return self._slots.get(own.name if own else name)
 
     def _squares(self, name: str, tensor: Tensor) -> tuple[float, float]:
         """‖tensor - base‖² and ‖base‖² of one merged tensor; zeros where the base lacks it."""
@@ -109,31 +159,78 @@ class Resident:
         return model.to(self.device).eval().requires_grad_(False)
 
 
+def load_model(
+    folder: Path | None,
+    dtype: str = "auto",
+    config: Any = None,
+    tensors: Mapping[str, Tensor] | None = None,
+    kind: Any = None,
+) -> Any:
+    """A model that generates text, every parameter of which the folder (or the tensors) holds.
+
+    Args:
+        folder: a Hugging Face folder; None with `config`, `tensors` and `kind`.
+        dtype: torch name, or `auto` for that of the config.
+        config: the model's config.
+        tensors: its weights.
+        kind: its class.
+
+    Raises:
+        Incompatible: no class for text fits the config, or transformers would draw parameters at
+            random; such a model's scores mean nothing.
+    """
+    if kind is None:
+        assert folder is not None, "a class is told for tensors"
+        kind = _class_of(AutoConfig.from_pretrained(folder), folder)
+    given = {} if tensors is None else {"config": config, "state_dict": tensors}
+    wanted = dtype if dtype == "auto" else getattr(torch, dtype)
+    model, report = kind.from_pretrained(
+        folder, dtype=wanted, output_loading_info=True, ignore_mismatched_sizes=True, **given
+    )
+    mismatched = [name for name, *_ in report["mismatched_keys"]]
+    drawn = sorted({*report["missing_keys"], *mismatched})
+    if drawn:
+        more = f" ({len(drawn) - 1} more)" if len(drawn) > 1 else ""
+        raise Incompatible(
+            f"{type(model).__name__} has the parameter {drawn[0]!r}{more}, which no checkpoint holds"
+            f"{' in that shape' if drawn[0] in mismatched else ''}: {folder or 'the merge'}.",
+            hint="transformers would draw it at random and the scores would mean nothing. "
+            "Classifiers, reward models and encoders have no such head; else save the model with the "
+            "class that config.json names.",
+        )
+    return model
+
+
+def _class_of(config: Any, folder: Path) -> Any:
+    """The class of transformers that generates text with such a config."""
+    classes = _CLASSES[1:] if getattr(config, "is_encoder_decoder", False) else _CLASSES
+    for kind in classes:
+        if type(config) in kind._model_mapping:
+            return kind
+    raise Incompatible(
+        f"{folder}: no class of transformers generates text with {config.model_type!r}.",
+        hint="merge it without scores (`recycler merge`); a study needs a model that generates.",
+    )
+
+
 def _slots(model: Any, tensors: Mapping[str, Any]) -> dict[str, Tensor] | None:
     """Where each tensor of the checkpoint lives in the model; None if not all are found alike."""
     state = model.state_dict(keep_vars=True)
     slots = {}
     for name, spec in tensors.items():
         slot = state.get(name)
+        if slot is None and is_buffer(spec):
+            continue  # the model computes it
         if slot is None or tuple(slot.shape) != spec.shape:
             return None
         slots[name] = slot.data if slot.dtype.is_floating_point else slot
     covered = {slot.data_ptr() for slot in slots.values()}
-    left = [name for name, slot in state.items() if slot.data_ptr() not in covered]
-    if left:
-        raise Incompatible(
-            f"the model has the parameter {left[0]!r}, which no checkpoint holds"
-            + (f" ({len(left) - 1} more)." if len(left) > 1 else "."),
-            hint="the folder was saved without its head; save it with the class that config.json "
-            "names.",
-        )
-    return slots
+    left = [slot for slot in state.values() if slot.data_ptr() not in covered]
+    return None if left else slots
 
 
 def quiet_transformers() -> None:
     """Keep the libraries' progress bars and advice out of the program's own output."""
     for name in ("transformers", "lm_eval", "lm-eval", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    from transformers.utils.logging import disable_progress_bar
-
     disable_progress_bar()  # type: ignore[no-untyped-call]

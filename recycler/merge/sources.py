@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.header import DTYPES, TensorSpec
+from recycler.checkpoints.naming import copied_from, shared_names
 from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint
 from recycler.merge import kernels
@@ -26,9 +27,6 @@ Floats = NDArray[np.float32]
 BLOCK_BYTES = 1 << 21  # of all rows together; measured: 1 and 4 MB are a tenth slower
 _NUMPY = {"F16": np.float16, "F64": np.float64}
 _SAMPLE = 64  # bytes read at three places of each tensor to tell checkpoints apart
-# Ends of the names of output and input embeddings.
-HEADS = ("lm_head.weight", "embed_out.weight")
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
 
 class Sources:
@@ -41,6 +39,9 @@ class Sources:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
+        named = shared_names(pool.everything)
+        self._named = {c.name: table for c, table in zip(pool.everything, named, strict=True)}
+        self._tied: dict[tuple[str, str], bool] = {}
         self._stamps = {c.name: c.stamp() for c in pool.everything}
         self._order: dict[str, tuple[str, str]] | None = None
         self.facts: dict[tuple[Any, ...], Any] = {}  # what `FileFacts` found, for later merges
@@ -63,14 +64,29 @@ class Sources:
         return self._order[checkpoint]
 
     def spec(self, checkpoint: Checkpoint, name: str) -> TensorSpec | None:
-        """Where a checkpoint has a tensor; a tied head lies where its embedding lies."""
-        own = checkpoint.tensors.get(name)
-        if own is not None or not name.endswith(HEADS):
-            return own
-        if not checkpoint.config.get("tie_word_embeddings", False):
-            return None
-        alike = [s for n, s in checkpoint.tensors.items() if n.endswith(_EMBEDDINGS)]
-        return alike[0] if len(alike) == 1 else None
+        """Where a checkpoint has a tensor; what is tied and not stored lies at the embedding."""
+        return self.own(checkpoint, name) or copied_from(checkpoint, name)
+
+    def own(self, checkpoint: Checkpoint, name: str) -> TensorSpec | None:
+        """Where a checkpoint stores a tensor, under its own name or the one common to the pool."""
+        return checkpoint.tensors.get(name) or self._named[checkpoint.name].get(name)
+
+    def is_tied(self, checkpoint: Checkpoint, name: str) -> bool:
+        """Whether a tensor is the embedding: tied, and not stored beside it with other bytes.
+
+        transformers does not tie what a folder holds twice with different bytes, whatever its
+        config says.
+        """
+        own, source = self.own(checkpoint, name), copied_from(checkpoint, name)
+        if own is None or source is None:
+            return source is not None
+        key = (checkpoint.name, name)
+        if key not in self._tied:
+            same = (own.dtype, own.shape) == (source.dtype, source.shape)
+            self._tied[key] = same and np.array_equal(
+                read_raw((checkpoint, own), own.shape), read_raw((checkpoint, source), own.shape)
+            )
+        return self._tied[key]
 
     def require_unchanged(self) -> None:
         """Raise BrokenCheckpoint if a file was touched since the pool was opened."""

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recycler.checkpoints.header import TensorSpec, tree_digest
-from recycler.errors import Incompatible, InvalidConfig
+from recycler.checkpoints.header import DTYPES, TensorSpec, tree_digest
+from recycler.errors import Incompatible, InvalidConfig, NotFinite
 from recycler.merge import kernels
+from recycler.merge.layout import layout_of
 from recycler.merge.methods import (
     NORMALIZE,
     SIGN,
@@ -32,9 +33,8 @@ from recycler.merge.methods import (
     Method,
     Sum,
 )
-from recycler.merge.parts import Part, output_specs, part_of
+from recycler.merge.parts import Part, parts_of
 from recycler.merge.sources import Located, Sources, blocks, opened, read_raw
-from recycler.nouns.layers import places
 from recycler.nouns.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -132,25 +132,25 @@ def merges(
 
     Raises:
         Incompatible: a checkpoint lacks a tensor, or integer tensors differ.
+        NotFinite: an input holds NaN or Inf, or a sum is beyond the range of the output's dtype.
         BrokenCheckpoint: a file changed meanwhile.
     """
-    specs = [output_specs(recipe, sources) for recipe in recipes]
-    if len({tuple((s.name, s.shape) for s in each) for each in specs}) > 1:
+    layouts = [layout_of(recipe, sources) for recipe in recipes]
+    if len({tuple((s.name, s.shape) for s in each.specs) for each in layouts}) > 1:
         raise InvalidConfig(
             "the recipes give tensors of different names or shapes.", hint="merge them one by one."
         )
-    where = places([spec.name for spec in specs[0]])
+    makers = [
+        parts_of(recipe, sources, layout) for recipe, layout in zip(recipes, layouts, strict=True)
+    ]
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
 
-        def parts_of(together: _Specs) -> list[Part]:
-            return [
-                part_of(recipe, sources, spec, where[spec.name])
-                for recipe, spec in zip(recipes, together, strict=True)
-            ]
+        def made(together: _Specs) -> list[Part]:
+            return [make(spec) for make, spec in zip(makers, together, strict=True)]
 
         waiting: Callable[[], list[tuple[TensorSpec, Held]]] | None = None
-        for parts in _in_order(parts_of, list(zip(*specs, strict=True)), pool):
+        for parts in _in_order(made, list(zip(*(x.specs for x in layouts), strict=True)), pool):
             started = _start(parts, sources.rank, device, pool, threads, loss)
             if pool is None:
                 yield started()
@@ -218,21 +218,14 @@ def _start(
 
 
 def _is_blockwise(part: Part, device: str) -> bool:
-    summed = part.step is not None and part.spec.dtype in _KINDS and not part.is_copy
+    summed = part.step is not None and part.spec.dtype in _KINDS and part.is_summed
     return summed and device.partition(":")[0] == "cpu"
 
 
 def _whole(part: Part, device: str) -> "Held":
     """A tensor that is held as a whole: bytes that are taken over, or torch's sums."""
-    if part.is_copy or not part.spec.is_float:
-        alike = (*part.inputs, *([part.base] if part.base and not part.is_copy else []))
-        found = [read_raw(located, part.spec.shape) for located in alike]
-        if any(not np.array_equal(found[0], other) for other in found[1:]):
-            raise Incompatible(
-                f"tensor {part.spec.name!r} holds whole numbers that differ between checkpoints.",
-                hint="only tensors of floats can be merged.",
-            )
-        return found[0]
+    if not part.is_summed:
+        return _copied(part)
     plain = lazy("recycler.merge.plain")
     inputs = [plain.read(located, part.spec.shape, device) for located in part.inputs]
     base = plain.read(part.base, part.spec.shape, device) if part.base else None
@@ -249,7 +242,46 @@ def _whole(part: Part, device: str) -> "Held":
     else:
         made = part.method(inputs, part.terms.weights, base, part.terms.settings)
     rounded: Tensor = plain.rounded(made, part.spec.dtype)
+    if made is inputs[0] and part.inputs[0][1].dtype == part.spec.dtype:
+        return rounded  # one checkpoint as it is
+    swallowing = [] if isinstance(step, Sum) else [*inputs, *([] if base is None else [base])]
+    if not all(plain.is_finite(tensor) for tensor in (rounded, *swallowing)):
+        raise _not_finite(part)
     return rounded
+
+
+def _copied(part: Part) -> NDArray[np.uint8]:
+    """The bytes that all inputs have; of a buffer those of the first that has it."""
+    alike = (*part.inputs, *([part.base] if part.base and not part.is_copy else []))
+    found = [read_raw(located, part.spec.shape) for located in alike]
+    differ = any(not np.array_equal(found[0], other) for other in found[1:])
+    if differ and not part.spec.is_float:
+        raise Incompatible(
+            f"tensor {part.spec.name!r} holds whole numbers that differ between checkpoints.",
+            hint="only tensors of floats can be merged.",
+        )
+    return found[0]
+
+
+def _not_finite(part: Part) -> NotFinite:
+    """Who is to blame for NaN or Inf in a merged tensor: an input, or the range of its dtype."""
+    name, kind = part.spec.name, DTYPES[part.spec.dtype][0]
+    for checkpoint, spec in (*part.inputs, *([part.base] if part.base else [])):
+        with opened([(checkpoint, spec)]) as files:
+            for start, stop in blocks(part.numel, 1, 4):
+                block = np.empty(stop - start, np.float32)
+                files.wide(0, start, block, np.empty(8 * len(block), np.uint8))
+                if not kernels.is_finite(block):
+                    return NotFinite(
+                        f"{checkpoint.name!r}: tensor {spec.name!r} in {checkpoint.path / spec.file} "
+                        "holds NaN or Inf.",
+                        hint="training diverged or the file is damaged; take the checkpoint before "
+                        "it, or give it weight 0.",
+                    )
+    return NotFinite(
+        f"tensor {name!r} of the merge holds numbers beyond the range of {kind}.",
+        hint="merge in `dtype: bfloat16` or `float32`, or with weights that sum to 1.",
+    )
 
 
 class _Blocks:
@@ -295,6 +327,8 @@ class _Blocks:
                 for number, (part, out) in enumerate(zip(self._parts, self._outs, strict=True)):
                     self._merge(number, rows, start, made)
                     _round(made, out[start:stop])
+                    if not (kernels.is_finite(out[start:stop]) and self._is_sound(number, rows)):
+                        raise _not_finite(part)
                     if self._loss and isinstance(part.step, Change) and part.base:
                         self._loss.add(made, rows[self._place(part.base)], out[start:stop])
 
@@ -319,6 +353,14 @@ class _Blocks:
         leading = chosen == list(range(len(chosen)))
         picked = rows[: len(chosen)] if leading else rows[chosen]
         _combine(part.step, picked, rows[self._place(part.base)], start, out)
+
+    def _is_sound(self, number: int, rows: NDArray[Any]) -> bool:
+        """Whether no input of a `Change` is NaN, which an elected sign or a mask would swallow."""
+        part = self._parts[number]
+        if not isinstance(part.step, Change):
+            return True
+        used = [*self._rows[number], *([self._place(part.base)] if part.base else [])]
+        return all(kernels.is_finite(rows[row]) for row in used)
 
     def _place(self, located: Located) -> int | None:
         """The row of an input, None where it has none yet."""

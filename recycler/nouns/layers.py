@@ -4,47 +4,110 @@ The syntax is mergekit's, so that its files mean the same here.
 
 * `0.5`: the same everywhere.
 * `[0, 0.5, 1]`: a gradient, interpolated linearly from the first layer to the last; tensors outside
-  the layers (embeddings, final norm, head) take its first value.
+  the layers (embeddings, final norm, head) take its first value. A model with several stacks of
+  layers (vision and text, encoder and decoder) has the whole gradient in each of them.
 * `[{filter: mlp, value: 0.5}, {layers: [0, 8], value: [0, 1]}, {value: 0.2}]`: the first entry whose
-  filter is part of the tensor's name and whose layers [start, stop) hold it; a gradient
-  inside `layers` runs over those. Embeddings belong to the first layer's range, what follows the
-  layers to the last one's.
+  filter is part of the tensor's name and whose layers [start, stop) hold it; a gradient inside
+  `layers` runs over those. Layers are counted in the main stack, that of the text (of the decoder);
+  another stack has the range that is the same share of its layers. Embeddings belong to the first
+  layer's range, what follows the layers to the last one's.
 """
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from recycler.errors import InvalidConfig
 
-_LAYER = re.compile(r"\.(\d+)\.")
-_BEFORE = ("embed", "wte", "wpe")  # what names of tensors ahead of the layers contain
+_STACKS = {"layers", "layer", "h", "block", "blocks", "resblocks", "transformer_layers"}
+_BEFORE = (
+    "embed",
+    "wte",
+    "wpe",
+    "shared.weight",
+)  # what names of tensors ahead of the layers have
+# What names of stacks that are not the main one have.
+_ASIDE = ("vision", "visual", "image", "vit.", "audio", "speech", "encoder", "tower", "qformer")
 _KEYS = {"filter", "layers", "value"}
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tensor stands: its layer of so many; -1 before the layers, `layers` behind them."""
+    """Where a tensor stands: its layer of so many; -1 before the layers, `layers` behind them.
+
+    Attributes:
+        tensor: its name.
+        layer: number in its own stack.
+        layers: of its own stack.
+        main: layers of the model's main stack, in which ranges are given; 0 means `layers`.
+    """
 
     tensor: str
     layer: int
     layers: int
+    main: int = 0
 
     @property
     def inside(self) -> bool:
         return 0 <= self.layer < self.layers
 
+    def own_range(self, start: int, stop: int) -> tuple[int, int]:
+        """Layers [start, stop) of the main stack in the tensor's own stack, as a share of it."""
+        if not self.main:
+            return start, stop
+        first, last = start * self.layers, min(stop, self.main) * self.layers
+        return -(-first // self.main), -(-last // self.main)
+
 
 def places(names: Sequence[str]) -> dict[str, Place]:
-    """The place of each tensor of a model; the first number in a name is its layer."""
-    found = {name: _LAYER.search(name) for name in names}
-    layers = 1 + max((int(match[1]) for match in found.values() if match), default=-1)
-    return {
-        name: Place(name, int(match[1]) if match else _outside(name, layers), layers)
-        for name, match in found.items()
-    }
+    """The place of each tensor of a model, each stack of layers counted by itself."""
+    found = {name: _layer(name) for name in names}
+    if not any(found.values()):  # no usual name of layers: the first number in a name is one
+        found = {name: _layer(name, usual=False) for name in names}
+    sizes: dict[str, int] = {}
+    for stack, layer in filter(None, found.values()):
+        sizes[stack] = max(sizes.get(stack, 0), layer + 1)
+    main = _main(sizes)
+    layers = sizes.get(main, 0)
+    made = {}
+    for name, place in found.items():
+        stack = place[0] if place else _nearest(name, sizes, main)
+        size = sizes.get(stack, 0)
+        layer = place[1] if place else _outside(name, size)
+        made[name] = Place(name, layer, size, 0 if size == layers else layers)
+    return made
+
+
+def layer_count(names: Sequence[str]) -> int:
+    """Layers of a model's main stack; 0 where none is recognised."""
+    return max((place.main or place.layers for place in places(names).values()), default=0)
+
+
+def _layer(name: str, usual: bool = True) -> tuple[str, int] | None:
+    """The stack and number of the layer that holds a tensor: the first number in its name."""
+    parts = name.split(".")
+    for i, part in enumerate(parts[1:-1], start=1):
+        if part.isdecimal() and (not usual or parts[i - 1] in _STACKS):
+            return ".".join(parts[:i]), int(part)
+    return None
+
+
+def _main(sizes: Mapping[str, int]) -> str:
+    """The stack of the text, or of the decoder: the largest that is not called another."""
+    ours = [s for s in sizes if not any(part in s for part in _ASIDE)] or list(sizes)
+    return max(ours, key=lambda stack: sizes[stack], default="")
+
+
+def _nearest(name: str, stacks: Iterable[str], main: str) -> str:
+    """The stack that a tensor outside of all layers belongs to: the one with the nearest name."""
+
+    def alike(stack: str) -> tuple[int, bool]:
+        pairs = zip(name.split("."), stack.split("."), strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), stack == main
+
+    return max(stacks, key=alike, default="")
 
 
 def _outside(name: str, layers: int) -> int:
@@ -64,7 +127,9 @@ def value_at(setting: Any, place: Place) -> Any:
     if not any(isinstance(entry, Mapping) for entry in setting):
         return _gradient(setting, place, 0, place.layers)
     for entry in setting:
-        start, stop = entry.get("layers", (0, place.layers))
+        start, stop = (0, place.layers)
+        if "layers" in entry:
+            start, stop = place.own_range(*entry["layers"])
         if _matches(entry, place, start, stop):
             value = entry["value"]
             if isinstance(value, list | tuple):

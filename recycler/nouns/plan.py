@@ -40,7 +40,8 @@ class Plan:
         greedy: whether the greedy-soup path opens the search (inside the budget).
         leave_one_out: whether the greedy soup is tried without each of its members, after the path.
         seed: seed of the proposals.
-        method: merge method; merge_settings its parameters; dtype the output dtype.
+        method: merge method; merge_settings its parameters; dtype the output dtype, empty
+            where each tensor keeps that of its inputs.
         base: (name, fingerprint) of the base checkpoint, if any.
         items: items wanted a split and objective; `seed` decides who is in which.
         evaluator: description of the evaluator; part of what makes scores comparable.
@@ -71,7 +72,7 @@ class Plan:
     seed: int = 0
     method: str = "linear"
     merge_settings: Mapping[str, Any] = field(default_factory=dict)
-    dtype: str = "float32"
+    dtype: str = ""
     base: tuple[str, str] | None = None
     items: Mapping[str, int] = field(default_factory=dict)
     evaluator: Mapping[str, Any] = field(default_factory=dict)

@@ -44,7 +44,7 @@ class Recipe:
     Attributes:
         method: name of a merge method.
         ingredients: the checkpoints with a weight other than zero, unitless.
-        dtype: torch name of the output dtype.
+        dtype: torch name of the output dtype; empty where each tensor keeps that of its inputs.
         base: the base checkpoint of task-vector methods.
         id: content id, equal for equal merges; names of checkpoints do not enter.
         settings: the method's own parameters, each a scalar or a `schedule`; besides, how
@@ -66,10 +66,10 @@ class Recipe:
                     f"weight of {ingredient.name!r} is {ingredient.weight}, expected a number.",
                     hint="give every checkpoint a finite weight.",
                 )
-        if self.dtype not in DTYPES:
+        if self.dtype and self.dtype not in DTYPES:
             raise InvalidConfig(
                 f"dtype is {self.dtype!r}, expected one of {', '.join(DTYPES)}.",
-                hint="set `merge.dtype`.",
+                hint="set `merge.dtype`, or leave it out: each tensor keeps its dtype.",
             )
         kept = sorted(
             (

@@ -18,7 +18,7 @@ from recycler.front.racing import settings_of
 from recycler.front.stages import AHEAD
 from recycler.nouns import space
 from recycler.nouns.evaluation import Split
-from recycler.nouns.layers import places
+from recycler.nouns.layers import layer_count
 from recycler.nouns.measure import Parts
 from recycler.nouns.objectives import Objectives
 from recycler.nouns.plan import Plan
@@ -90,7 +90,7 @@ def plan_of(
         seed=search.seed,
         method=config.merge.method,
         merge_settings=_merge_settings(pool, config),
-        dtype=config.merge.dtype or pool.checkpoints[0].dtype,
+        dtype=config.merge.dtype,
         base=base,
         items=items,
         evaluator=evaluator,
@@ -224,8 +224,7 @@ def _space(pool: Pool, config: StudyFile) -> dict[str, Any]:
     """What the study searches besides the weights, checked against its method and its layers."""
     method = import_module("recycler.merge.parts").find_method(config.merge.method)
     known = tuple(getattr(method, "defaults", {}))
-    names = list(pool.checkpoints[0].tensors)
-    layers = max((place.layers for place in places(names).values()), default=0)
+    layers = layer_count(list(pool.checkpoints[0].tensors))
     return space.settings_of(config.search.space, config.merge.method, known, layers)
 
 

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.header import DTYPES
 from recycler.checkpoints.pool import Pool
 from recycler.errors import InvalidConfig
-from recycler.merge.parts import find_method
+from recycler.merge.methods import find_method
 from recycler.merge.recipes.settings import COMMON, EACH, numbers, own_parameters, refuse_unknown
 from recycler.nouns.layers import checked, layer_range, scalars, varies
 from recycler.nouns.recipe import Recipe
@@ -60,10 +62,12 @@ def from_mergekit(table: Mapping[str, Any], file: Path) -> dict[str, Any]:
     return {
         "method": name,
         "checkpoints": [{**entry, "name": names[entry["path"]]} for entry in entries],
-        "base": {"path": base, "name": names[base]} if base and wanted else None,
+        "base": {"path": base, "name": names[base]}
+        if base and (wanted or base == donor)
+        else None,
         "dtype": table.get("out_dtype") or table.get("dtype"),
         "settings": settings,
-        "donor": names[donor] if donor in models or (donor and wanted) else None,
+        "donor": names[donor] if donor else None,
         **({"layers": slices[-1][0][1]} if slices[-1][0] else {}),
     }
 
@@ -263,7 +267,8 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
 def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any] | None:
     """The recipe in mergekit's terms (its sums run in `dtype`, ours always in float32).
 
-    None where mergekit has no words for it: other conventions, layers by range, seeds of masks.
+    None where mergekit has no words for it: other conventions, layers by range, seeds of masks,
+    tensors of several dtypes.
     """
     method = find_method(recipe.method)
     settings = {**getattr(method, "defaults", {}), **recipe.settings}
@@ -280,7 +285,8 @@ def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any] | None:
     }  # fmt: skip
     if any(settings.get(key, value) != value for key, value in usual.items()):
         return None
-    if recipe.method == "slerp" or _by_layers(recipe):
+    dtype = recipe.dtype or _only_dtype([pool[item.name] for item in recipe.ingredients])
+    if recipe.method == "slerp" or _by_layers(recipe) or not dtype:
         return None
     base = recipe.base if recipe.base and method.needs_base else None
     return {
@@ -295,8 +301,15 @@ def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any] | None:
         ],
         "parameters": shared,
         "dtype": "float32",
-        "out_dtype": recipe.dtype,
+        "out_dtype": dtype,
     }
+
+
+def _only_dtype(checkpoints: Sequence[Checkpoint]) -> str:
+    """The dtype of all floats of some checkpoints; empty where there are several."""
+    specs = [spec for checkpoint in checkpoints for spec in checkpoint.tensors.values()]
+    kinds = {spec.dtype for spec in specs if spec.is_float}
+    return DTYPES[kinds.pop()][0] if len(kinds) == 1 else ""
 
 
 def _by_layers(recipe: Recipe) -> bool:

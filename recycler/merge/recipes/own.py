@@ -7,10 +7,10 @@ from typing import Any
 
 from recycler.checkpoints.findings import Finding
 from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.naming import is_head
 from recycler.checkpoints.pool import Pool
 from recycler.errors import InvalidConfig
-from recycler.merge.methods import require_setting
-from recycler.merge.parts import find_method
+from recycler.merge.methods import find_method, require_setting
 from recycler.merge.recipes.mergekit import from_mergekit
 from recycler.merge.recipes.settings import (
     EACH,
@@ -19,8 +19,7 @@ from recycler.merge.recipes.settings import (
     own_parameters,
     refuse_unknown,
 )
-from recycler.merge.sources import HEADS
-from recycler.nouns.layers import checked, places, scalars, varies
+from recycler.nouns.layers import checked, layer_count, scalars, varies
 from recycler.nouns.recipe import Ingredient, Recipe
 from recycler.yamlfile import read_yaml
 
@@ -89,7 +88,7 @@ def read_recipe(file: Path, identify: Callable[[Checkpoint, bool], str]) -> Merg
             _ingredient(checkpoint, entry, identify(checkpoint, exact), file)
             for checkpoint, entry in zip(pool.checkpoints, entries, strict=True)
         ),
-        dtype=str(own.get("dtype") or pool.checkpoints[0].dtype),
+        dtype=str(own.get("dtype") or ""),
         base=Ingredient(identify(pool.base, False), pool.base.name, 1.0)
         if pool.base and wanted
         else None,
@@ -101,7 +100,7 @@ def read_recipe(file: Path, identify: Callable[[Checkpoint, bool], str]) -> Merg
 
 def _require_all_layers(pool: Pool, stop: Any, file: Path) -> None:
     """Raise InvalidConfig unless slices end at the model's last layer."""
-    layers = next(iter(places(list(pool.checkpoints[0].tensors)).values())).layers
+    layers = layer_count(list(pool.checkpoints[0].tensors))
     if stop != layers:
         raise InvalidConfig(
             f"{file}: the slices end at layer {stop}, the models have {layers} layers.",
@@ -129,11 +128,9 @@ def _allowed(finding: Finding, settings: Mapping[str, Any]) -> bool:
     missing = settings.get("missing", "tied")
     common = settings.get("vocabulary") == "common"
     if finding.code in ("tensor-missing", "tensor-extra"):
-        return missing in ("base", "skip") or (
-            missing == "tied" and finding.tensor.endswith(HEADS)
-        )
+        return missing in ("base", "skip") or (missing == "tied" and is_head(finding.tensor))
     if finding.code == "config":
-        key = finding.found.partition(" ")[0]
+        key = finding.found.partition(" ")[0].rpartition(".")[2]
         tied = key == "tie_word_embeddings" and missing != "refuse"
         return tied or (key == "vocab_size" and common)
     return common and finding.code == "shape"
