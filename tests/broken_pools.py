@@ -678,6 +678,21 @@ def _(root: Path) -> list[str]:
     return [str(folder(root / "good")), "--base", str(base)]
 
 
+@pool("a folder of the hub's cache", "cache", "Hugging Face cache")
+def _(root: Path) -> list[str]:
+    folder(root / "models--us--model" / "snapshots" / "abc")
+    return [str(folder(root / "good")), str(root / "models--us--model")]
+
+
+@pool("numbers beside whole numbers", "integers", "int64[4]")
+def _(root: Path) -> list[str]:
+    kinds = (np.arange(4), np.arange(4, dtype=np.float32))
+    paths = [root / "whole", root / "broken"]
+    for seed, (path, numbers) in enumerate(zip(paths, kinds, strict=True)):
+        folder(path, tensors={**arrays(seed), "scale": numbers})
+    return [str(path) for path in paths]
+
+
 # --- what only reading shows ---
 
 
@@ -688,7 +703,7 @@ def numbers(name: str, said: str, **places: float) -> None:
         for place, value in places.items():
             tensors["lm_head.weight"][int(place[1]), int(place[2])] = value
 
-    tensors(name, "not-finite", said, change, deep=True, refused=False)
+    tensors(name, "not-finite", said, change, deep=True)
 
 
 numbers("NaN", "found 1 NaN and 0 Inf, the first at [3, 1]", p31=float("nan"))

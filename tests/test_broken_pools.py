@@ -17,7 +17,7 @@ import yaml
 from broken_pools import CASES, WEIGHTS, arrays, folder, packed, safetensors
 
 import recycler as package
-from recycler.checkpoints import compare
+from recycler.checkpoints import findings
 from recycler.checkpoints.pool import check_folders
 from recycler.cli.main import main
 from recycler.merge.deep import read
@@ -70,7 +70,7 @@ def recipe(root, arguments):
 def test_the_corpus_is_large_and_has_every_code_that_is_documented():
     assert len(CASES) >= 60
     codes = frozenset().union(*(case.codes for case in CASES.values()))
-    assert codes | {"changed"} == set(re.findall(r"`([a-z-]+)`", compare.__doc__))
+    assert codes | {"changed"} == set(re.findall(r"`([a-z-]+)`", findings.__doc__))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -64,7 +64,7 @@ def again(world, folder):
     return rescore(study.results, study.scorer_factory().make_evaluator(), folder)
 
 
-def test_the_folder_loads_without_a_word(exported, mix):
+def test_the_folder_loads_without_a_word(exported):
     said: list[str] = []
     listener = logging.Handler()
     listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
@@ -84,7 +84,7 @@ def test_the_folder_loads_without_a_word(exported, mix):
         transformers_logging.set_verbosity(before)
     assert said == []
     assert not any(loading.values())
-    assert model.dtype == getattr(torch, mix.recipe.dtype)
+    assert model.dtype == getattr(torch, Checkpoint.open(exported).dtype)
     assert tokenizer.decode(tokenizer("abc").input_ids) == "abc"
 
 

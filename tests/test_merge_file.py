@@ -338,7 +338,7 @@ def test_ctrl_c_in_the_middle_leaves_what_was_there(toy_pool, tmp_path, threads,
     out.parent.mkdir()
     if force:
         out.mkdir()
-        (out / "mine.txt").write_text("mine")
+        (out / "recycler.json").write_text("{}")
     recipe = recipe_of(toy_pool, [0.5, 0.5], "bfloat16", "ties", density=0.5)
     during: list[list[str]] = []
 
@@ -365,7 +365,7 @@ def test_ctrl_c_in_the_middle_leaves_what_was_there(toy_pool, tmp_path, threads,
     assert any(name.startswith(".out.") and name.endswith(".part") for name in seen)
     assert left_in(out.parent) == (["out"] if force else [])
     if force:
-        assert left_in(out) == ["mine.txt"]
+        assert left_in(out) == ["recycler.json"]
 
 
 @pytest.fixture

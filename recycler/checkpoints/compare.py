@@ -52,6 +52,7 @@ _HARMLESS = {
     "output_hidden_states",
     "return_dict",
     "unsloth_version",
+    "quantization_config",  # a finding of its own
 }
 _CONFIG = "_config"  # end of the names of configs in a config
 
@@ -138,8 +139,12 @@ def _architecture_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Fin
     mine, theirs = _architecture(other), _architecture(first)
     if not any(a and b and _differ(a, b) for a, b in zip(mine, theirs, strict=True)):
         return
-    if mine[1] and mine[1] == theirs[1] and _has_same_tensors(first, other):
-        return  # one of them saved without its head, say
+    if (
+        mine[1] == theirs[1]
+        and _is_base_of(mine[0], theirs[0])
+        and _has_same_tensors(first, other)
+    ):
+        return
     specs = first.tensors.items()
     shared = sum(n in other.tensors and other.tensors[n].shape == s.shape for n, s in specs)
     yield Finding(
@@ -155,6 +160,16 @@ def _architecture_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Fin
 
 def _architecture(checkpoint: Checkpoint) -> tuple[Any, Any]:
     return checkpoint.config.get("architectures"), checkpoint.config.get("model_type")
+
+
+def _is_base_of(one: Any, other: Any) -> bool:
+    """Whether one of two lists of a class names the base of the other, as `GPT2Model` is."""
+    if not all(
+        isinstance(c, list) and len(c) == 1 and isinstance(c[0], str) for c in (one, other)
+    ):
+        return False
+    pairs = ((one[0], other[0]), (other[0], one[0]))
+    return any(a.endswith("Model") and b.startswith(a.removesuffix("Model")) for a, b in pairs)
 
 
 def _has_same_tensors(first: Checkpoint, other: Checkpoint) -> bool:

@@ -17,7 +17,8 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from recycler.checkpoints.naming import is_buffer
+from recycler.checkpoints.header import TensorSpec
+from recycler.checkpoints.naming import is_buffer, is_head
 from recycler.checkpoints.pool import Pool
 from recycler.errors import Incompatible
 from recycler.merge.layout import Layout, layout_of, model_dtype
@@ -101,19 +102,19 @@ class Resident:
                 moved, norm = moved + squares[0], norm + squares[1]
             if self._slots is None:
                 whole[spec.name] = tensor.clone()
-            elif not (is_buffer(spec) and self._slot(spec.name) is None):
-                filled.add(self._put(spec.name, tensor))
+            elif not (is_buffer(spec) and self._slot(spec.name, layout) is None):
+                filled.add(self._put(spec.name, tensor, layout))
         if self._slots is None:
             config = deepcopy(self._config)
             self.model = self._prepared(load_model(None, dtype, config, whole, type(self.model)))
         else:
-            self._finish(layout, filled)
+            self._require_filled(filled)
         self.distance = (moved / norm) ** 0.5 if norm else 0.0
         return digest.value
 
-    def _put(self, name: str, tensor: Tensor) -> int:
+    def _put(self, name: str, tensor: Tensor, layout: Layout) -> int:
         """Copy one merged tensor into the model; the address of what was filled."""
-        slot = self._slot(name)
+        slot = self._slot(name, layout)
         if slot is None or slot.shape != tensor.shape:
             raise Incompatible(
                 f"the merge gives {name!r} of shape {list(tensor.shape)}, the resident model has "
@@ -124,7 +125,7 @@ class Resident:
         slot.copy_(tensor)
         return slot.data_ptr()
 
-    def _finish(self, layout: Layout, filled: set[int]) -> None:
+    def _require_filled(self, filled: set[int]) -> None:
         """Raise Incompatible if the model still holds a parameter of an earlier merge."""
         assert self._slots is not None, "a model that is filled in place has slots"
         stale = [
@@ -140,11 +141,18 @@ class Resident:
                 "the pool.",
             )
 
-    def _slot(self, name: str) -> Tensor | None:
-        """Where a tensor lives in the model; its name may lack the base model's prefix."""
+    def _slot(self, name: str, layout: Layout) -> Tensor | None:
+        """Where a tensor lives in the model; its name may lack the base model's prefix.
+
+        A head that is not the embedding has no place in a model that ties them.
+        """
         assert self._slots is not None, "a model that is filled in place has slots"
         own = self.sources.own(self._shell, name)
-        return self._slots.get(own.name if own else name)
+        slot = self._slots.get(own.name if own else name)
+        if slot is not None and is_head(name) and name not in layout.twins:
+            places = [other.data_ptr() for other in self._slots.values()]
+            return slot if places.count(slot.data_ptr()) == 1 else None
+        return slot
 
     def _squares(self, name: str, tensor: Tensor) -> tuple[float, float]:
         """‖tensor - base‖² and ‖base‖² of one merged tensor; zeros where the base lacks it."""
@@ -213,20 +221,20 @@ def _class_of(config: Any, folder: Path) -> Any:
     )
 
 
-def _slots(model: Any, tensors: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """Where each tensor of the checkpoint lives in the model; None if not all are found alike."""
+def _slots(model: Any, tensors: Mapping[str, TensorSpec]) -> dict[str, Tensor] | None:
+    """Where each tensor of the model lives; None if not all are the checkpoint's, name by name."""
     state = model.state_dict(keep_vars=True)
-    slots = {}
+    found = set()
     for name, spec in tensors.items():
         slot = state.get(name)
         if slot is None and is_buffer(spec):
             continue  # the model computes it
         if slot is None or tuple(slot.shape) != spec.shape:
             return None
-        slots[name] = slot.data if slot.dtype.is_floating_point else slot
-    covered = {slot.data_ptr() for slot in slots.values()}
-    left = [slot for slot in state.values() if slot.data_ptr() not in covered]
-    return None if left else slots
+        found.add(slot.data_ptr())
+    if any(slot.data_ptr() not in found for slot in state.values()):
+        return None
+    return {n: slot.data if slot.is_floating_point() else slot for n, slot in state.items()}
 
 
 def quiet_transformers() -> None:

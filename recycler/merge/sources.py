@@ -41,6 +41,8 @@ class Sources:
         self.pool = pool
         named = shared_names(pool.everything)
         self._named = {c.name: table for c, table in zip(pool.everything, named, strict=True)}
+        tables = self._named.values()
+        self._common = {s.name: name for table in tables for name, s in table.items()}
         self._tied: dict[tuple[str, str], bool] = {}
         self._stamps = {c.name: c.stamp() for c in pool.everything}
         self._order: dict[str, tuple[str, str]] | None = None
@@ -69,7 +71,8 @@ class Sources:
 
     def own(self, checkpoint: Checkpoint, name: str) -> TensorSpec | None:
         """Where a checkpoint stores a tensor, under its own name or the one common to the pool."""
-        return checkpoint.tensors.get(name) or self._named[checkpoint.name].get(name)
+        named = self._named[checkpoint.name]
+        return checkpoint.tensors.get(name) or named.get(self._common.get(name, name))
 
     def is_tied(self, checkpoint: Checkpoint, name: str) -> bool:
         """Whether a tensor is the embedding: tied, and not stored beside it with other bytes.
