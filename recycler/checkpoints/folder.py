@@ -216,7 +216,7 @@ def _refuse_cache(folder: Path) -> None:
     raise BrokenCheckpoint(
         f"{folder} is a folder of the Hugging Face cache; the model lies in its snapshots.",
         hint=f"give {newest}." if newest else "it has no snapshot; download the model again.",
-        code="cache",
+        finding="cache",
         file="snapshots",
     )
 
