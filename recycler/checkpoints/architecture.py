@@ -3,7 +3,7 @@
 Two facts decide the bytes of a merge and stand in no config.json: whether the output head is tied
 to the embedding where the config is silent, and which tensors stay in float32 whatever the model's
 dtype. Importing the classes takes seconds, longer than many a merge; their source is parsed
-instead, and a test holds what is read to what the imported classes say. May import: nothing.
+instead, and a test holds what is read to what the imported classes say.
 """
 
 import ast

@@ -6,8 +6,6 @@ Codes, errors first: `not-found`, `unreadable`, `truncated`, `header`, `layout`,
 `tensor-missing`, `tensor-extra`, `shape`, `integers`; a deep check adds `not-finite`. Warnings:
 `config` and `vocabulary` (some), `dtype`, `tokenizer`, `chat-template`, `base-member`; deep adds
 `duplicate`.
-
-May import: errors.
 """
 
 from dataclasses import dataclass

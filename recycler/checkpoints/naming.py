@@ -1,7 +1,4 @@
-"""Which tensors of checkpoints are the same: prefixes, tied heads, and buffers that are recomputed.
-
-May import: folder, header, architecture.
-"""
+"""Which tensors of checkpoints are the same: prefixes, tied heads, and buffers that are recomputed."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,4 @@
-"""What tensors a merge gives: their names, shapes and dtypes, known from headers before any is read.
-
-May import: errors, architecture, folder, header, naming, recipe, merge.methods, merge.sources.
-"""
+"""What tensors a merge gives: their names, shapes and dtypes, known from headers before any is read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
