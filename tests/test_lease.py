@@ -40,7 +40,7 @@ def test_no_write_of_a_driver_that_lost_its_lease_gets_through(url: str) -> None
     with store.hold("study"):
         store.start("study", proposal())
         overwrite(store, token="another's", heartbeat=time.time())
-        before = SqlStore(url).trials("study")
+        before = store.trials("study")
         writes = (
             lambda: store.start("study", proposal((0.5, 0.5, 0.0))),
             lambda: store.record("study", 0, evaluation()),
@@ -53,7 +53,7 @@ def test_no_write_of_a_driver_that_lost_its_lease_gets_through(url: str) -> None
         for write in writes:
             with pytest.raises(Conflict, match="is being run by"):
                 write()
-        assert SqlStore(url).trials("study") == before
+        assert store.trials("study") == before
     assert store.status("study")["status"] == "new"
     with store.engine.reading() as db:  # leaving did not free what another holds
         assert db.execute(sa.select(t.studies.c.token)).scalar() == "another's"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from contracts.sampler import bowls, study_plan
 
-from recycler.errors import InvalidConfig, StudyFailed
+from recycler import loop
+from recycler.errors import InvalidConfig, StudyFailed, Unavailable
 from recycler.evaluate.results import evaluation_of, read_values
 from recycler.execute.inline import Inline
 from recycler.front import pareto
@@ -19,6 +20,7 @@ from recycler.loop import ATTEMPTS, Progress, run
 from recycler.nouns.evaluation import Evaluation, Score
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.plan import Plan
+from recycler.nouns.status import Status, Wanted
 from recycler.nouns.trial import Job, State, Trial
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
@@ -485,3 +487,175 @@ def test_progress_counts_up_to_its_total_in_each_phase(n: int, m: int) -> None:
         own = [p for p in heard if p.phase == phase]
         assert [p.done for p in own] == list(range(own[0].total + 1))
         assert len({p.total for p in own}) == 1
+
+
+# --- faults of the environment, and what other processes ask for ---
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "BACKOFF", (0.0, 0.01, 0.02))
+
+
+def calm(plan: Plan) -> list[tuple[Any, ...]]:
+    return told(finish(plan, quadratic(plan)))
+
+
+def told(store: SqlStore) -> list[tuple[Any, ...]]:
+    """What a study found, without how often anything was tried."""
+    return [
+        (t.number, t.name, t.recipe, t.state, {s: e.scores for s, e in t.evaluations.items()})
+        for t in store.trials("study")
+    ]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_passing_fault_of_the_machine_costs_nothing_and_leaves_no_trace() -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=6)
+    good, met = quadratic(plan), []
+
+    def shaky(job: Job, w: np.ndarray) -> Mapping[str, Any]:
+        if job.trial in (1, 4, 6) and met.count((job.trial, job.split)) < 3:
+            met.append((job.trial, job.split))
+            raise OSError(28, "No space left on device")
+        return good(job, w)
+
+    store = finish(plan, shaky)
+    assert {trial for trial, _ in met} >= {1, 4, 6}
+    assert told(store) == calm(plan)
+    assert store.status("study")["failed"] == 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_lasting_fault_of_the_machine_pauses_the_study_and_the_next_run_goes_on() -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=6)
+    store, good, tries = SqlStore("sqlite://"), quadratic(plan), []
+
+    def broken(job: Job, w: np.ndarray) -> Mapping[str, Any]:
+        if job.trial == 5:
+            tries.append(job)
+            raise OSError(28, "No space left on device")
+        return good(job, w)
+
+    for _ in range(2):  # waiting in vain costs no attempt either
+        tries.clear()
+        with pytest.raises(Unavailable, match="trial 5 met a fault of the machine 4 times") as c:
+            finish(plan, broken, store=store)
+        assert len(tries) == 4
+        assert "run study 'study' again" in c.value.hint
+        status = store.status("study")
+        assert (status["status"], status["failed"], status["running"]) == ("paused", 0, 1)
+        assert "No space left" in status["message"]
+    assert store.trials("study")[5].attempts <= 2
+    assert told(finish(plan, good, store=store)) == calm(plan)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_wrong_setting_is_told_at_once_and_no_candidate_is_to_blame() -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=6)
+    store, jobs = SqlStore("sqlite://"), []
+
+    def wrong(job: Job, w: np.ndarray) -> Mapping[str, Any]:
+        jobs.append(job)
+        raise InvalidConfig("there is no metric 'acc'.", hint="mend it.")
+
+    with pytest.raises(InvalidConfig, match="no metric 'acc'"):
+        finish(plan, wrong, store=store)
+    assert len(jobs) == 1
+    status = store.status("study")
+    assert (status["status"], status["failed"], status["running"]) == ("stopped", 0, 1)
+    assert told(finish(plan, quadratic(plan), store=store)) == calm(plan)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "left"), [(Wanted.PAUSE, Status.PAUSED), (Wanted.STOP, Status.STOPPED)]
+)
+@pytest.mark.parametrize("after", [0, 3, 9, 12])
+def test_a_study_stops_on_request_between_jobs_and_goes_on_as_if_it_had_not(
+    wanted: Wanted, left: Status, after: int
+) -> None:
+    plan = study_plan("dirichlet", 3, 2, evaluations=6)
+    store, good, done = SqlStore("sqlite://"), quadratic(plan), []
+
+    def counting(job: Job, w: np.ndarray) -> Mapping[str, Any]:
+        done.append(job)
+        return good(job, w)
+
+    finish(plan, counting, store=store, wanted=lambda: Wanted.RUN if len(done) < after else wanted)
+    assert len(done) == after
+    assert store.status("study")["status"] == left
+    assert store.status("study")["running"] == 0  # nothing was begun that did not land
+    assert told(finish(plan, good, store=store)) == calm(plan)
+
+
+# --- what was scored before is not scored again ---
+
+
+def shared(plan: Plan, **parts: Any) -> Plan:
+    names = [o.name for o in plan.objectives]
+    return replace(plan, measures={name: {"function": name, **parts} for name in names})
+
+
+def jobs_of(plan: Plan, store: SqlStore) -> list[Job]:
+    jobs: list[Job] = []
+
+    def counting(job: Job, w: np.ndarray) -> Mapping[str, Any]:
+        jobs.append(job)
+        return quadratic(plan)(job, w)
+
+    finish(plan, counting, store=store)
+    return jobs
+
+
+def test_a_second_study_evaluates_no_baseline_again() -> None:
+    first = shared(study_plan("dirichlet", 4, 2, evaluations=6, greedy=True))
+    store = SqlStore("sqlite://")
+    jobs_of(first, store)
+    second = replace(first, name="second", sampler="sobol", seed=9)
+    jobs = jobs_of(second, store)
+    trials = store.trials("second")
+    kinds = {trial.number: trial.kind for trial in trials}
+    assert {kinds[job.trial] for job in jobs if job.split == "dev"} == {"search"}
+    again = [job for job in jobs if kinds[job.trial] in ("single", "uniform", "merge-best")]
+    assert again == []  # on select and test items neither
+    by_id = {trial.recipe.id: trial for trial in store.trials("study")}
+    for trial in trials:
+        if trial.is_baseline:
+            assert (
+                trial.evaluations["dev"].scores == by_id[trial.recipe.id].evaluations["dev"].scores
+            )
+            assert trial.evaluations["dev"].seconds == {}
+    assert store.looked_at("test", second.measure_ids.values()) == 2
+    alone = finish(replace(second, measures={}), quadratic(second))
+    assert [t.recipe for t in trials] == [t.recipe for t in alone.trials("second")]
+
+
+@pytest.mark.parametrize("change", ["measure", "none"])
+def test_scores_of_another_measure_or_of_none_are_made_anew(change: str) -> None:
+    first = shared(study_plan("dirichlet", 3, 2, evaluations=2))
+    store = SqlStore("sqlite://")
+    count = len(jobs_of(first, store))
+    second = replace(shared(first, data="edited"), name="second")
+    if change == "none":
+        second = replace(second, measures={})
+    assert len(jobs_of(second, store)) == count
+    assert store.looked_at("test", first.measure_ids.values()) == 1
+
+
+def test_only_the_objectives_that_are_new_are_scored() -> None:
+    first = shared(study_plan("dirichlet", 3, 2, evaluations=2))
+    store = SqlStore("sqlite://")
+    jobs_of(first, store)
+    more = Objectives((*first.objectives.all, Objective("f2", "value", "max", scale=1.0)))
+    second = shared(replace(first, name="second", objectives=more))
+    known = {trial.recipe.id for trial in store.trials("study")}
+    for job in jobs_of(second, store):
+        if job.split == "dev":
+            expected = ("f2",) if job.recipe.id in known else ("f0", "f1", "f2")
+            assert job.objectives == expected
+    first_dev = {t.recipe.id: t.evaluations["dev"].scores for t in store.trials("study")}
+    for trial in store.trials("second"):
+        scores = trial.evaluations["dev"].scores
+        assert sorted(scores) == ["f0", "f1", "f2"]
+        if trial.recipe.id in first_dev:
+            assert {k: scores[k] for k in ("f0", "f1")} == first_dev[trial.recipe.id]
