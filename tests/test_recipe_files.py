@@ -572,3 +572,20 @@ def test_checkpoints_of_two_architectures_are_refused(drawer, tmp_path):
     table = {"checkpoints": [{"path": str(f), "weight": 0.5} for f in (drawer[0], other)]}
     with pytest.raises(Incompatible, match="can't be merged"):
         read(written(tmp_path / "r.yaml", table))
+
+
+@pytest.mark.parametrize("source", [None, "base"])
+def test_a_base_outside_the_list_gives_config_and_tokenizer_of_a_linear_merge(
+    drawer, tmp_path, source
+):
+    table = their_table(drawer, "linear")
+    table["base_model"] = str(drawer[3])
+    if source:
+        table["tokenizer_source"] = source
+    file = read_recipe(written(tmp_path / "m.yaml", table), fingerprint)
+    assert file.donor.path == drawer[3]
+    assert file.recipe.base is None
+    assert drawer[3].name not in file.recipe.weights
+    table["tokenizer_source"] = "union"
+    with pytest.raises(InvalidConfig, match="'union' is not supported"):
+        read_recipe(written(tmp_path / "u.yaml", table), fingerprint)

@@ -5,7 +5,16 @@ import hypothesis.strategies as st
 import pytest
 
 from recycler.errors import InvalidConfig
-from recycler.nouns.layers import Place, checked, layer_range, places, scalars, value_at, varies
+from recycler.nouns.layers import (
+    Place,
+    checked,
+    layer_count,
+    layer_range,
+    places,
+    scalars,
+    value_at,
+    varies,
+)
 
 EMBED, NORM = "model.embed_tokens.weight", "model.norm.weight"
 
@@ -192,3 +201,48 @@ def test_every_value_of_a_setting_is_found():
     assert scalars(setting) == [1.0, 2.0, "x"]
     assert scalars(0.5) == [0.5]
     assert scalars([1.0, 2.0]) == [1.0, 2.0]
+
+
+# --- several stacks ---
+
+VISION = [f"model.vision_tower.encoder.layers.{i}.q.weight" for i in range(4)]
+TEXT = [f"model.language_model.layers.{i}.q.weight" for i in range(2)]
+OUTSIDE = [
+    "model.vision_tower.embeddings.patch_embedding.weight",
+    "model.language_model.norm.weight",
+]
+
+
+def test_a_gradient_runs_over_each_stack_of_layers():
+    where = places([*VISION, *TEXT, *OUTSIDE])
+    assert [value_at([0.0, 1.0], where[n]) for n in VISION] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert [value_at([0.0, 1.0], where[n]) for n in TEXT] == [0.0, 1.0]
+    assert [where[n].layer for n in OUTSIDE] == [-1, 2]
+    assert layer_count([*VISION, *TEXT, *OUTSIDE]) == 2
+
+
+def test_ranges_of_layers_are_shares_of_every_stack():
+    """As slices and layer groups give them, in layers of the text."""
+    where = places([*VISION, *TEXT, *OUTSIDE])
+    halves = [{"layers": [0, 1], "value": 1.0}, {"layers": [1, 2], "value": 2.0}]
+    assert [value_at(halves, where[n]) for n in VISION] == [1.0, 1.0, 2.0, 2.0]
+    assert [value_at(halves, where[n]) for n in TEXT] == [1.0, 2.0]
+    assert [value_at(halves, where[n]) for n in OUTSIDE] == [1.0, 2.0]
+    long = [f"text.layers.{i}.w" for i in range(7)]
+    short = [f"audio.layers.{i}.w" for i in range(3)]
+    where = places([*long, *short])
+    for cut in range(1, 7):  # whatever the cut, every layer is in one range, and in order
+        two = [{"layers": [0, cut], "value": 1.0}, {"layers": [cut, 7], "value": 2.0}]
+        found = [value_at(two, where[name]) for name in short]
+        assert found == sorted(found)
+        assert found.count(1.0) == -(-cut * 3 // 7)
+
+
+def test_the_decoders_layers_are_the_main_ones():
+    names = [f"encoder.block.{i}.layer.0.w" for i in range(6)]
+    names += [f"decoder.block.{i}.layer.1.w" for i in range(3)]
+    where = places([*names, "shared.weight", "lm_head.weight", "projector.linear.0.weight"])
+    assert layer_count(names) == 3
+    assert [where[name].layer for name in names] == [*range(6), *range(3)]
+    assert where["shared.weight"].layer == -1
+    assert where["lm_head.weight"].layer == where["projector.linear.0.weight"].layer == 3

@@ -1,4 +1,4 @@
-"""Which tensors of checkpoints are the same: prefixes, tied heads, and buffers that are recomputed."""
+"""Which tensors of checkpoints are the same: prefixes, tied heads, buffers that are no parameters."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What tensors a merge gives: their names, shapes and dtypes, known from headers before any is read."""
+"""What tensors a merge gives: their names, shapes and dtypes, from headers alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
