@@ -107,14 +107,15 @@ class Study:
 
     def scorer_factory(self, device: str = "cpu") -> Any:
         """What workers make their scorers from."""
-        scorer = lazy("recycler.execute.scorer")
+        scorer, pool = lazy("recycler.execute.scorer"), self.workspace.study_pool(self.name)
         return scorer.MergeScorerFactory(
-            pool=self.workspace.study_pool(self.name),
+            pool=pool,
             objectives=self.plan.objectives,
             evaluator=self.plan.evaluator,
             items=self.plan.items,
             dtype=self.plan.dtype,
             device=device,
+            known={c.name: (c.stamp(), self.workspace.fingerprint(c)) for c in pool.everything},
         )
 
     @property

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from recycler.checkpoints.pool import Pool
+from recycler.errors import BrokenCheckpoint
 from recycler.evaluate.kinds import make_evaluator
 from recycler.evaluate.results import evaluation_of
 from recycler.merge.resident import Resident, quiet_transformers
@@ -28,6 +29,8 @@ class MergeScorerFactory:
         items: sizes of the splits and their seed.
         dtype: torch name of the dtype of merges.
         device: torch device.
+        known: checkpoint -> its stamp when it had the fingerprint of the study, and that fingerprint.
+            Files that were touched since, or lie on another machine, are read whole once.
     """
 
     pool: Pool
@@ -36,13 +39,32 @@ class MergeScorerFactory:
     items: Mapping[str, float]
     dtype: str
     device: str = "cpu"
+    known: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __call__(self) -> "MergeScorer":
+        """Make it.
+
+        Raises:
+            BrokenCheckpoint: a checkpoint is not the one that the study was made with.
+        """
         torch.set_num_threads(1)
         quiet_transformers()
         distance = any(objective.metric == "merge.distance" for objective in self.objectives)
         resident = Resident(self.pool, self.dtype, self.device, distance)
+        self._require_same_bytes()  # from here on `Sources` sees to it
         return MergeScorer(resident, self.make_evaluator(), self.objectives)
+
+    def _require_same_bytes(self) -> None:
+        for checkpoint in self.pool.everything:
+            stamp, fingerprint = self.known.get(checkpoint.name, ("", ""))
+            if fingerprint and checkpoint.stamp() != stamp:
+                found = checkpoint.fingerprint()
+                if found != fingerprint:
+                    raise BrokenCheckpoint(
+                        f"{checkpoint.path} is not the checkpoint that the study was made with: its "
+                        f"fingerprint is {found[:20]}…, expected {fingerprint[:20]}….",
+                        hint="restore the folder, or start a study with another name.",
+                    )
 
     def make_evaluator(self) -> Evaluator:
         """The evaluator of the study, with its tasks loaded."""

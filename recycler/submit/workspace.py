@@ -82,8 +82,8 @@ class Workspace:
             Mismatch: a checkpoint's bytes changed since.
         """
         plan, pool = self.store.plan(study), self.pool(pool_name(study))
-        wanted = dict(plan.ingredients)
-        for checkpoint in pool.checkpoints:
+        wanted = dict([*plan.ingredients, *([plan.base] if plan.base else [])])
+        for checkpoint in pool.everything:
             if self.fingerprint(checkpoint) != wanted.get(checkpoint.name):
                 raise Mismatch(
                     f"checkpoint {checkpoint.name!r} at {checkpoint.path} is not the one that study "
