@@ -18,6 +18,7 @@ HEAVY = {  # package -> modules (or packages, with all below them) that may impo
     # not merge.stream or merge.folder: importing torch takes longer than many a merge
     "torch": (
         "merge.plain",
+        "merge.raw",
         "merge.resident",
         "merge.deep",
         "evaluate",
@@ -44,10 +45,6 @@ HEAVY = {  # package -> modules (or packages, with all below them) that may impo
     "pandas": ("report",),
     "rich": ("report",),
 }
-ALLOWED = {
-    "study": {"export"},
-    "merge.plain": {"merge.methods", "merge.sources"},
-}  # upward imports
 CODES = {
     "RecyclerError": "error",
     "InvalidConfig": "invalid-config",
@@ -152,7 +149,7 @@ def below(name, places):
 def test_a_module_imports_only_what_stands_above_it(name):
     order = reading_order()
     above = {"", *order[: order.index(name)]}  # the root package holds only the version
-    assert sorted(own_imports(name) - above - ALLOWED.get(name, set())) == []
+    assert sorted(own_imports(name) - above) == []
 
 
 def test_the_order_of_imports_stands_in_the_map_alone():

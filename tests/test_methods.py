@@ -17,14 +17,8 @@ import torch
 from contracts.merge_method import MergeMethodContract, bits, tensors
 
 from recycler.errors import InvalidConfig
-from recycler.merge.methods import (
-    METHODS,
-    Linear,
-    Trim,
-    find_method,
-    kept_of,
-    mask_key,
-)
+from recycler.merge.arithmetic import Trim, kept_of
+from recycler.merge.methods import METHODS, Linear, find_method, mask_key
 from recycler.merge.plain import TensorFacts, random24, sparse
 
 FAMILY = ("task_arithmetic", "ties", "dare_linear", "dare_ties")

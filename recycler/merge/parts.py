@@ -8,8 +8,9 @@ from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.header import TensorSpec
 from recycler.checkpoints.naming import is_buffer
 from recycler.errors import Incompatible, InvalidConfig
+from recycler.merge.arithmetic import Change, Sum, Terms
 from recycler.merge.layout import Layout
-from recycler.merge.methods import Change, Method, Sum, Terms, find_method, mask_key
+from recycler.merge.methods import Method, find_method, mask_key
 from recycler.merge.sources import FileFacts, Located, Sources
 from recycler.nouns.layers import Place, places, value_at
 from recycler.nouns.recipe import Recipe

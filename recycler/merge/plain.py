@@ -13,16 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recycler.checkpoints.header import DTYPES, TensorSpec
-from recycler.merge.methods import KEEP_ALL, Change, Sum, Trim, cosine_of, kept_of, ratio
+from recycler.merge.arithmetic import KEEP_ALL, Change, Sum, Trim, cosine_of, kept_of, ratio
+from recycler.merge.raw import tensor_of
 from recycler.merge.sources import Located, read_raw
-
-
-def tensor_of(raw: NDArray[np.uint8], dtype: str, shape: Sequence[int]) -> Tensor:
-    """Bytes in C order as a tensor that shares their memory; `dtype` as safetensors names it."""
-    kind = getattr(torch, DTYPES[dtype][0])
-    if not len(raw):
-        return torch.empty(tuple(shape), dtype=kind)
-    return torch.from_numpy(raw).view(kind).reshape(tuple(shape))
 
 
 def as_tensor(held: NDArray[np.uint8] | Tensor, spec: TensorSpec, device: str) -> Tensor:
@@ -51,11 +44,6 @@ def bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
     """A tensor's bytes in C order, without a copy where it is contiguous on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
-
-
-def widen(raw: NDArray[np.uint8], dtype: str, out: NDArray[np.float32]) -> None:
-    """Fill (c,) float32 with raw numbers that numpy has no dtype for."""
-    torch.from_numpy(out).copy_(tensor_of(raw, dtype, out.shape))
 
 
 def run(step: Sum | Change, inputs: Sequence[Tensor], base: Tensor | None) -> Tensor:

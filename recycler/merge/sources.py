@@ -21,7 +21,7 @@ from recycler.checkpoints.naming import copied_from, shared_names
 from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint
 from recycler.merge import kernels
-from recycler.merge.methods import NO_CUT, Trim, cosine_of, kept_of, ratio
+from recycler.merge.arithmetic import NO_CUT, Trim, cosine_of, kept_of, ratio
 
 Floats = NDArray[np.float32]
 BLOCK_BYTES = 1 << 21  # of all rows together; measured: 1 and 4 MB are a tenth slower
@@ -155,7 +155,7 @@ class Files:
         elif kind in _NUMPY:
             out[:] = raw.view(_NUMPY[kind])
         else:
-            lazy("recycler.merge.plain").widen(raw, kind, out)
+            lazy("recycler.merge.raw").widen(raw, kind, out)
         return None
 
     def close(self) -> None:

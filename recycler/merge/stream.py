@@ -25,14 +25,9 @@ from numpy.typing import NDArray
 from recycler.checkpoints.header import DTYPES, TensorSpec, tree_digest
 from recycler.errors import Incompatible, InvalidConfig, NotFinite
 from recycler.merge import kernels
+from recycler.merge.arithmetic import Change, Sum
 from recycler.merge.layout import layout_of
-from recycler.merge.methods import (
-    NORMALIZE,
-    SIGN,
-    Change,
-    Method,
-    Sum,
-)
+from recycler.merge.methods import NORMALIZE, SIGN, Method
 from recycler.merge.parts import Part, parts_of
 from recycler.merge.sources import Located, Sources, blocks, opened, read_raw
 from recycler.nouns.recipe import Recipe
