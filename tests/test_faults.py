@@ -12,9 +12,11 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 import yaml
 
 from recycler import loop
@@ -51,7 +53,7 @@ def score(model, tokenizer, split):
 """
 
 
-def make(folder: Path, drawer: list[Path]) -> Study:
+def make(folder: Path, drawer: list[Path], url: str = "") -> Study:
     """A small study over copies of three checkpoints."""
     folder.mkdir()
     pool = [shutil.copytree(path, folder / path.name) for path in drawer[:3]]
@@ -68,7 +70,7 @@ def make(folder: Path, drawer: list[Path]) -> Study:
         "search": {"sampler": "dirichlet", "evaluations": 4, "greedy": False},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(table))
-    workspace = Workspace(str(folder / "ledger.db"))
+    workspace = Workspace(url or str(folder / "ledger.db"))
     submit(workspace, folder / "study.yaml")
     return Study("toy", workspace)
 
@@ -223,6 +225,35 @@ def test_a_ledger_that_another_process_locks_for_a_while(study: Study, calm: lis
 
     on_third_call(study, lock)
     assert ledger(study.run()) == calm
+
+
+def test_a_database_that_drops_its_connections_as_when_it_restarts(
+    drawer: list[Path], calm: list[tuple], tmp_path: Path, database: str
+) -> None:
+    """The run may end with the reason, but nothing is lost and nothing is spent."""
+    study = make(tmp_path / "run", drawer, database)
+    admin = sa.create_engine(database.rpartition("/")[0] + "/postgres")
+    name = database.rpartition("/")[2]
+
+    def drop() -> None:
+        with admin.connect() as db:
+            db.execute(
+                sa.text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :n"
+                ),
+                {"n": name},
+            )
+
+    on_third_call(study, drop)
+    with suppress(Unavailable):  # told with a way on, no traceback of the driver
+        study.run()
+    admin.dispose()
+    study.workspace.store.close()
+    again = Study("toy", Workspace(database))
+    assert "failed" not in {str(t.state) for t in again.trials}
+    found = ledger(again.run())
+    again.workspace.store.close()
+    assert found == calm
 
 
 def test_a_ray_worker_that_is_killed(
