@@ -1,19 +1,29 @@
 """What a worker does with a job: make the merge resident, score it, say what it cost."""
 
+import json
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from recycler.checkpoints.companions import companions
 from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint
 from recycler.evaluate.kinds import make_evaluator
 from recycler.evaluate.results import evaluation_of
+from recycler.merge.folder import write_weights
+from recycler.merge.layout import config_of, layout_of
 from recycler.merge.resident import Resident, quiet_transformers
+from recycler.merge.sources import Sources
 from recycler.nouns.evaluation import Evaluation, Outcomes, Score
 from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import WHOLE, Job
 from recycler.protocols import Evaluator
 
@@ -50,9 +60,19 @@ class MergeScorerFactory:
         torch.set_num_threads(1)
         quiet_transformers()
         distance = any(objective.metric == "merge.distance" for objective in self.objectives)
-        resident = Resident(self.pool, self.dtype, self.device, distance)
+        evaluator = self.make_evaluator()
+        written = evaluator.takes == "folder"
+        made = MergeScorer(
+            None if written and not distance else self._resident(distance),
+            evaluator,
+            self.objectives,
+            _Folders(self.pool, self.device) if written else None,
+        )
         self._require_same_bytes()  # from here on `Sources` sees to it
-        return MergeScorer(resident, self.make_evaluator(), self.objectives)
+        return made
+
+    def _resident(self, distance: bool) -> Resident:
+        return Resident(self.pool, self.dtype, self.device, distance)
 
     def _require_same_bytes(self) -> None:
         for checkpoint in self.pool.everything:
@@ -73,34 +93,71 @@ class MergeScorerFactory:
 
 
 class MergeScorer:
-    """Scores recipes on one resident model (see `protocols.Scorer`)."""
+    """Scores recipes, on one resident model or as folders (see `protocols.Scorer`)."""
 
-    def __init__(self, resident: Resident, evaluator: Evaluator, objectives: Objectives) -> None:
+    def __init__(
+        self,
+        resident: Resident | None,
+        evaluator: Evaluator,
+        objectives: Objectives,
+        folders: "_Folders | None" = None,
+    ) -> None:
         self._resident, self._evaluator, self._objectives = resident, evaluator, objectives
+        self._folders = folders
 
     def __call__(self, job: Job) -> Evaluation:
         """Materialize and evaluate; scores that are not finite raise NotFinite."""
-        digest, merge_seconds = self._resident.load(job.recipe)
-        start = time.perf_counter()
         wanted = [self._objectives[name] for name in job.objectives]
-        parted = {} if job.part == WHOLE else {"part": job.part}
         asked = [objective for objective in wanted if not objective.of_merge]
-        results: dict[str, Outcomes | Score] = {
-            objective.name: self._property(objective, job)
-            for objective in wanted
-            if objective.of_merge
-        }
-        if asked:
-            model = self._resident.model
-            results |= self._evaluator.evaluate(model, asked, job.split, **parted)
-        return evaluation_of(
-            job, results, digest, {"merge": merge_seconds, "evaluate": time.perf_counter() - start}
-        )
+        results: dict[str, Outcomes | Score] = {}
+        digest, seconds = "", {"merge": 0.0, "evaluate": 0.0}
+        if self._resident is not None:
+            digest, seconds["merge"] = self._resident.load(job.recipe)
+        start = time.perf_counter()
+        if asked and self._folders is not None:
+            with self._folders.written(job.recipe) as (folder, digest):
+                seconds["merge"] += time.perf_counter() - start
+                start = time.perf_counter()
+                results |= self._evaluated(folder, asked, job)
+        elif asked and self._resident is not None:
+            results |= self._evaluated(self._resident.model, asked, job)
+        results |= {o.name: self._property(o, job) for o in wanted if o.of_merge}
+        seconds["evaluate"] = time.perf_counter() - start
+        return evaluation_of(job, results, digest, seconds)
+
+    def _evaluated(
+        self, merge: Any, asked: Sequence[Objective], job: Job
+    ) -> Mapping[str, Outcomes | Score]:
+        parted = {} if job.part == WHOLE else {"part": job.part}
+        return self._evaluator.evaluate(merge, asked, job.split, **parted)
 
     def _property(self, objective: Objective, job: Job) -> Score:
-        """A property of the merge that is resident; exact, the same on all items."""
-        values = {
-            "merge.nonzero": float(len(job.recipe.ingredients)),
-            "merge.distance": self._resident.distance,
-        }
-        return Score(values[objective.metric], 0.0, 0)
+        """A property of the merge itself; exact, the same on all items."""
+        if objective.metric == "merge.nonzero":
+            return Score(float(len(job.recipe.ingredients)), 0.0, 0)
+        assert self._resident is not None, "the factory makes one where distances are asked for"
+        return Score(self._resident.distance, 0.0, 0)
+
+
+class _Folders:
+    """Merges as Hugging Face folders: one at a time, deleted when it is scored."""
+
+    def __init__(self, pool: Pool, device: str) -> None:
+        self._sources, self._device = Sources(pool), device
+        self._donor = pool.checkpoints[0]
+        self._along = companions(self._donor).taken
+
+    @contextmanager
+    def written(self, recipe: Recipe) -> Iterator[tuple[Path, str]]:
+        """A folder with the merge, and the digest of its bytes."""
+        with TemporaryDirectory(prefix="recycler-merge-") as made:
+            folder = Path(made)
+            digest, _ = write_weights(recipe, self._sources, folder, device=self._device)
+            for name, source in self._along.items():
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+            config = config_of(recipe, layout_of(recipe, self._sources), self._donor)
+            table = json.dumps(config, indent=2, ensure_ascii=False)
+            (folder / "config.json").write_text(table + "\n", encoding="utf-8")
+            yield folder, digest
