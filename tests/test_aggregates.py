@@ -1,5 +1,6 @@
 """Aggregations, sampled answers and encoder-decoder models, against lm-eval and brute force."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 from recycler.errors import InvalidConfig
 from recycler.evaluate.aggregates import BLOCKS, Rule, blocks_of
 from recycler.nouns.objectives import Objective
+from recycler.submit.submission import submit
+from recycler.submit.workspace import Workspace
 
 ROLLING = {
     "output_type": "loglikelihood_rolling",
@@ -207,6 +210,35 @@ def test_functions_of_a_mean_add_up_from_parts(checkpoint, model, shapes, task, 
     halves = [made.evaluate(model, [objective], "dev", part=p)["o"] for p in ((0, 0.5), (0.5, 1))]
     whole = made.evaluate(model, [objective], "dev")["o"].score()
     assert halves[0].joined(halves[1]).score().mean == pytest.approx(whole.mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("racing", [False, True])
+def test_a_study_takes_the_tasks_directions_and_refuses_to_race_aggregates(
+    tmp_path, shapes, racing
+):
+    pool = [str(folder) for folder in toy.drawer(tmp_path / "pool", 2)]
+    table = {
+        "study": "s",
+        "pool": pool,
+        "objectives": [{"name": "m", "task": "choice", "metric": "mcc"}],
+        "held_out": [
+            {"name": "t", "task": "translate", "metric": "ter"},
+            {"name": "a", "task": "choice", "metric": "acc"},
+        ],
+        "items": FEW,
+        "evaluator": {"tasks": str(shapes)},
+        "search": {"racing": racing},
+    }
+    (tmp_path / "s.yaml").write_text(json.dumps(table))
+    workspace = Workspace(str(tmp_path / "ledger.db"))
+    if racing:
+        with pytest.raises(InvalidConfig, match=r"'m' can't be raced: mcc is one number") as told:
+            submit(workspace, tmp_path / "s.yaml")
+        assert "held_out" in told.value.hint
+        return
+    plan = submit(workspace, tmp_path / "s.yaml")
+    assert {o.name: o.direction for o in plan.objectives} == {"m": "max", "t": "min", "a": "max"}
+    assert workspace.store.plan("s") == plan
 
 
 # --- the jackknife alone ---

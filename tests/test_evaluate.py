@@ -78,7 +78,7 @@ class TestLmEvalContract(EvaluatorContract):
 class TestPythonContract(EvaluatorContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def make(cls, tmp_path_factory, tokenizer):
+    def make(cls, tmp_path_factory, tokenizer, objectives):
         root = tmp_path_factory.mktemp("python")
         (root / "norms_of_weights.py").write_text(
             "from recycler.nouns.evaluation import Outcomes\n"
@@ -90,7 +90,7 @@ class TestPythonContract(EvaluatorContract):
             "    found = {'norm': rows.norm(dim=1), 'mean': rows.mean(dim=1)}\n"
             "    return {k: Outcomes(ids, tuple(v.tolist())) for k, v in found.items()}\n"
         )
-        return lambda: python("norms_of_weights:score", tokenizer, root)
+        return lambda: python("norms_of_weights:score", tokenizer, root, objectives)
 
     @pytest.fixture(scope="class")
     @classmethod

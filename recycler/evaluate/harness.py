@@ -32,6 +32,7 @@ from recycler.evaluate.tasks import (
     load_tasks,
 )
 from recycler.nouns.evaluation import SPLITS, Outcomes
+from recycler.nouns.measure import TOGETHER
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import WHOLE
 from recycler.protocols import Context
@@ -260,6 +261,7 @@ class LmEval:
                     "metric": o.metric,
                     "direction": self._direction(o),
                     "cluster": o.cluster,
+                    "scored": self._scored(o),
                     "chat template": chat,
                     "tokenizer": measure.tokenizer_digest(self._context.tokenizer),
                     "model class": self._backend,
@@ -294,6 +296,10 @@ class LmEval:
             },
             **measure.sources(helper_files(task), [loaded.home]),
         }
+
+    def _scored(self, objective: Objective) -> str:
+        rule = _rule(objective, self._tasks[objective.task])
+        return "item by item" if rule.of_single_items else TOGETHER
 
     def _direction(self, objective: Objective) -> str:
         metric = objective.metric.partition(",")[0]

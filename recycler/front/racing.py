@@ -17,6 +17,7 @@ import numpy as np
 from recycler.errors import InvalidConfig
 from recycler.front import pareto
 from recycler.nouns.evaluation import Outcomes, Score
+from recycler.nouns.measure import TOGETHER, Parts
 from recycler.nouns.objectives import Array, Objective, Objectives
 
 DRAWS = 256
@@ -74,6 +75,17 @@ def _refused(found: Any) -> InvalidConfig:
 def _is_share(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and 0.0 <= value <= 1.0  # NaN is not
+
+
+def require_items(objectives: Objectives, measures: Mapping[str, Parts]) -> None:
+    """Raise InvalidConfig if some of the items alone can't score a searched objective."""
+    for objective in objectives.searched:
+        if measures.get(objective.name, {}).get("scored") == TOGETHER:
+            raise InvalidConfig(
+                f"search.racing: objective {objective.name!r} can't be raced: {objective.metric} is "
+                "one number of all items.",
+                hint="leave `racing` out, list it under `held_out:`, or take a mean instead.",
+            )
 
 
 def _rising(blocks: Any) -> bool:

@@ -14,6 +14,9 @@ from recycler.nouns.recipe import canonical
 # Part of a measure, in the user's words, such as `data of task 'code'` -> its content or its digest.
 Parts = Mapping[str, Any]
 
+# The part `scored` of an objective whose score is one number of all items, such as F1 or BLEU.
+TOGETHER = "all items together"
+
 
 def measure_id(parts: Parts) -> str:
     """Digest of a measure: equal where all parts are."""

@@ -14,7 +14,7 @@ from typing import Any
 from recycler.checkpoints.pool import Pool
 from recycler.errors import Conflict, InvalidConfig
 from recycler.evaluate.kinds import make_evaluator
-from recycler.front.racing import settings_of
+from recycler.front.racing import require_items, settings_of
 from recycler.front.stages import AHEAD
 from recycler.nouns import space
 from recycler.nouns.evaluation import Split
@@ -74,14 +74,17 @@ def plan_of(
     executor_of(config.execution)
     checked_sampler(config.search.sampler, config.search.settings)
     racing = settings_of(config.search.racing)
-    search, objectives = config.search, config.all_objectives()
+    search, asked = config.search, config.asked_objectives()
     prints = [workspace.fingerprint(c, on_bytes) for c in pool.checkpoints]
     evaluator, items = config.evaluator_settings(root), config.items.model_dump()
     base = (pool.base.name, workspace.fingerprint(pool.base, on_bytes)) if pool.base else None
+    measured = measures(asked, evaluator, items, pool, base[1] if base else "")
+    if racing:
+        require_items(asked, measured)
     made = Plan(
         name=config.study,
         ingredients=tuple(zip((c.name for c in pool.checkpoints), prints, strict=True)),
-        objectives=objectives,
+        objectives=asked.directed(measured),
         sampler=search.sampler,
         settings=search.settings,
         evaluations=search.evaluations,
@@ -101,7 +104,7 @@ def plan_of(
         space=_space(pool, config),
         stop_gain=search.stop_gain,
         warm_start=tuple(search.warm_start),
-        measures=measures(objectives, evaluator, items, pool, base[1] if base else ""),
+        measures=measured,
     )
     Proposer(made)  # whatever is wrong with the search is told now
     return made

@@ -14,11 +14,13 @@ To hold your own evaluator to it, subclass in a test file and give these fixture
         def models(cls):           # -> two models with different weights, in eval mode
 """
 
+import json
 import random
 
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel
 
 from recycler.nouns.evaluation import SPLITS, Evaluation, Outcomes, Score
 from recycler.nouns.objectives import Objectives
@@ -39,6 +41,19 @@ class EvaluatorContract:
     @classmethod
     def evaluator(cls, make):
         return make()
+
+    def test_a_measure_is_plain_data_and_the_same_in_every_instance(
+        self, make, evaluator, objectives
+    ):
+        found = evaluator.measures()
+        assert set(found) == {objective.name for objective in objectives}
+        assert all(found.values())
+        assert json.loads(json.dumps(found)) == found
+        assert make().measures() == found
+
+    def test_it_says_what_it_takes_and_which_settings_it_has(self, evaluator):
+        assert evaluator.takes in ("model", "folder")
+        assert issubclass(evaluator.Settings, BaseModel)
 
     def test_every_objective_is_scored(self, evaluator, objectives, models):
         found = evaluator.evaluate(models[0], objectives, "dev")
