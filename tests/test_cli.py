@@ -336,7 +336,10 @@ def test_two_ways_to_pick_at_once_are_refused(world, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objectives": [{"name": "text", "metric": "bits_per_bite"}]}, "has no metric 'bits_per_bite'"),
+        (
+            {"objectives": [{"name": "text", "metric": "bits_per_bite"}]},
+            "has no metric 'bits_per_bite'",
+        ),
         ({"search": {"sampler": "nehvy"}}, "'nehvy' is not a sampler"),
         ({"search": {"evaluation": 3}}, "search.evaluation: "),
         ({"items": {"dev": 0}}, "items.dev: "),
