@@ -436,6 +436,38 @@ def test_each_tensor_has_the_widest_dtype_of_its_inputs(tmp_path):
         )
 
 
+def test_the_resident_model_has_the_dtype_in_which_each_merge_is_loaded(tmp_path):
+    """One checkpoint in bfloat16, one in float32: a merge of both is float32, each alone is itself."""
+    for seed, kind in enumerate((torch.bfloat16, torch.float32)):
+        build("qwen2", seed).to(kind).save_pretrained(tmp_path / f"m{seed}")
+    pool = Pool.open([tmp_path / "m0", tmp_path / "m1"])
+    resident = Resident(pool)
+    for weights, dtype in (
+        ([1.0, 0.0], torch.bfloat16),
+        ([0.5, 0.5], torch.float32),
+        ([0.0, 1.0], torch.float32),
+        ([1.0, 0.0], torch.bfloat16),
+    ):
+        recipe = recipe_of(pool, weights, dtype="")
+        digest, _ = resident.load(recipe)
+        out = tmp_path / f"{dtype}{weights[0]}{len(list(tmp_path.iterdir()))}"
+        assert merge_to(out, pool, recipe) == digest
+        assert resident.model.dtype == dtype
+        assert_same(resident.model, load_model(complete(out, pool, recipe)).eval())
+
+
+def test_no_head_of_an_earlier_merge_is_left_in_the_resident_model(tmp_path):
+    """A tied checkpoint has no head of its own for the place that an untied one made."""
+    build("qwen2", 0).save_pretrained(tmp_path / "free")
+    config = transformers.Qwen2Config(**GROUPED, tie_word_embeddings=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "tied")
+    pool = Pool.open([tmp_path / "free", tmp_path / "tied"])
+    resident = Resident(pool)
+    resident.load(recipe_of(pool, [0.5, 0.5], dtype=""))
+    with pytest.raises(Incompatible, match=r"no tensor 'lm_head\.weight', which the resident"):
+        resident.load(recipe_of(pool, [0.0, 1.0], dtype=""))
+
+
 # --- folders ---
 
 
