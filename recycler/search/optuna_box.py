@@ -13,7 +13,8 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
-from optuna.study import Study
+from optuna.storages import InMemoryStorage
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
@@ -96,8 +97,47 @@ def gp(problem: Problem, seed: int) -> BaseSampler:
         return GPSampler(seed=seed)
 
 
+class _LedgerStorage(InMemoryStorage):
+    """Optuna's storage in memory, filled at once: its own way copies each trial deeply.
+
+    That is safe, because it never changes a trial in place: it puts a changed copy there.
+    """
+
+    def fill(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
+        """Take finished and running trials, numbered from 0, as those of an empty study."""
+        held = self._studies[study_id].trials
+        for trial in trials:
+            held.append(trial)
+            self._trial_id_to_study_id_and_number[trial._trial_id] = (study_id, trial.number)
+            self._update_cache(trial._trial_id, study_id)
+        self._max_trial_id = len(trials) - 1
+
+
+class Mirror:
+    """The trials of a ledger as Optuna's, each made once however many proposals are asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Trial, FrozenTrial]] = {}
+
+    def of(self, problem: Problem, trials: Sequence[Trial]) -> list[FrozenTrial]:
+        """The trials, numbered by their position; one that has not changed is not made again."""
+        whole = box(problem)
+        found = []
+        for number, trial in enumerate(trials):
+            known, made = self._made.get(number, (None, None))
+            if known is not trial or made is None:
+                made = frozen(problem, trial, whole, number)
+                self._made[number] = (trial, made)
+            found.append(made)
+        return found
+
+
 def ask(
-    factory: SamplerFactory, problem: Problem, trials: Sequence[Trial], seed: int
+    factory: SamplerFactory,
+    problem: Problem,
+    trials: Sequence[Trial],
+    seed: int,
+    mirror: Mirror | None = None,
 ) -> tuple[Array, dict[str, Any]]:
     """One proposal of a sampler that is told the whole ledger.
 
@@ -106,11 +146,12 @@ def ask(
         problem: what it may know.
         trials: the ledger.
         seed: seed of this proposal.
+        mirror: what was made of the same ledger for earlier proposals of the same problem.
 
     Returns:
         (d,) a point of the space, and the notes the sampler made on its trial.
     """
-    study = study_of(problem, trials, factory(problem, seed))
+    study = study_of(problem, trials, factory(problem, seed), mirror)
     trial = study.ask(box(problem))
     notes = study.get_trials(deepcopy=False)[-1].system_attrs
     kept = {key: value for key, value in notes.items() if _is_json(value)}
@@ -119,17 +160,23 @@ def ask(
     return space.sparsest(point, problem.settings.get("max_nonzero") or space.n), kept
 
 
-def study_of(problem: Problem, trials: Sequence[Trial], sampler: BaseSampler | None) -> Study:
+def study_of(
+    problem: Problem,
+    trials: Sequence[Trial],
+    sampler: BaseSampler | None,
+    mirror: Mirror | None = None,
+) -> Study:
     """An in-memory Optuna study that holds the ledger: values are gains, all maximized."""
-    study = optuna.create_study(directions=["maximize"] * problem.objectives.m, sampler=sampler)
-    whole = box(problem)
-    for trial in trials:  # `study.add_trial` would check all d distributions of each again
-        template = frozen(problem, trial, whole)
-        study._storage.create_new_trial(study._study_id, template_trial=template)
+    storage = _LedgerStorage()
+    directions = [StudyDirection.MAXIMIZE] * problem.objectives.m
+    study = optuna.create_study(directions=directions, sampler=sampler, storage=storage)
+    storage.fill(study._study_id, (mirror or Mirror()).of(problem, trials))
     return study
 
 
-def frozen(problem: Problem, trial: Trial, whole: dict[str, BaseDistribution]) -> FrozenTrial:
+def frozen(
+    problem: Problem, trial: Trial, whole: dict[str, BaseDistribution], number: int
+) -> FrozenTrial:
     """One trial of the ledger as Optuna's; `whole` is the search space, shared by all of them."""
     # a trial that racing stopped teaches too: its scores have the larger error of fewer items
     known = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.COMPLETE}
@@ -142,8 +189,8 @@ def frozen(problem: Problem, trial: Trial, whole: dict[str, BaseDistribution]) -
         user["stderr"] = [scores[o.name].stderr for o in problem.objectives.searched]
     start = datetime.fromtimestamp(0, UTC)
     return FrozenTrial(
-        number=-1,  # given by the study
-        trial_id=-1,
+        number=number,
+        trial_id=number,
         state=state,
         value=None,
         values=values,

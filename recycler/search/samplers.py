@@ -19,7 +19,7 @@ from recycler.nouns.trial import Kind, Proposal, State, Trial
 from recycler.protocols import Problem, SamplerFactory
 from recycler.registry import resolve
 from recycler.search import warm
-from recycler.search.optuna_box import ask, problem_of
+from recycler.search.optuna_box import Mirror, ask, problem_of
 from recycler.search.simplex import SamplerSettings
 from recycler.settings import checked
 
@@ -79,6 +79,7 @@ class Proposer:
         """
         self.plan = plan
         self._factory = checked_sampler(plan.sampler, plan.settings)
+        self._mirror = Mirror()
         self._most = plan.settings.get("max_nonzero") or plan.n
         if self._most == 1 and plan.n > 1 and not plan.points.ranges:
             raise InvalidConfig(
@@ -161,7 +162,7 @@ class Proposer:
         name = f"search {spent(trials)}"
         for attempt in range(_DRAWS):
             seed = derived_seed(self.plan.seed, len(trials), attempt)
-            point, notes = ask(self._factory, problem, trials, seed)
+            point, notes = ask(self._factory, problem, trials, seed, self._mirror)
             recipe = self.plan.merge_at(point)
             if recipe.id not in known:
                 return Proposal(kind=Kind.SEARCH, name=name, recipe=recipe, notes=notes)

@@ -7,7 +7,6 @@ because Optuna's storage, which may share the database, has tables called studie
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -219,7 +218,8 @@ def read_failure(text: str | None) -> Failure | None:
 
 def pack(outcomes: Outcomes) -> bytes:
     """Item outcomes as compressed JSON."""
-    return zlib.compress(canonical(asdict(outcomes)).encode())
+    table = {name: getattr(outcomes, name) for name in outcomes.__dataclass_fields__}
+    return zlib.compress(canonical(table).encode(), level=1)
 
 
 def unpack(blob: bytes) -> Outcomes:
