@@ -1,7 +1,7 @@
-"""Settings of the process that must stand before heavy packages are imported. Leaf.
+"""Process settings that must be made before heavy packages are imported.
 
-One thread a process: with two busy cores, torch on two threads was measured 10 to 16 times slower
-than on one. Nothing is fetched from a hub unless the user asks for it.
+One thread a process: with two busy cores, torch on two threads was 10 to 16 times slower than on
+one. Nothing is downloaded from a hub unless the user asks for it.
 """
 
 import ctypes
@@ -20,8 +20,8 @@ DEFAULTS = {
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    # glibc would give the memory of every large activation back and fault it in again: with these
-    # in a worker's environment, scoring the demo pool took 10 to 25 % less CPU time
+    # By default glibc returns the memory of every large activation and faults it in again. With these
+    # settings in a worker's environment, scoring the demo pool took 10 to 25 % less CPU time.
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -37,10 +37,10 @@ def prepare() -> None:
 
 
 def _keep_memory() -> None:
-    """The two settings of glibc for this process itself, which reads its environment no more.
+    """Apply the two glibc settings to this process, which no longer reads its environment.
 
-    Merged tensors come and go by the dozen: touching their memory anew took a third of a pass that
-    makes eight merges.
+    A merge allocates and frees dozens of tensors: faulting their memory in again took a third of a
+    pass that makes eight merges.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,8 +1,8 @@
-"""Ask, submit, wait, tell: the only scheduling there is.
+"""The loop of a study: ask for a proposal, submit it, wait for a result, write it to the ledger.
 
-What to do next is read off the ledger, so a run that was killed goes on where it was: proposals
-without scores are evaluated again under their number, nothing scored is scored twice. A merge that
-this or another study has scored under the same measure is not evaluated at all.
+The next step is always read from the ledger, so a killed run resumes where it was: running trials
+are evaluated again under their number, and scored ones are not. A merge that any study has scored
+under the same measure is not evaluated at all.
 """
 
 import sys
@@ -26,15 +26,15 @@ from recycler.nouns.status import Status, Wanted
 from recycler.nouns.trial import WHOLE, Job, Proposal, State, Trial
 from recycler.protocols import Executor, Store
 
-# Times a trial is begun before it counts as what kills the process. Large, because a process is
-# also killed for reasons that are not the trial's, and often before the trial has begun to run.
+# How often a trial may be started before it is blamed for killing the process. Large, because a
+# process is also killed for other reasons, often before the trial has begun to run.
 ATTEMPTS = 20
-# Waits before a job is tried again after a fault of the environment [s]; then the study pauses.
+# Waits before a job is retried after a fault of the environment [s]; after the last the study pauses.
 BACKOFF = (1.0, 5.0, 25.0)
 
 
 class Source(Protocol):
-    """Where proposals come from; `search.samplers.Proposer` is ours."""
+    """The source of proposals; `search.samplers.Proposer` implements it."""
 
     def next(
         self, trials: Sequence[Trial], reference: Sequence[float] | None
@@ -53,16 +53,16 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands after an event.
+    """The progress of a run after an event.
 
     Attributes:
         phase: search, select or test.
-        done: trials that are through it.
-        total: of so many.
-        trial: the one that has just landed.
-        remaining_gain: what the next evaluations of the search are expected to add (see
+        done: number of trials that have finished this phase.
+        total: number of trials in this phase.
+        trial: the trial that finished last.
+        remaining_gain: expected gain of the next evaluations of the search (see
             `stages.remaining_gain`).
-        waiting: a fault of the environment after which a job is tried again; empty mostly.
+        waiting: the fault of the environment after which a job is being retried; usually empty.
     """
 
     phase: str
@@ -77,7 +77,7 @@ Listener = Callable[[Progress], object]
 
 
 class _Halted(Exception):
-    """Another process asked for it, and all jobs in flight have come back."""
+    """Another process asked to pause or stop, and all jobs in flight are done."""
 
 
 def run(
@@ -89,23 +89,23 @@ def run(
     phases: Sequence[str] = (Split.SELECT, Split.TEST),
     wanted: Callable[[], Wanted] = lambda: Wanted.RUN,
 ) -> Status:
-    """Bring a study to its end: references, search, re-check on select items, report on test.
+    """Run a study to its end: baselines, search, re-check on select items, report on test items.
 
     Args:
         plan: the study.
         store: its ledger, with the study's lease held.
-        source: of proposals.
-        executor: of jobs.
+        source: where proposals come from.
+        executor: where jobs run.
         listen: called after each event.
         phases: splits that are scored after the search.
-        wanted: what another process asks of this one; looked at before each job.
+        wanted: returns what another process asks this run to do; called before each job.
 
     Returns:
-        complete, or what another process asked for: paused or stopped.
+        complete, or the status that another process asked for: paused or stopped.
 
     Raises:
         StudyFailed: more than `plan.failed_share` of the trials failed.
-        Unavailable: a fault of the environment did not go away; the study is paused.
+        Unavailable: a fault of the environment persisted; the study is paused.
     """
     died = store.status(plan.name)["status"] != Status.PAUSED
     store.set_status(plan.name, Status.RUNNING)
@@ -133,15 +133,15 @@ def run(
 
 
 def _leave(plan: Plan, store: Store, status: Status, message: str) -> None:
-    """Write how a run ended; an error on the way must not hide the one that ended it."""
+    """Write how a run ended. An error here must not hide the one that ended the run."""
     try:
         store.set_status(plan.name, status, message)
-    except RecyclerError:  # the ledger is away, or another process has the study by now
+    except RecyclerError:  # the ledger is unreachable, or another process has the study by now
         return
 
 
 class _Run:
-    """One pass over a phase; keeps the ledger's trials in memory and in step."""
+    """One run of a study; keeps the trials in memory in step with the ledger."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class _Run:
         self.flying = 0
         self._race = _Race(plan, store, source)
         self._measures = plan.measure_ids
-        self._onward: deque[Trial] = deque()  # trials whose next block is due
+        self._onward: deque[Trial] = deque()  # trials that are due for their next block
         self._due: list[int] = []  # numbers of the trials of this re-check
         self._refused: list[tuple[Trial, Failure]] = []
         self._faults = _Faults()
@@ -169,10 +169,10 @@ class _Run:
         return list(self.trials.values())
 
     def search(self, count_attempts: bool = True) -> str:
-        """Evaluate orphans of a killed run first, then proposals, until there are none.
+        """Evaluate the running trials of a killed run first, then proposals, until there are none.
 
         Returns:
-            Why it ended before the budget was spent; empty where it did not.
+            Why the search ended before its budget was spent; empty if it was spent.
         """
         self._fix_reference()
         self._drive(self._search_jobs(count_attempts), Split.DEV)
@@ -187,7 +187,7 @@ class _Run:
         )
 
     def recheck(self, split: str) -> None:
-        """Evaluate on a split whoever is due there and has not been."""
+        """Evaluate the trials that are due on a split and not scored there yet."""
         due = [trial for trial in self._wanted(split) if split not in trial.evaluations]
         self._due = [trial.number for trial in due]
         jobs = (self._job(trial, split) for trial in due)
@@ -201,7 +201,7 @@ class _Run:
             )
 
     def _search_jobs(self, count_attempts: bool) -> Iterator[Job | None]:
-        """Jobs one after the other; None where scores are awaited."""
+        """Yield jobs one by one, and None while the next step depends on scores in flight."""
         for trial in [trial for trial in self.ledger if trial.state == State.RUNNING]:
             if trial.attempts >= ATTEMPTS:
                 self._failed(trial, Failure("process-died", f"the process died {ATTEMPTS} times."))
@@ -227,9 +227,9 @@ class _Run:
                 yield job
 
     def _job(self, trial: Trial, split: str) -> Job | None:
-        """What is left to score of a trial; None where the ledger has all of it.
+        """The job that scores the rest of a trial; None if the ledger has all of its scores.
 
-        On dev items of a race it is the next block of them.
+        While a trial races, the job is its next block of dev items.
         """
         objectives = self.plan.objectives
         asked = objectives.all if split == Split.TEST else objectives.searched
@@ -245,14 +245,14 @@ class _Run:
         return Job(trial.number, trial.recipe, split, names, part)
 
     def _known(self, trial: Trial, split: str, names: Sequence[str]) -> frozenset[str]:
-        """Objectives whose scores on a split are in the ledger, from this study or another."""
+        """Objectives whose scores on a split are already in the ledger, from any study."""
         measures = {name: self._measures[name] for name in names if name in self._measures}
         if not measures:
             return frozenset()
         return self.store.known(trial.recipe.id, split, measures)
 
     def _drive(self, jobs: Iterator[Job | None], phase: str) -> None:
-        """Keep the executor busy until the jobs are used up and all have come back."""
+        """Keep the executor busy until all jobs are submitted and done."""
         self._tell(phase, None)
         ended = False
         while True:
@@ -264,7 +264,7 @@ class _Run:
                         job = next(jobs)
                     except StopIteration:
                         ended = True
-                if job is None:  # scores are awaited, or there are no more
+                if job is None:  # waits for scores in flight, or no job is left
                     break
                 self.executor.submit(job)
                 self.flying += 1
@@ -282,7 +282,7 @@ class _Run:
                 return
 
     def _land(self, job: Job, result: Evaluation | Failure, phase: str) -> None:
-        """Write what a job gave, or see to it that it is tried again."""
+        """Write the result of a job, or schedule a retry."""
         trial = self.trials[job.trial]
         if isinstance(result, Evaluation):
             state = State.COMPLETE
@@ -305,12 +305,12 @@ class _Run:
         elif job.split == Split.DEV:
             self._failed(trial, result)
             self._tell(phase, self.trials[trial.number])
-        else:  # told when the others are done
+        else:  # reported once the other results are in
             self._refused.append((trial, result))
             self._tell(phase, trial)
 
     def _others(self, job: Job, result: Evaluation) -> list[str]:
-        """Objectives of a job's split that the job left out, because they were known."""
+        """Objectives of a job's split that the job leaves out because their scores are known."""
         objectives = self.plan.objectives
         asked = objectives.all if job.split == Split.TEST else objectives.searched
         return [o.name for o in asked if o.name not in result.scores]
@@ -358,7 +358,7 @@ class _Run:
             self.listen(Progress(phase, done, len(self._due), trial, waiting=waiting))
 
     def _wanted(self, split: str) -> list[Trial]:
-        """Finalists on select items, the elected on test items, and the references on both."""
+        """Finalists on select items, the elected on test items, the baselines on both."""
         if self.reference is None:
             return []
         expected = self.source.expected(self.ledger, self.reference) if split == "select" else None
@@ -366,10 +366,10 @@ class _Run:
 
 
 class _Faults:
-    """Jobs that met a fault of the environment: tried again with longer and longer waits."""
+    """Jobs that met a fault of the environment; they are retried with growing waits."""
 
     def __init__(self) -> None:
-        self.lasting: Unavailable | None = None  # the fault that did not go away
+        self.lasting: Unavailable | None = None  # the fault that persisted
         self._tries: dict[tuple[int, str], int] = {}
         self._waiting: list[tuple[float, Job]] = []
 
@@ -378,7 +378,7 @@ class _Faults:
         return bool(self._waiting)
 
     def add(self, job: Job, failure: Failure, study: str) -> None:
-        """Take a job back; after the last of its tries the study is to pause."""
+        """Take a job back. After its last retry the study has to pause."""
         key = (job.trial, job.split)
         tries = self._tries.get(key, 0)
         if tries >= len(BACKOFF):
@@ -393,7 +393,7 @@ class _Faults:
         self._waiting.append((time.monotonic() + BACKOFF[tries], job))
 
     def due(self) -> Job | None:
-        """A job whose wait is over."""
+        """A job whose wait is over; None if there is none."""
         for entry in self._waiting:
             if entry[0] <= time.monotonic():
                 self._waiting.remove(entry)
@@ -402,28 +402,28 @@ class _Faults:
 
 
 class _Race:
-    """Which block of dev items a candidate is scored on next, and whether it goes on after it."""
+    """Racing: which block of dev items a candidate is scored on next, and whether it goes on."""
 
     def __init__(self, plan: Plan, store: Store, source: Source) -> None:
         self._plan, self._store, self._source = plan, store, source
-        self._seen: dict[int, Evaluation] = {}  # of trials in flight: the blocks so far, as one
-        self._whole: dict[int, Mapping[str, Outcomes | Score]] = {}  # of rivals: all dev items
-        # an objective that is measured on items; none where nothing can race
+        self._seen: dict[int, Evaluation] = {}  # trials in flight: their blocks so far, joined
+        self._whole: dict[int, Mapping[str, Outcomes | Score]] = {}  # rivals on all dev items
+        # an objective measured on items; none if nothing can race
         searched = plan.objectives.searched
         self._measured = next((o.name for o in searched if not o.of_merge), "")
 
     def part(self, trial: Trial, ledger: Sequence[Trial]) -> tuple[float, float]:
-        """Shares of the dev items to score next; all where the trial does not race."""
+        """Range of dev items to score next, as shares; all of them if the trial does not race."""
         if not self._plan.racing or trial.kind != "search" or not self._measured:
             return WHOLE
-        if trial.number not in self._seen and "dev" in trial.evaluations:  # of a killed run
+        if trial.number not in self._seen and "dev" in trial.evaluations:  # from a killed run
             known = self._store.outcomes(self._plan.name, trial.number, "dev")
             self._seen[trial.number] = replace(trial.evaluations["dev"], outcomes=known)
         name = self._measured
         scored = next(t for t in ledger if t.state == State.COMPLETE).evaluations["dev"].scores
         counts = [scored[o.name].items for o in self._plan.objectives.searched if not o.of_merge]
         fewest = min((items for items in counts if items), default=sys.maxsize)
-        # of few items a small share is none
+        # a small share of few items would be empty
         blocks = [0.0, *(b for b in self._plan.racing["blocks"] if round(b * fewest) > 0)]
         if trial.number not in self._seen:
             return blocks[0], blocks[1]
@@ -438,9 +438,9 @@ class _Race:
         ledger: Sequence[Trial],
         reference: Sequence[float] | None,
     ) -> tuple[Evaluation, State]:
-        """All that a candidate has been scored on with its newest block, and its state.
+        """All scores of a candidate including its newest block, and its state.
 
-        The scores of a stopped one are estimates for all dev items, with their larger errors.
+        The scores of a pruned one are estimates for all dev items, with larger errors.
         """
         before = self._seen.pop(job.trial, None)
         found = before.joined(block) if before else block

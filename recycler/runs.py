@@ -1,4 +1,4 @@
-"""A run: the lease of a study, its executor and the loop, from start to end in this process."""
+"""A run: take a study's lease, start its executor and drive the loop to the end, in this process."""
 
 import signal
 import threading
@@ -15,7 +15,7 @@ from recycler.protocols import Executor, Store
 
 
 class Terminated(SystemExit):
-    """The system asked this process to end: SIGTERM, or its terminal was closed."""
+    """The system asked this process to end by SIGTERM or SIGHUP."""
 
 
 def run_study(
@@ -26,14 +26,15 @@ def run_study(
     listen: Listener = lambda progress: None,
     phases: Sequence[str] = (Split.SELECT, Split.TEST),
 ) -> Status:
-    """Run or resume a study to its end, as the only process that does.
+    """Run or resume a study to its end, as the only process that does so.
 
-    SIGTERM and SIGHUP end the run as Ctrl-C does: the ledger says `stopped`, the lease is free.
+    SIGTERM and SIGHUP end the run as Ctrl-C does: the study's status becomes `stopped` and the
+    lease is freed.
 
     Args:
-        plan: the study, as the ledger has it.
+        plan: the study, as stored in the ledger.
         store: its ledger.
-        source: of proposals.
+        source: where proposals come from.
         make_executor: called once the lease is held.
         listen: called after each event.
         phases: splits that are scored after the search.
@@ -41,7 +42,7 @@ def run_study(
     Raises:
         Conflict: a living process runs it, or the ledger has another plan by now.
         StudyFailed: too many candidates failed.
-        Unavailable: a fault of the environment did not go away; the study is paused.
+        Unavailable: a fault of the environment persisted; the study is paused.
     """
     with _signals(), store.hold(plan.name) as lease:
         if store.plan(plan.name) != plan:
@@ -60,14 +61,14 @@ def request(store: Store, study: str, wanted: Wanted) -> bool:
     """Ask the process that runs a study to pause or stop after the jobs in flight.
 
     Returns:
-        Whether a living process runs it; else nothing was asked.
+        Whether a living process runs it. If none does, the call has no effect.
     """
     return store.want(study, wanted)
 
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP become exceptions, as SIGINT is; in the main thread alone."""
+    """Turn SIGTERM and SIGHUP into exceptions, as Python does with SIGINT; main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -77,7 +78,7 @@ def _signals() -> Iterator[None]:
 
     asked = (signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in asked}
-    # a process that ignores SIGHUP was started with nohup, and is to go on
+    # a process that ignores SIGHUP was started with nohup and should go on
     for number in asked:
         if before[number] is not signal.SIG_IGN:
             signal.signal(number, end)

@@ -1,6 +1,6 @@
 """A study as users hold it: create, run, read its front, export a merge.
 
-Torch and Ray are imported by `run` and `export` alone.
+Only `run` and `export` import torch and Ray.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,13 +26,13 @@ from recycler.submit.workspace import OnBytes, Workspace
 
 
 class Study:
-    """One study of a workspace; everything is in the ledger.
+    """One study of a workspace; all of its state is in the ledger.
 
-    Each property reads the ledger anew; take `results` once where several must agree.
+    Each property reads the ledger again. Use one `results` if several values must agree.
     """
 
     def __init__(self, name: str, workspace: Workspace | None = None) -> None:
-        """Open a study; NotFound if the ledger has none of that name."""
+        """Open a study. Raises NotFound if the ledger has none of that name."""
         self.workspace = workspace or Workspace(create=False)
         self.plan: Plan = self.workspace.store.plan(name)
 
@@ -48,17 +48,17 @@ class Study:
         replace: bool = False,
         **settings: Any,
     ) -> "Study":
-        """Make a study, or find the same one again.
+        """Create a study, or resume the same one.
 
         Args:
             name: its name in the ledger.
             pool: the checkpoints.
             objectives: searched and held-out objectives.
-            workspace: default: that of this folder.
-            root: folder that relative paths of the evaluator are relative to.
-            replace: begin a study of that name anew, whatever it holds.
+            workspace: its ledger; default: the ledger of this folder.
+            root: folder that the evaluator's relative paths start from.
+            replace: start a study of that name anew, whatever it holds.
             **settings: sections of a study file (`items`, `evaluator`, `merge`, `search`), or the
-                keys of `search` by themselves: `evaluations=50, sampler="auto", seed=0`.
+                keys of `search` alone: `evaluations=50, sampler="auto", seed=0`.
         """
         workspace = workspace or Workspace()
         sections = {k: v for k, v in settings.items() if k in ("items", "evaluator", "merge")}
@@ -106,7 +106,7 @@ class Study:
         return self
 
     def scorer_factory(self, device: str = "cpu") -> Any:
-        """What workers make their scorers from."""
+        """The factory that workers make their scorers from."""
         scorer, pool = lazy("recycler.execute.scorer"), self.workspace.study_pool(self.name)
         return scorer.MergeScorerFactory(
             pool=pool,
@@ -120,7 +120,7 @@ class Study:
 
     @property
     def results(self) -> Results:
-        """The study as it stands now, in one reading."""
+        """The study as it is now, in one reading."""
         return Results.read(self.workspace.store, self.name)
 
     @property
@@ -133,22 +133,22 @@ class Study:
         return list(self.results.trials)
 
     def trial(self, number: int) -> Trial:
-        """The trial of that number; NotFound if there is none."""
+        """The trial with that number. Raises NotFound if there is none."""
         return self.results.trial(number)
 
     @property
     def front(self) -> Front:
-        """The reported front after the re-check; before it, the front on dev items."""
+        """The reported front; before the re-check, the front on dev items."""
         return self.results.front
 
     def verdict(self, trial: Trial | None = None) -> Verdict | None:
-        """A trial, or the front's knee, against the best single and the greedy soup."""
+        """A trial, or the knee of the front, against the best single and the greedy soup."""
         return self.results.verdict(trial)
 
     def export(
         self, trial: Trial | int, out: str | Path, *, force: bool = False, donor: str = ""
     ) -> dict[str, Any]:
-        """Write one merge as a Hugging Face folder, proved to be the one that was scored."""
+        """Write one merge as a Hugging Face folder and prove that it is the one that was scored."""
         results, pool = self.results, self.workspace.study_pool(self.name)
         found = results.trial(trial if isinstance(trial, int) else trial.number)
         done: dict[str, Any] = lazy("recycler.export").export(

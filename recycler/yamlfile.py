@@ -1,4 +1,4 @@
-"""Reads a YAML file, or says in which way it can't be read."""
+"""Reads a YAML file, or says why it can't be read."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ def read_yaml(file: Path, what: str, hint: str) -> Any:
 
     Args:
         file: the file.
-        what: what it is in words, such as `study file`, for the error.
+        what: what the file is, such as `study file`; used in errors.
         hint: what to do if it can't be read.
 
     Raises:

@@ -1,1 +1,1 @@
-"""One database for everything that must outlive a process: registry, studies, ledger of trials."""
+"""The ledger: one database for pools, fingerprints, studies, trials and evaluations."""

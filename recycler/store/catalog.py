@@ -1,4 +1,4 @@
-"""The registry of a ledger: pools by name, and fingerprints of files that were hashed before."""
+"""The registry of a ledger: pools by name, and fingerprints of files hashed earlier."""
 
 import json
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ from recycler.store.scores import INSERT
 
 
 class Catalog:
-    """Pools and fingerprints; several processes may write at once."""
+    """Pools and fingerprints. Several processes may write at the same time."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def add_pool(self, name: str, spec: Mapping[str, Any], replace: bool = False) -> None:
-        """Register a pool; Conflict if the name is taken by another spec."""
+        """Register a pool. Raises Conflict if the name belongs to a pool with another spec."""
         self._engine.write(lambda db, again: self.put_pool(db, name, spec, replace))
 
     def put_pool(
         self, db: sa.Connection, name: str, spec: Mapping[str, Any], replace: bool = False
     ) -> None:
-        """The same inside a transaction of the caller's."""
+        """Register a pool inside the caller's transaction."""
         row = {"name": name, "spec": canonical(spec), "created": t.now()}
         insert = INSERT[self._engine.dialect](t.pools).values(row)
         newer = {"spec": row["spec"], "created": row["created"]}
@@ -42,7 +42,7 @@ class Catalog:
             )
 
     def pool(self, name: str) -> dict[str, Any]:
-        """The spec of a pool; NotFound names the known ones."""
+        """The spec of a pool. Raises NotFound, which lists the known pools."""
         with self._engine.reading() as db:
             spec = db.execute(sa.select(t.pools.c.spec).where(t.pools.c.name == name)).scalar()
             known = [row.name for row in db.execute(sa.select(t.pools.c.name))]
@@ -60,13 +60,13 @@ class Catalog:
             return [row.name for row in db.execute(sa.select(t.pools.c.name).order_by("name"))]
 
     def fingerprint(self, stamp: str) -> str | None:
-        """The fingerprint remembered for files with this stamp."""
+        """The fingerprint stored for files with this stamp; None if there is none."""
         query = sa.select(t.fingerprints.c.fingerprint).where(t.fingerprints.c.stamp == stamp)
         with self._engine.reading() as db:
             return db.execute(query).scalar()
 
     def remember_fingerprint(self, stamp: str, fingerprint: str) -> None:
-        """Remember it; the last of several writers at once counts."""
+        """Store a fingerprint. The last of several concurrent writers wins."""
         row = {"stamp": stamp, "fingerprint": fingerprint}
         insert = INSERT[self._engine.dialect](t.fingerprints).values(row)
         upsert = insert.on_conflict_do_update(

@@ -1,4 +1,4 @@
-"""The database behind a ledger: opening, schema, and transactions that outlive a lost connection."""
+"""The database behind a ledger: connections, schema, and transactions that outlive a connection."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,22 +14,22 @@ from recycler.errors import Conflict, InvalidConfig, MissingExtra, NotFound, Una
 from recycler.store import rows as t
 
 HEAD = "0001"  # newest migration
-PATIENCE = 60.0  # how long a write is tried again while the database can't be reached [s]
-# The first statement of a migration: others wait, and tables come all or not at all
+PATIENCE = 60.0  # how long a write is retried while the database can't be reached [s]
+# The first statement of a migration: other processes wait, and all tables appear together or none
 _ALONE = {"sqlite": "SELECT 1", "postgresql": "SELECT pg_advisory_xact_lock(7265637963)"}
 T = TypeVar("T")
 
 
 class Engine:
-    """A database URL such as `sqlite:///ledger.db`, opened; `sqlite://` is in memory."""
+    """An open database, given by a URL such as `sqlite:///ledger.db`; `sqlite://` is in memory."""
 
     def __init__(self, url: str) -> None:
         """Connect, and make or upgrade the tables.
 
         Raises:
-            InvalidConfig: not a URL of SQLite or PostgreSQL.
+            InvalidConfig: the URL is not one of SQLite or PostgreSQL.
             MissingExtra: the driver is not installed.
-            NotFound: nothing can be opened there.
+            NotFound: the database can't be opened.
             Conflict: a newer recycler wrote the ledger.
         """
         self._engine = _made(url)
@@ -38,7 +38,7 @@ class Engine:
         try:
             self._migrate()
         except BaseException:
-            self.close()  # a refused ledger is not kept open
+            self.close()  # a refused ledger is closed again
             raise
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class Engine:
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """One read transaction: everything read in it is of one moment."""
+        """One read transaction: everything read in it belongs to the same moment."""
         if self.dialect == "postgresql":
             # the isolation level goes back to the default when the connection is returned
             with self._engine.connect() as raw:
@@ -61,15 +61,16 @@ class Engine:
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """One write transaction: it happens as a whole or not at all."""
+        """One write transaction: it is committed as a whole or not at all."""
         with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as db:
             yield db
 
     def write(self, work: Callable[[sa.Connection, bool], T]) -> T:
-        """Do `work(db, again)` in a write transaction; try again while the database is away.
+        """Run `work(db, again)` in a write transaction, and retry while the database is unreachable.
 
-        A connection that is lost while it commits leaves open whether it did. So `again` is true from
-        the second try on, and `work` must then take what it finds already done for its own.
+        If the connection is lost during the commit, nobody knows whether it succeeded. So `again`
+        is true from the second try on, and `work` must then accept rows that its first try has
+        written.
 
         Raises:
             Unavailable: the database could not be reached for PATIENCE seconds.
@@ -89,7 +90,7 @@ class Engine:
                 wait = min(2 * wait, 5.0)
 
     def clock(self, db: sa.Connection) -> float:
-        """The time that leases go by [s since 1970]: the server's where there is one."""
+        """The clock that leases use [s since 1970]: the database server's, if there is one."""
         if self.dialect == "postgresql":
             return float(
                 db.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one()
@@ -97,7 +98,7 @@ class Engine:
         return time.time()
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self._engine.dispose()
 
     def _unavailable(self, error: DBAPIError) -> Unavailable:
@@ -128,8 +129,8 @@ class Engine:
             self._upgrade()
 
     def _upgrade(self) -> None:
-        """Bring the tables up to date in one transaction, one process at a time."""
-        from alembic import command  # only where tables are made: alembic costs 0.2 s
+        """Upgrade the tables in one transaction, one process at a time."""
+        from alembic import command  # imported only here: alembic costs 0.2 s
         from alembic.config import Config
 
         config = Config()
@@ -158,7 +159,7 @@ def _made(url: str) -> sa.Engine:
         raise InvalidConfig(
             f"{shown!r} is not a database URL: {str(error).replace(url, shown)}.",
             hint="use sqlite:///path/ledger.db or postgresql+psycopg://user@host/name.",
-        ) from None  # the cause repeats the URL, password and all
+        ) from None  # the cause would repeat the URL with its password
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"{parsed.drivername} needs the package {error.name}.",
@@ -171,7 +172,7 @@ def _made(url: str) -> sa.Engine:
 
 
 def _pragmas(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions begin where `_begin` says, reads too
+    connection.isolation_level = None  # transactions begin where `_begin` says, reads included
     for pragma in (
         "journal_mode=WAL",
         "synchronous=NORMAL",
@@ -186,7 +187,7 @@ def _begin(connection: sa.Connection) -> None:
 
 
 def _lost(error: DBAPIError) -> bool:
-    """Whether the database was away or busy, so that the same may succeed later."""
+    """Whether the database was unreachable or busy, so that a retry may succeed."""
     return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
 
 
@@ -195,7 +196,7 @@ def _first_line(error: DBAPIError) -> str:
 
 
 def _without_password(url: str) -> str:
-    """The URL with what stands between `:` and `@` starred out, also where it can't be parsed."""
+    """The URL with its password replaced by stars, even if the URL can't be parsed."""
     head, at, tail = url.rpartition("@")
     scheme, _, login = head.partition("://")
     user, colon, _ = login.partition(":")

@@ -1,9 +1,9 @@
-"""The lease of a study: which process runs it, whether it lives, and what is wanted of it.
+"""The lease of a study: which process runs it, whether it lives, and what it is asked to do.
 
-A lease is a random token in the study's row. Whoever drives the study names the token in the WHERE
-clause of each write, so a driver that lost its lease can't write any more, on either database and
-whatever happened to its connection. A holder is dead when its process is gone from this machine, or
-when its heartbeat stands still; the lease is then free for the next.
+A lease is a random token in the study's row. The process that runs a study puts the token into the
+WHERE clause of each write, so a process that lost its lease can't write any more, on either
+database and in whatever state its connection is. A holder counts as dead when its process is gone
+from this machine, or when its heartbeat is too old; another process may then take the lease.
 """
 
 import json
@@ -26,12 +26,12 @@ from recycler.store import rows as t
 from recycler.store.engine import Engine
 
 BEAT = 5.0  # seconds between two heartbeats
-STALE = 60.0  # a heartbeat older than this is of a dead process [s]
+STALE = 60.0  # age at which a heartbeat counts as that of a dead process [s]
 _MINE: set[str] = set()  # tokens of leases that this process holds
 
 
 class Lease:
-    """A lease that this process holds (see `protocols.Store.hold`)."""
+    """A lease held by this process (see `protocols.Store.hold`)."""
 
     def __init__(self, engine: Engine, study: str, token: str) -> None:
         self.study, self.token = study, token
@@ -39,18 +39,18 @@ class Lease:
         self._wanted = Wanted.RUN
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"lease {study}", daemon=True)
-        if not engine.in_memory:  # nobody else can see it, and its connection is not shared
+        if not engine.in_memory:  # nobody else can open it, and its connection is not shared
             self._thread.start()
 
     @property
     def wanted(self) -> Wanted:
-        """What is wanted of the run, as of the last heartbeat; STOP where the lease was lost."""
+        """What the run was asked to do at the last heartbeat; STOP if the lease was lost."""
         if self._engine.in_memory and not self._over.is_set():
             self._look()
         return self._wanted
 
     def close(self) -> None:
-        """End the heartbeat and free the study, unless another process has it by now."""
+        """Stop the heartbeat and free the study, unless another process holds it by now."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -64,31 +64,31 @@ class Lease:
             with self._engine.writing() as db:
                 db.execute(free)
         except sa.exc.DBAPIError:
-            return  # the database is away; the next run sees a process that is gone
+            return  # the database is unreachable; the next run will see that this process is gone
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT):
             self._look()
 
     def _look(self) -> None:
-        """Renew the lease and read what is wanted."""
+        """Renew the lease and read what the run is asked to do."""
         mine = (t.studies.c.name == self.study, t.studies.c.token == self.token)
         try:
             with self._engine.writing() as db:
                 beat = t.studies.update().where(*mine).values(heartbeat=self._engine.clock(db))
                 found = db.execute(beat.returning(t.studies.c.wanted)).scalar()
         except sa.exc.DBAPIError:
-            return  # away for now; a write will tell if it stays so
+            return  # unreachable for now; if that lasts, a write will fail
         self._wanted = Wanted(found) if found else Wanted.STOP
 
 
 @contextmanager
 def hold(engine: Engine, study: str) -> Iterator[Lease]:
-    """Take the lease of a study for as long as the block lasts.
+    """Hold the lease of a study for the duration of the block.
 
     Raises:
         Conflict: a living process holds it.
-        NotFound: no such study.
+        NotFound: there is no such study.
     """
     token = uuid.uuid4().hex
     _MINE.add(token)
@@ -126,7 +126,7 @@ def _take(engine: Engine, db: sa.Connection, study: str, token: str) -> None:
 
 
 def want(engine: Engine, study: str, wanted: Wanted) -> bool:
-    """Ask the process that runs a study for something; whether a living one does."""
+    """Ask the process that runs a study to pause or stop; false if no living process runs it."""
 
     def ask(db: sa.Connection, again: bool) -> bool:
         c = t.studies.c
@@ -147,7 +147,7 @@ def is_alive(row: Mapping[Any, Any], moment: float) -> bool:
 
     Args:
         row: token, holder and heartbeat of the study.
-        moment: the present time by the clock of the ledger [s].
+        moment: the current time by the ledger's clock [s].
     """
     if not row["token"]:
         return False
@@ -161,12 +161,12 @@ def is_alive(row: Mapping[Any, Any], moment: float) -> bool:
 
 
 def holder_of(row: Mapping[Any, Any]) -> Holder:
-    """The process that last took the lease."""
+    """The process that took the lease last."""
     return Holder.from_json(json.loads(row["holder"]))
 
 
 def busy(study: str, row: Mapping[Any, Any], moment: float) -> RecyclerError:
-    """The error that says who runs a study."""
+    """The error that names the process that runs a study."""
     quiet = max(0.0, moment - row["heartbeat"])
     return Conflict(
         f"study {study!r} is being run by {holder_of(row)}, last heard of {quiet:.0f} s ago.",
@@ -185,7 +185,7 @@ def _machine(pid: int) -> str:
 
 
 def this_process() -> Holder:
-    """This process as a holder of leases."""
+    """This process, as the holder of a lease."""
     return _this_process(os.getpid())
 
 
@@ -196,7 +196,7 @@ def _this_process(pid: int) -> Holder:
 
 
 def _runs(holder: Holder) -> bool:
-    """Whether a holder on this machine is still there."""
+    """Whether a holder on this machine is still running."""
     try:
         found = psutil.Process(holder.pid)
         alike = abs(found.create_time() - holder.started) < 1.0

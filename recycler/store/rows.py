@@ -1,7 +1,7 @@
-"""The ledger's tables, and how nouns become rows and rows nouns.
+"""The tables of the ledger, and the conversion between rows and nouns.
 
-Migrations make the tables; a test holds both to the same schema. Their names begin with `recycler_`,
-because Optuna's storage, which may share the database, has tables called studies and trials too.
+Migrations create the tables; a test compares them with this schema. Table names begin with
+`recycler_`, because Optuna's storage, which may share the database, also has studies and trials.
 """
 
 import json
@@ -32,7 +32,7 @@ from recycler.nouns.trial import State, Trial
 metadata = MetaData()
 VERSION_TABLE = "recycler_alembic_version"
 
-# name -> spec (JSON): paths and what is known of each checkpoint
+# name -> spec (JSON): paths, fingerprints and metadata of each checkpoint
 pools = Table(
     "recycler_pools",
     metadata,
@@ -41,7 +41,7 @@ pools = Table(
     Column("created", String(32), nullable=False),
 )
 
-# path, size, mtime and inode of a checkpoint's files -> fingerprint, so bytes are hashed once
+# path, size, mtime and inode of a checkpoint's files -> fingerprint, so files are hashed once
 fingerprints = Table(
     "recycler_fingerprints",
     metadata,
@@ -49,7 +49,7 @@ fingerprints = Table(
     Column("fingerprint", String(80), nullable=False),
 )
 
-# The lease of a study is part of its row: token is empty while nobody runs it.
+# The lease of a study is part of its row. The token is empty while nobody runs the study.
 studies = Table(
     "recycler_studies",
     metadata,
@@ -94,8 +94,8 @@ trials = Table(
     Index("recycler_trials_changed", "study", "changed"),
 )
 
-# What a merge scored, whoever asked first: the recipe decides the bytes, the measure what is asked of
-# them, and so no study pays for it again. Never changed, never deleted with a study.
+# Evaluations, shared by all studies. The recipe decides the bytes, the measure what is asked of
+# them, so no study pays twice. Rows never change and are not deleted with a study.
 evaluations = Table(
     "recycler_evaluations",
     metadata,
@@ -110,8 +110,8 @@ evaluations = Table(
     Column("created", String(32), nullable=False),
 )
 
-# The scores of a trial: one row points to an evaluation (measure set), or holds numbers of this
-# study alone: estimates of a race, and scores of functions that nobody else can call.
+# The scores of a trial. A row either points to an evaluation (measure set) or holds numbers of this
+# study alone: estimates of a pruned trial, or scores of a plain function, which has no measure.
 scores = Table(
     "recycler_scores",
     metadata,
@@ -144,12 +144,12 @@ scores = Table(
 
 
 def now() -> str:
-    """The present moment as text that sorts by time."""
+    """The current time as text that sorts by time."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def trial_row(study: str, trial: Trial) -> dict[str, Any]:
-    """The row of a trial that has just started."""
+    """The row of a trial that has just been started."""
     return {
         "study": study,
         "number": trial.number,
@@ -171,7 +171,7 @@ def trial_row(study: str, trial: Trial) -> dict[str, Any]:
 
 
 def numbers_of(evaluation: Evaluation, objective: str) -> dict[str, Any]:
-    """The columns that a score of one objective takes, in both tables."""
+    """The columns of one objective's score, the same in both tables."""
     score, outcomes = evaluation.scores[objective], evaluation.outcomes.get(objective)
     return {
         "mean": score.mean,
@@ -182,7 +182,7 @@ def numbers_of(evaluation: Evaluation, objective: str) -> dict[str, Any]:
 
 
 def read_trial(row: Mapping[Any, Any], found: Sequence[Any]) -> Trial:
-    """A trial from its row and those of its scores, without item outcomes."""
+    """A trial from its row and the rows of its scores, without item outcomes."""
     evaluations = {}
     for split in sorted({score.split for score in found}):
         rows = [score for score in found if score.split == split]
@@ -223,7 +223,7 @@ def pack(outcomes: Outcomes) -> bytes:
 
 
 def unpack(blob: bytes) -> Outcomes:
-    """The outcomes that `pack` was given."""
+    """Item outcomes from what `pack` returned."""
     table: dict[str, Any] = json.loads(zlib.decompress(blob))
     held: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Outcomes(**held)

@@ -1,7 +1,7 @@
-"""Scores and evaluations: what a merge scored once is pointed to by every trial that asks the same.
+"""Scores and evaluations: an evaluation is stored once, and all trials that need it point to it.
 
-An evaluation is keyed by recipe (which bytes), measure (what is asked of them) and split. It is never
-changed. A score points to one, or holds numbers that belong to its study alone.
+The key of an evaluation is recipe (which bytes), measure (what they are scored on) and split. It
+never changes. A score either points to an evaluation or holds numbers of its study alone.
 """
 
 from collections.abc import Collection, Mapping
@@ -32,7 +32,7 @@ NUMBERS = (
 
 
 def select(*columns: Any) -> sa.Select[Any]:
-    """Columns of scores, read through the pointers to shared evaluations."""
+    """Columns of scores, with pointers to shared evaluations resolved."""
     joined = t.scores.outerjoin(
         t.evaluations,
         sa.and_(
@@ -52,7 +52,7 @@ def rows_of(
     measures: Mapping[str, str],
     known: Collection[str],
 ) -> list[dict[str, Any]]:
-    """A row of `scores` for each objective: a pointer where it has a measure, else the numbers."""
+    """One row of `scores` for each objective: a pointer if it has a measure, else the numbers."""
     place = {"study": study, "number": trial.number, "split": split, "recipe_id": trial.recipe.id}
     nothing = {"mean": None, "stderr": None, "item_count": None, "outcomes": None}
     rows = [
@@ -68,10 +68,10 @@ def rows_of(
 
 
 def one_digest(trial: Trial, digests: set[str]) -> str:
-    """The digest that all scores of a trial are of; empty where no bytes were merged.
+    """The digest that all scores of a trial share; empty if no bytes were merged.
 
     Raises:
-        Mismatch: they are of different bytes.
+        Mismatch: the scores belong to different bytes.
     """
     several = {trial.digest, *digests} - {""}
     if len(several) > 1:
@@ -86,7 +86,7 @@ def one_digest(trial: Trial, digests: set[str]) -> str:
 def evaluated(
     db: sa.Connection, recipe_id: str, split: str, measures: Mapping[str, str]
 ) -> dict[str, str]:
-    """Measure -> digest of the merged bytes, of one merge on a split, as far as known."""
+    """Measure -> digest of the merged bytes, for the known evaluations of one merge on a split."""
     query = sa.select(_SHARED.measure, _SHARED.digest).where(
         _SHARED.recipe_id == recipe_id,
         _SHARED.split == split,
@@ -98,7 +98,7 @@ def evaluated(
 def keep(
     db: sa.Connection, trial: Trial, evaluation: Evaluation, measures: Mapping[str, str]
 ) -> None:
-    """Write scores for every study; where two studies score the same at once, the first counts."""
+    """Write shared evaluations; if two studies write the same one at once, the first wins."""
     rows = [
         {
             "recipe_id": trial.recipe.id,
@@ -117,7 +117,7 @@ def keep(
 
 
 def looked_at(db: sa.Connection, split: str, measures: Collection[str]) -> int:
-    """How many studies have scored something on a split's items of these measures."""
+    """How many studies have scored at least one merge on these measures' items of a split."""
     query = sa.select(sa.func.count(_HERE.study.distinct()))
     asked = query.where(_HERE.split == split, _HERE.measure.in_(list(measures)))
     return int(db.execute(asked).scalar_one())

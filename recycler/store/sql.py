@@ -1,8 +1,9 @@
-"""The ledger on SQLite (default) or PostgreSQL: each event is committed when it happens.
+"""The ledger on SQLite (default) or PostgreSQL; each event is committed when it happens.
 
-Every public method is one transaction. Scores of a trial are written together with its end, so a
-kill leaves a trial either running (it is evaluated again) or scored (it is not). Whoever writes a
-study either holds its lease, or nobody does: the token stands in the WHERE clause of each write.
+Every public method is one transaction. The scores of a trial are written together with its end, so
+after a kill a trial is either running (it is evaluated again) or scored (it is not). A study is
+written either by the holder of its lease or while nobody holds it: the token is in the WHERE
+clause of each write.
 """
 
 import json
@@ -27,33 +28,33 @@ from recycler.store.catalog import Catalog
 from recycler.store.engine import Engine
 from recycler.store.lease import Lease
 
-# (plan in the ledger or None, whether something is scored, whether a run is alive) -> the plan to
-# write, and whether the study begins anew
+# (plan in the ledger or None, whether any trial is scored, whether a run is alive) -> the plan to
+# write, and whether the study starts anew
 Decide = Callable[[Plan | None, Sequence[Trial], bool], tuple[Plan, bool]]
 
 
 class SqlStore:
-    """The ledger behind a database URL such as `sqlite:///ledger.db`; `sqlite://` is in memory."""
+    """The ledger at a database URL such as `sqlite:///ledger.db`; `sqlite://` is in memory."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.engine = Engine(url)
-        self.where = str(self.engine)  # as messages name the ledger: never with a password
+        self.where = str(self.engine)  # the ledger's name in messages, without a password
         self.catalog = Catalog(self.engine)
         self._leases: dict[str, Lease] = {}
 
     # --- studies ---
 
     def create_study(self, plan: Plan) -> None:
-        """Write a new study; Conflict if the name is taken."""
+        """Write a new study. Raises Conflict if the name is taken."""
         self.engine.write(lambda db, again: self._create(db, plan, again))
 
     def submit(self, name: str, decide: Decide, pool: str, spec: Mapping[str, Any]) -> Plan:
         """Create, extend or replace a study, and register its pool, in one transaction.
 
         Args:
-            name: of the study.
-            decide: told what the ledger has, gives the plan to write, or raises.
+            name: name of the study.
+            decide: given what the ledger holds; returns the plan to write, or raises.
             pool: name of the study's pool.
             spec: its checkpoints.
         """
@@ -76,7 +77,7 @@ class SqlStore:
         return self.engine.write(work)
 
     def plan(self, study: str) -> Plan:
-        """The plan of a study; NotFound names the known ones."""
+        """The plan of a study. Raises NotFound, which lists the known studies."""
         with self.engine.reading() as db:
             return Plan.from_json(json.loads(self._row(db, study)["plan"]))
 
@@ -87,7 +88,7 @@ class SqlStore:
         stop_gain: float | None = None,
         stop_after: int | None = None,
     ) -> None:
-        """Set a study's budget, and when it stops; nothing else of a plan may change."""
+        """Set a study's budget and stop rule; no other part of a plan may change."""
         rule = {"stop_gain": stop_gain, "stop_after": stop_after}
 
         def work(db: sa.Connection, again: bool) -> None:
@@ -104,18 +105,19 @@ class SqlStore:
             return [self._status(db, row) for row in rows]
 
     def status(self, study: str) -> dict[str, Any]:
-        """What is known of a study without its trials.
+        """The status of a study without its trials.
 
         Returns:
             `{"name", "status", "message", "created", "reference": gains or None, "event", "alive":
-            whether a process runs it, "holder", "heartbeat" [s since 1970], "wanted", and the number
-            of trials in each state}`. A study whose process died is `stopped`, whatever was written.
+            whether a process runs it, "holder", "heartbeat" [s since 1970], "wanted"}` and the
+            number of trials in each state. A study whose process died is `stopped`, whatever its
+            row says.
         """
         with self.engine.reading() as db:
             return self._status(db, self._row(db, study))
 
     def set_status(self, study: str, status: str, message: str = "") -> None:
-        """Write where a study stands, and why."""
+        """Write a study's status and the reason for it."""
 
         def work(db: sa.Connection, again: bool) -> None:
             self._claim(db, study, status=Status(status), message=message)
@@ -123,7 +125,7 @@ class SqlStore:
         self.engine.write(work)
 
     def set_reference(self, study: str, reference: Sequence[float]) -> None:
-        """Fix the reference corner; a second call is ignored, so the trace never jumps."""
+        """Set the reference corner. Later calls are ignored, so the hypervolume trace never jumps."""
         text = json.dumps([float(x) for x in reference])
 
         def work(db: sa.Connection, again: bool) -> None:
@@ -133,13 +135,13 @@ class SqlStore:
         self.engine.write(work)
 
     def delete_study(self, study: str) -> None:
-        """Forget a study and its trials; evaluations that others may use stay."""
+        """Delete a study and its trials. Evaluations stay, because other studies may use them."""
         self.engine.write(lambda db, again: self._delete(db, study))
 
     # --- trials ---
 
     def start(self, study: str, proposal: Proposal) -> Trial:
-        """Number a proposal and write it as running; Conflict if its recipe is in the study."""
+        """Number a proposal and write it as running; Conflict if the study has its recipe already."""
 
         def work(db: sa.Connection, again: bool) -> Trial:
             event = self._next_event(db, study)
@@ -169,7 +171,7 @@ class SqlStore:
         return self.engine.write(work)
 
     def retry(self, study: str, number: int) -> None:
-        """Count one more attempt of a trial that was running when its process died."""
+        """Count another attempt of a trial that was running when its process died."""
 
         def work(db: sa.Connection, again: bool) -> None:
             self._claim(db, study)
@@ -179,25 +181,25 @@ class SqlStore:
         self.engine.write(work)
 
     def known(self, recipe_id: str, split: str, measures: Mapping[str, str]) -> frozenset[str]:
-        """Objectives that a merge was scored on before, in whatever study.
+        """Objectives on which any study has already scored a merge.
 
         Args:
             recipe_id: the merge.
             split: which items.
-            measures: objective -> id of its measure, of those that are asked for.
+            measures: objective -> id of its measure, for the objectives in question.
         """
         with self.engine.reading() as db:
             found = scores.evaluated(db, recipe_id, split, measures)
         return frozenset(name for name, measure in measures.items() if measure in found)
 
     def adopt(self, study: str, number: int, split: str, measures: Mapping[str, str]) -> Trial:
-        """Give a trial the scores that its merge has in the ledger; dev scores end it.
+        """Give a trial scores that the ledger has for its merge; dev scores end the trial.
 
         Args:
             study: the study.
-            number: of the trial.
+            number: number of the trial.
             split: which items.
-            measures: objective -> id of its measure; all of them are known.
+            measures: objective -> id of its measure; the ledger must have all of them.
         """
         return self._write_scores(study, number, None, split, State.COMPLETE, measures, measures)
 
@@ -212,21 +214,21 @@ class SqlStore:
     ) -> Trial:
         """Write the scores of one split; dev scores also end the trial.
 
-        With `state: running`, they are those of the first items and the trial goes on; scores of more
-        items replace them. With `state: pruned`, they stay what they are.
+        With `state: running` they are scores of the first items and the trial goes on; scores of
+        more items replace them. With `state: pruned` they are final.
 
         Args:
             study: the study.
-            number: of the trial.
+            number: number of the trial.
             evaluation: its scores.
-            state: of the trial after it.
-            measures: objective -> id of its measure. Complete scores of an objective that has one
-                are for every study.
-            known: objectives besides those of `evaluation` whose scores are in the ledger.
+            state: state of the trial afterwards.
+            measures: objective -> id of its measure. Complete scores of an objective with a
+                measure are shared with all studies.
+            known: objectives not in `evaluation` whose scores are already in the ledger.
 
         Raises:
-            Mismatch: the merged bytes differ from those scored before under this trial.
-            Conflict: these items were scored before, or another process runs the study.
+            Mismatch: the merged bytes differ from those scored earlier under this trial.
+            Conflict: these items are already scored, or another process runs the study.
         """
         return self._write_scores(
             study, number, evaluation, evaluation.split, state, measures or {}, known
@@ -246,7 +248,7 @@ class SqlStore:
 
         Args:
             study: the study.
-            since: event of the study; only trials that changed after it are given.
+            since: an event of the study; only trials that changed after it are returned.
         """
         with self.engine.reading() as db:
             self._row(db, study)
@@ -261,7 +263,7 @@ class SqlStore:
             return {row.objective: t.unpack(row.outcomes) for row in found if row.outcomes}
 
     def read(self, study: str) -> Reading:
-        """A study with its trials and item outcomes, all of one moment."""
+        """A study with its trials and item outcomes, all read at the same moment."""
         s = t.scores.c
         with self.engine.reading() as db:
             row = self._row(db, study)
@@ -288,7 +290,7 @@ class SqlStore:
         )
 
     def looked_at(self, split: str, measures: Collection[str]) -> int:
-        """How many studies have scored something on the items of these measures.
+        """How many studies have scored at least one merge on the items of these measures.
 
         Args:
             split: which items.
@@ -297,11 +299,11 @@ class SqlStore:
         with self.engine.reading() as db:
             return scores.looked_at(db, split, measures)
 
-    # --- one driver a study ---
+    # --- one running process a study ---
 
     @contextmanager
     def hold(self, study: str) -> Iterator[Lease]:
-        """Be the only process that runs this study, for as long as the block lasts.
+        """Be the only process that runs this study for the duration of the block.
 
         Raises:
             Conflict: a living process holds it.
@@ -314,11 +316,11 @@ class SqlStore:
                 del self._leases[study]
 
     def want(self, study: str, wanted: Wanted) -> bool:
-        """Ask the process that runs a study for something; whether a living one does."""
+        """Ask the process that runs a study to pause or stop; false if no living process runs it."""
         return lease.want(self.engine, study, wanted)
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self.engine.close()
 
     # --- inside ---
@@ -388,7 +390,7 @@ class SqlStore:
         db.execute(t.studies.delete().where(t.studies.c.name == study))
 
     def _claim(self, db: sa.Connection, study: str, **values: Any) -> int:
-        """Write to a study's row as its driver, or while it has none; gives its last event.
+        """Write to a study's row under its lease, or while nobody holds it. Returns the last event.
 
         Raises:
             Conflict: another process holds the lease.
@@ -399,12 +401,12 @@ class SqlStore:
         changed = update.values(**(values or {"events": t.studies.c.events}))
         event = db.execute(changed.returning(t.studies.c.events)).scalar()
         if event is None:
-            row = self._row(db, study)  # NotFound where it was deleted
+            row = self._row(db, study)  # raises NotFound if the study was deleted
             raise lease.busy(study, row, self.engine.clock(db))
         return int(event)
 
     def _next_event(self, db: sa.Connection, study: str) -> int:
-        """Take the next position in the study's sequence of events."""
+        """Take the next number in the study's sequence of events."""
         return self._claim(db, study, events=t.studies.c.events + 1)
 
     def _trials(self, db: sa.Connection, study: str, since: int = -1) -> list[Trial]:
@@ -443,7 +445,7 @@ class SqlStore:
         measures: Mapping[str, str],
         known: Collection[str],
     ) -> Trial:
-        """Write scores that are new, point to those that are known, end the trial if it is over."""
+        """Write new scores, point to known ones, and end the trial if it is finished."""
 
         def work(db: sa.Connection, again: bool) -> Trial:
             trial = self._trial(db, study, number)
@@ -452,7 +454,7 @@ class SqlStore:
             event = self._next_event(db, study)
             if (
                 split == "dev" and trial.state == State.RUNNING
-            ):  # more items replace the first ones
+            ):  # scores of more items replace those of fewer
                 s = t.scores.c
                 part = (s.study == study, s.number == number, s.split == split)
                 db.execute(t.scores.delete().where(*part))

@@ -1,1 +1,1 @@
-"""From a study file to a plan in the ledger."""
+"""Submission: from a study file to a plan in the ledger."""

@@ -1,4 +1,4 @@
-"""Study files: YAML at the edge, checked field by field, turned into nouns."""
+"""Study files: YAML, validated field by field and turned into nouns."""
 
 import os
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class _Section(BaseModel):
 
 
 class CheckpointEntry(BaseModel):
-    """One checkpoint of a pool; every other key is kept as metadata."""
+    """One checkpoint of a pool; all unknown keys are kept as metadata."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str = ""
@@ -48,7 +48,7 @@ class ObjectiveEntry(_Section):
 
 
 class ItemsSection(_Section):
-    """How many items each split takes from every task, and the seed of the split."""
+    """Number of items of every task in each split, and the seed of the split."""
 
     dev: float = Field(DEFAULT_ITEMS["dev"], gt=0)
     select: float = Field(DEFAULT_ITEMS["select"], gt=0)
@@ -73,7 +73,7 @@ class ItemsSection(_Section):
 
 
 class EvaluatorSection(BaseModel):
-    """Which evaluator; all other keys are settings of its own, checked by its own model."""
+    """The kind of evaluator; all other keys are its own settings, validated by its own model."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     kind: str = "lm-eval"
@@ -85,7 +85,7 @@ class EvaluatorSection(BaseModel):
 
 
 class MergeSection(_Section):
-    """Merge method, its parameters and the dtype that merges are evaluated and exported in."""
+    """Merge method, its parameters, and the dtype in which merges are evaluated and exported."""
 
     method: str = "linear"
     dtype: str = ""
@@ -93,7 +93,7 @@ class MergeSection(_Section):
 
 
 class SearchSection(_Section):
-    """Sampler and budget."""
+    """The sampler, its budget and its options."""
 
     sampler: str = "auto"
     evaluations: int = Field(50, ge=0)
@@ -111,9 +111,9 @@ class SearchSection(_Section):
 
 
 class ExecutionSection(BaseModel):
-    """Where it runs; may change from run to run of one study.
+    """Where jobs run; may change between runs of one study.
 
-    Every other key is a setting of the executor's own, checked by `workspace.executor_of`.
+    Every other key is a setting of the executor, validated by `workspace.executor_of`.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
@@ -141,7 +141,7 @@ class StudyFile(_Section):
     execution: ExecutionSection = ExecutionSection()
 
     def asked_objectives(self) -> Objectives:
-        """Searched objectives, then held-out ones; a direction left out is the task's to say."""
+        """Searched objectives, then held-out ones; a missing direction is left to the task."""
         listed = [(entry, False) for entry in self.objectives]
         listed += [(entry, True) for entry in self.held_out]
         made = []
@@ -153,18 +153,18 @@ class StudyFile(_Section):
         return Objectives(tuple(made))
 
     def all_objectives(self) -> Objectives:
-        """The same with the known directions, for an evaluator that says none."""
+        """The same with default directions, for an evaluator that gives none."""
         return self.asked_objectives().directed({})
 
     def pool_entries(self) -> list[dict[str, Any]]:
-        """The checkpoints listed in the file; empty where `pool` names a registered one."""
+        """The checkpoints listed in the file; empty if `pool` names a registered pool."""
         return [] if isinstance(self.pool, str) else [_entry(entry) for entry in self.pool]
 
     def base_entry(self) -> dict[str, Any] | None:
         return _entry(self.base) if self.base else None
 
     def evaluator_settings(self, root: Path) -> dict[str, Any]:
-        """What the evaluator is made from: `kind`, `root` of relative paths, its own settings."""
+        """Arguments of the evaluator: `kind`, the `root` of relative paths, and its own settings."""
         checked = checked_settings(self.evaluator.kind, self.evaluator.settings)
         own = checked.model_dump(mode="json", exclude_defaults=True)
         return {"kind": self.evaluator.kind, "root": str(root), **own}
@@ -174,8 +174,9 @@ def read_study(file: str | os.PathLike[str]) -> StudyFile:
     """Read and check a study file.
 
     Raises:
-        NotFound: no such file.
-        InvalidConfig: naming the field, what was found and what was expected.
+        NotFound: there is no such file.
+        InvalidConfig: a field is wrong; the message says which, what was found and what was
+            expected.
     """
     path = Path(file)
     table = read_yaml(path, "study file", "start from configs/template.yaml.")
@@ -188,7 +189,7 @@ def read_study(file: str | os.PathLike[str]) -> StudyFile:
 
 
 def parse_study(table: Mapping[str, Any], source: str = "study") -> StudyFile:
-    """Check a study given as plain data."""
+    """Validate a study given as plain data."""
     try:
         study = StudyFile.model_validate(table)
     except ValidationError as error:
@@ -206,9 +207,9 @@ def parse_study(table: Mapping[str, Any], source: str = "study") -> StudyFile:
 
 
 def _by_place(error: ValidationError) -> dict[tuple[int | str, ...], Any]:
-    """The complaints by their place in the file, without pydantic's names of a union's branches.
+    """Pydantic's errors by their place in the file, without its names for the branches of a union.
 
-    Of the branches of a union only the one that got farthest counts: the others tell nothing.
+    Of a union's branches only the one that matched furthest is reported.
     """
     complaints = error.errors()
     places = [tuple(part for part in c["loc"] if not _is_branch(part)) for c in complaints]

@@ -1,7 +1,7 @@
-"""Which ledger is meant: the named one, or the nearest that is the user's own.
+"""Which ledger to open: the one that was named, or the nearest one that belongs to the user.
 
-A ledger's plan names Python modules that a run imports, so a ledger that someone else could have
-planted is never used unless it is named.
+A plan in a ledger names Python modules that a run imports. So a ledger that someone else could
+have planted is never opened unless it is named.
 """
 
 import os
@@ -17,16 +17,16 @@ SQLITE = "sqlite:///"
 
 
 def find_ledger(url: str = "", create: bool = True) -> str:
-    """The URL of the ledger to open; the folder of an SQLite file is made if it may be.
+    """The URL of the ledger to open; makes the folder of an SQLite file if `create` is set.
 
     Args:
-        url: database URL, or a path to an SQLite file. If empty, RECYCLER_STORE is read, then
+        url: database URL, or a path to an SQLite file. If empty, RECYCLER_STORE is used, then
             `.recycler/ledger.db` is looked for in this folder and its parents (see `searched`).
-        create: whether a missing ledger may be made; if not, it is NotFound.
+        create: whether a missing ledger may be created; if not, NotFound is raised.
 
     Raises:
-        NotFound: there is no ledger and none may be made.
-        Conflict: the ledger of this very folder belongs to another user and was not named.
+        NotFound: there is no ledger and none may be created.
+        Conflict: the ledger in this folder belongs to another user and was not named.
     """
     where, foreign = url or os.environ.get(STORE, ""), None
     if where and "://" not in where:
@@ -48,7 +48,7 @@ def find_ledger(url: str = "", create: bool = True) -> str:
 
 
 def _nearest() -> tuple[Path, Path | None]:
-    """The file to use, and one that was passed over because it is someone else's."""
+    """The ledger file to open, and one that was skipped because it belongs to someone else."""
     here, foreign = Path.cwd(), None
     for folder in searched(here):
         file = folder / FOLDER / LEDGER
@@ -67,15 +67,15 @@ def _nearest() -> tuple[Path, Path | None]:
 
 
 def searched(here: Path) -> Iterator[Path]:
-    """This folder, then its parents up to the first border, which is not passed.
+    """This folder, then its parents up to the first border.
 
-    Borders: the home folder (the last one searched); and, no longer searched, a folder of another
-    user, one in which anyone may write (such as the temporary folder), another file system, and
-    the folders that RECYCLER_CEILING lists as GIT_CEILING_DIRECTORIES does for git.
+    The search ends at the home folder, which is still searched. It ends before a folder of another
+    user, a folder anyone may write to (such as the temporary folder), another file system, and a
+    folder that RECYCLER_CEILING lists (as GIT_CEILING_DIRECTORIES does for git).
     """
     ceilings = {Path(c).resolve() for c in os.environ.get(CEILING, "").split(os.pathsep) if c}
     ceilings.add(Path(tempfile.gettempdir()).resolve())
-    home = Path(os.path.expanduser("~")).resolve()  # it may be unknown, as of a container's user
+    home = Path(os.path.expanduser("~")).resolve()  # unknown for some users in containers
     here = here.resolve()
     device = here.stat().st_dev
     yield here
@@ -89,8 +89,8 @@ def searched(here: Path) -> Iterator[Path]:
 
 
 def _ours(path: Path) -> bool:
-    """Whether a file, and the link that leads to it, belong to the user who runs this."""
+    """Whether a file, and the link that leads to it, belong to the current user."""
     try:
         return {path.stat().st_uid, path.lstat().st_uid} == {os.geteuid()}
-    except OSError:  # unreadable, or a link to nowhere
+    except OSError:  # unreadable, or a broken link
         return False

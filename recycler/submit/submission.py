@@ -1,7 +1,7 @@
-"""Submission: from a study file to a plan in the ledger, the same way for every door.
+"""Submission: from a study file to a plan in the ledger, by one path for every caller.
 
-A study is registered once. The same file again resumes it, a larger budget extends it, anything else
-is refused by its name; a study is replaced only on request.
+A study is registered once. The same file again resumes it and a larger budget extends it. Any
+other change is refused and named. A study is replaced only on request.
 """
 
 import os
@@ -37,16 +37,16 @@ def submit(
     *,
     replace: bool = False,
 ) -> Plan:
-    """Register the study of a file, or find it again: same settings resume, others are refused.
+    """Register the study of a file, or resume it if its settings are the same.
 
     Args:
         workspace: the ledger.
         file: a study file.
-        on_bytes: told of bytes read while fingerprints are made.
-        replace: begin a study of that name anew, whatever it holds.
+        on_bytes: called with the bytes read while fingerprints are computed.
+        replace: start a study of that name anew, whatever it holds.
 
     Raises:
-        Conflict: the name is taken by a study with other settings.
+        Conflict: a study of that name has other settings.
     """
     config, root = read_study(file), Path(file).absolute().parent
     pool = pool_of(workspace, config, root)
@@ -55,7 +55,7 @@ def submit(
 
 
 def pool_of(workspace: Workspace, config: StudyFile, root: Path) -> Pool:
-    """The pool a study file lists, names (a registered one) or points to (a YAML file)."""
+    """The pool of a study file: listed in it, registered under a name, or read from a YAML file."""
     if isinstance(config.pool, str):
         listed = config.pool.endswith((".yaml", ".yml"))
         return Pool.from_yaml(root / config.pool) if listed else workspace.pool(config.pool)
@@ -69,7 +69,7 @@ def plan_of(
     root: Path,
     on_bytes: OnBytes | None = None,
 ) -> Plan:
-    """The plan that a study file means for a pool; everything that can be refused is refused here."""
+    """The plan of a study file for a pool; everything that can be refused is refused here."""
     pool.require_mergeable()
     executor_of(config.execution)
     checked_sampler(config.search.sampler, config.search.settings)
@@ -106,7 +106,7 @@ def plan_of(
         warm_start=tuple(search.warm_start),
         measures=measured,
     )
-    Proposer(made)  # whatever is wrong with the search is told now
+    Proposer(made)  # raises now if the search settings are wrong
     return made
 
 
@@ -120,12 +120,12 @@ def register(
 ) -> Plan:
     """Write a plan and its pool into the ledger, or resume the same study.
 
-    A larger budget of evaluations extends the study, and it may stop sooner or later than it was to
-    (`stop_gain`); any other change is refused, also while nothing is scored yet.
+    A larger budget extends the study, and the stop rule (`stop_gain`) may change. Every other
+    change is refused, even while nothing is scored yet.
 
     Raises:
-        Conflict: there is a study of that name with other settings, and `replace` is off; or it is
-            to be replaced while a living process runs it.
+        Conflict: a study of that name has other settings and `replace` is off, or it is to be
+            replaced while a living process runs it.
     """
     store = workspace.store
     spec = workspace.spec(Pool(pool_name(plan.name), pool.checkpoints, pool.base), on_bytes)
@@ -154,14 +154,14 @@ def measures(
     pool: Pool,
     base: str = "",
 ) -> dict[str, Parts]:
-    """Objective -> everything that decides what its scores are scores of (see `nouns.measure`).
+    """Objective -> the measure that its scores belong to (see `nouns.measure`).
 
     Args:
-        objectives: all of the study.
+        objectives: all objectives of the study.
         evaluator: `kind`, `root` and the evaluator's own settings.
         items: sizes of the splits and their seed.
         pool: its first checkpoint gives the tokenizer.
-        base: fingerprint of the base checkpoint, where there is one.
+        base: fingerprint of the base checkpoint, if there is one.
     """
     of_merge: dict[str, Parts] = {
         o.name: {"property of the merge": o.metric, "base": base} for o in objectives if o.of_merge
@@ -174,7 +174,7 @@ def measures(
 
 
 def _resumed(old: Plan, plan: Plan, trials: Sequence[Trial], where: str) -> Plan:
-    """The plan that a study goes on with: the old one, or the old one with a larger budget."""
+    """The plan to go on with: the stored one, or the stored one with a new budget."""
     plan = changed(plan, warm=old.warm, stop_after=old.stop_after)
     changes = old.changes(plan)
     before, after = changes.pop("evaluations", (plan.evaluations, plan.evaluations))
@@ -187,20 +187,22 @@ def _resumed(old: Plan, plan: Plan, trials: Sequence[Trial], where: str) -> Plan
             hint="give the study another name, restore the setting to resume it, or begin it anew "
             "with --replace.",
         )
-    if after > before and plan.stop_gain:  # the new evaluations come before the rule is applied
+    if (
+        after > before and plan.stop_gain
+    ):  # the new evaluations come before the stop rule is applied
         made = sum(t.kind == "search" and not t.copied for t in trials)
         return changed(plan, stop_after=made + AHEAD)
     return plan
 
 
 def _earlier(workspace: Workspace, study: str) -> Earlier:
-    """An earlier study, for a warm start."""
+    """An earlier study, as a source for a warm start."""
     store = workspace.store
     return store.plan(study), store.trials(study), store.status(study)["reference"]
 
 
 def _scored(workspace: Workspace, plan: Plan, recipe: Recipe) -> bool:
-    """Whether the ledger has a merge's dev scores under all measures of the search."""
+    """Whether the ledger has a merge's dev scores under all searched measures."""
     ids, searched = plan.measure_ids, [o.name for o in plan.objectives.searched]
     if any(name not in ids for name in searched):
         return False
@@ -209,7 +211,7 @@ def _scored(workspace: Workspace, plan: Plan, recipe: Recipe) -> bool:
 
 
 def _merge_settings(pool: Pool, config: StudyFile) -> dict[str, Any]:
-    """The settings of the study's merge method, refused here rather than in every candidate."""
+    """Settings of the study's merge method, refused here and not in every candidate."""
     method = import_module("recycler.merge.parts").find_method(config.merge.method)
     if method.needs_base and pool.base is None:
         raise InvalidConfig(

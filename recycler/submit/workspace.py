@@ -1,4 +1,4 @@
-"""A workspace: one ledger with its pools and fingerprints, and the executors that runs are given."""
+"""A workspace: one ledger with its pools and fingerprints, and the executors of its runs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,15 +17,15 @@ EXECUTORS = {
     "inline": "recycler.execute.inline:Inline",
     "ray": "recycler.execute.ray_workers:RayWorkers",
 }
-# Called with (name of the checkpoint, bytes just read, bytes in all) while fingerprints are made.
+# Called with (checkpoint name, bytes just read, total bytes) while fingerprints are computed.
 OnBytes = Callable[[str, int, int], object]
 
 
 class Workspace:
     """Pools and studies behind one ledger.
 
-    The ledger is that of the argument, else of RECYCLER_STORE, else `.recycler/ledger.db` in this
-    folder or the nearest parent of the user's that has one, else a new one in this folder.
+    The ledger is the one given, else RECYCLER_STORE, else `.recycler/ledger.db` in this folder or
+    the nearest parent of the user's that has one, else a new one in this folder.
     """
 
     def __init__(self, url: str = "", *, create: bool = True) -> None:
@@ -33,7 +33,7 @@ class Workspace:
 
         Args:
             url: database URL, or a path to an SQLite file.
-            create: whether a missing ledger is made; if not, it is NotFound.
+            create: whether a missing ledger is created; if not, NotFound is raised.
         """
         self.url = find_ledger(url, create)
         self.store = SqlStore(self.url)
@@ -41,19 +41,19 @@ class Workspace:
     # --- pools ---
 
     def add_pool(self, pool: Pool, on_bytes: OnBytes | None = None, replace: bool = False) -> None:
-        """Check a pool, take its fingerprints and register it."""
+        """Check a pool, compute its fingerprints and register it."""
         pool.require_mergeable()
         self.store.catalog.add_pool(pool.name, self.spec(pool, on_bytes), replace)
 
     def spec(self, pool: Pool, on_bytes: OnBytes | None = None) -> dict[str, Any]:
-        """A pool as the registry keeps it: paths, fingerprints and what is known of each."""
+        """A pool as the registry stores it: paths, fingerprints and metadata of each checkpoint."""
         return {
             "checkpoints": [self._spec(c, on_bytes) for c in pool.checkpoints],
             "base": self._spec(pool.base, on_bytes) if pool.base else None,
         }
 
     def pool(self, name: str) -> Pool:
-        """A registered pool, its folders opened anew."""
+        """A registered pool, with its folders opened again."""
         spec = self.store.catalog.pool(name)
         return Pool.from_entries(
             name,
@@ -62,7 +62,7 @@ class Workspace:
         )
 
     def fingerprint(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> str:
-        """The checkpoint's fingerprint, read from the ledger unless a file was touched since."""
+        """The checkpoint's fingerprint, from the ledger unless a file was touched since."""
         stamp = checkpoint.stamp()
         known = self.store.catalog.fingerprint(stamp)
         if known is None:
@@ -76,7 +76,7 @@ class Workspace:
     # --- studies ---
 
     def study_pool(self, study: str) -> Pool:
-        """The pool a study was submitted with, whose files must still be the same.
+        """The pool that a study was submitted with; its files must still be the same.
 
         Raises:
             Mismatch: a checkpoint's bytes changed since.
@@ -117,10 +117,10 @@ def pool_name(study: str) -> str:
 
 
 def executor_of(execution: ExecutionSection) -> tuple[Any, Any]:
-    """The class of the executor and its settings; Ray where more than one worker here is asked for.
+    """The executor class and its settings; Ray if more than one local worker is asked for.
 
     Raises:
-        InvalidConfig: no such executor, or a setting that it does not take.
+        InvalidConfig: there is no such executor, or it does not take one of the settings.
     """
     own = execution.own()
     name = execution.executor or ("inline" if own == {"workers": 1} else "ray")

@@ -1,1 +1,1 @@
-"""Alembic scripts of the ledger; `SqlStore` runs them when a ledger is opened."""
+"""Alembic migrations of the ledger; `SqlStore` runs them when it opens a ledger."""

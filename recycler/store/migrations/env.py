@@ -1,4 +1,4 @@
-"""Alembic's entry: run the migrations on the connection that `SqlStore` hands over."""
+"""Alembic's entry point: run the migrations on the connection that `SqlStore` passes in."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""The first ledger: pools, fingerprints, studies, trials, evaluations, scores.
+"""The first schema: pools, fingerprints, studies, trials, evaluations, scores.
 
 Frozen: later changes are new migrations.
 """
