@@ -1,1 +1,1 @@
-"""What lies on disk: checkpoint folders and pools, read from their headers."""
+"""Checkpoint folders and pools on disk, read from their headers."""

@@ -1,9 +1,9 @@
-"""What transformers' classes say of an architecture, read from their sources without an import.
+"""What transformers' classes say about an architecture, parsed from their sources without an import.
 
-Two facts decide the bytes of a merge and stand in no config.json: whether the output head is tied
-to the embedding where the config is silent, and which tensors stay in float32 whatever the model's
-dtype. Importing the classes takes seconds, longer than many a merge; their source is parsed
-instead, and a test holds what is read to what the imported classes say.
+Two facts decide the bytes of a merge and are not in config.json: whether the output head is tied
+to the embedding if the config is silent, and which tensors stay in float32 whatever the model's
+dtype. Importing the classes takes seconds, longer than many a merge, so their source is parsed. A
+test compares the result with the imported classes.
 """
 
 import ast
@@ -17,21 +17,21 @@ from typing import Any
 
 _TIED = "tie_word_embeddings"
 _HALF, _STRICT = "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"
-_MAPPING = "SPECIAL_MODEL_TYPE_TO_MODULE_NAME"  # model types whose folder has another name
+_MAPPING = "SPECIAL_MODEL_TYPE_TO_MODULE_NAME"  # model type -> folder
 PARTS = (
     "text_config",
     "vision_config",
     "audio_config",
     "encoder",
     "decoder",
-)  # configs in configs
+)  # names of sub-configs in configs
 
 
 def is_tied_by_config(config: Mapping[str, Any]) -> bool:
     """Whether the output head is the input embedding, as transformers decides it.
 
-    A config that does not say so means its class's default. Some classes take it from the text part
-    where the outer config says no, as saves before transformers 5 have it there; some always tie.
+    A config without the setting means its class's default. Some classes take it from the text part
+    if the outer config says no, as in saves made before transformers 5. Some always tie.
     """
     rule = _tied(_kind(config))
     if rule.always or config.get(_TIED, rule.default):
@@ -59,7 +59,7 @@ def stays_float32(config: Mapping[str, Any], tensor: str, dtype: str) -> bool:
 def extra_rows(config: Mapping[str, Any]) -> set[int]:
     """How many rows more than `vocab_size` the embedding of an architecture may have.
 
-    Mostly none; Llama 3.2 Vision has 8 for its image tokens.
+    Usually none; Llama 3.2 Vision has 8 for its image tokens.
     """
     found = {0}
     for call in _embeddings(_kind(config)):
@@ -79,7 +79,7 @@ def _embeddings(model_type: str) -> tuple[ast.Call, ...]:
 
 
 def default_of(config: Mapping[str, Any], key: str) -> Any:
-    """What a config means that leaves a setting out; None where that is not written out."""
+    """The default of a setting that a config omits; None if the class does not write it out."""
     classes = [c for c in _classes(_kind(config), "configuration") if c.name.endswith("Config")]
     own = [c for c in classes if _literal(c, "model_type") == _kind(config)]
     return _literal(own[0], key) if own else None
@@ -91,7 +91,7 @@ def _kind(config: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Tie:
-    """When a config class ties: always, by default, or where its text part does."""
+    """When a config class ties: always, by default, or if its text part does."""
 
     always: bool = False
     default: bool = False
@@ -122,7 +122,7 @@ def _kept(model_type: str, is_half: bool) -> tuple[str, ...]:
 
 
 def _literal(found: ast.ClassDef, name: str) -> Any:
-    """The value of a class attribute that is written out; None where there is none."""
+    """The value of a class attribute given as a literal; None if there is none."""
     for node in found.body:
         if isinstance(node, ast.Assign) or (isinstance(node, ast.AnnAssign) and node.value):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -135,16 +135,16 @@ def _literal(found: ast.ClassDef, name: str) -> Any:
 
 
 def _body(found: ast.ClassDef, function: str) -> Iterator[ast.stmt]:
-    """The statements of a method that run whatever the values are."""
+    """The statements of a method that always run."""
     for node in found.body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
             yield from node.body
 
 
 def _classes(model_type: str, part: str) -> list[ast.ClassDef]:
-    """The classes of an architecture's `configuration` or `modeling` file; empty if unknown."""
+    """The classes in an architecture's `configuration` or `modeling` file; empty if unknown."""
     name = _folders().get(model_type, model_type.replace("-", "_"))
-    if not re.fullmatch(r"\w+", name):  # what a config.json says is not trusted as a path
+    if not re.fullmatch(r"\w+", name):  # a path must not come from an untrusted config.json
         return []
     trees = _trees(f"models/{name}/{part}_*.py")
     return [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
@@ -152,7 +152,7 @@ def _classes(model_type: str, part: str) -> list[ast.ClassDef]:
 
 @cache
 def _folders() -> dict[str, str]:
-    """Model type -> folder, where the two differ."""
+    """Model type -> folder, if the two differ."""
     found = {"gpt-sw3": "gpt2"}
     for tree in _trees("models/auto/auto_mappings.py"):
         for node in tree.body:
@@ -163,7 +163,7 @@ def _folders() -> dict[str, str]:
 
 
 def _trees(pattern: str) -> list[ast.Module]:
-    """The parsed files of transformers that match; none where it is not installed."""
+    """The parsed files of transformers that match; none if it is not installed."""
     spec = find_spec("transformers")
     roots = [Path(root) for root in (spec and spec.submodule_search_locations) or ()]
     files = [file for root in roots for file in sorted(root.glob(pattern))]

@@ -1,7 +1,7 @@
-"""What of a checkpoint goes along with a merge of it: all but weights, training state and cards.
+"""Which files of a checkpoint are copied with a merge: all but weights, training state and cards.
 
-Tokenizers, processors, chat templates, remote code: whatever the donor needed to load, its merge
-needs too, whatever the file is called. What is left behind is named with its reason.
+Tokenizers, processors, chat templates, remote code: whatever the donor needs to load, its merge
+needs too, whatever the file is called. Files left behind are listed with the reason.
 """
 
 import re
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from recycler.checkpoints.folder import INDEX, Checkpoint
 from recycler.errors import BrokenCheckpoint
 
-MAX_BYTES = 256_000_000  # the largest tokenizers have 40 MB; what is larger is hardly a setting
+MAX_BYTES = 256_000_000  # the largest tokenizers have 40 MB; larger files are hardly settings
 
 _FORMATS = (
     r"safetensors|bin|pt|pth|ckpt|h5|hdf5|keras|msgpack|gguf|ggml|onnx|onnx_data|ot|pb|tflite"
@@ -22,7 +22,7 @@ _FORMATS = (
 _WEIGHTS = re.compile(
     rf".*\.({_FORMATS})([._-]?(data|part|shard|tmp|\d)[\w.-]*)?|(model|weights|params)[\w.-]*\.npz"
 )
-_LEFT_FILES = (  # first that fits; names in lower case
+_LEFT_FILES = (  # the first match counts; names in lower case
     (re.compile(r"(adapter_config\.json|adapter_model\..*)"), "an adapter's"),
     (re.compile(r".*\.index(\.[\w-]+)?\.json"), "an index of weights"),
     (
@@ -50,7 +50,7 @@ _LEFT_FOLDERS = (
     ),
     (re.compile(r"\..*|__pycache__"), "a hidden folder"),
 )
-# What loaders ask for by name: taken through a link that leads anywhere.
+# Files that loaders ask for by name: copied even through a link that leads elsewhere.
 _BY_NAME = re.compile(
     r"(tokenizer|special_tokens_map|added_tokens|vocab|merges|spiece|sentencepiece|spm|tekken"
     r"|chat_template|preprocessor_config|processor_config|video_preprocessor_config"
@@ -61,11 +61,11 @@ _BY_NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Companions:
-    """What goes along and what does not.
+    """Files that are copied with a merge, and those that are not.
 
     Attributes:
         taken: name in the folder, with slashes -> the regular file to copy.
-        left: name in the folder -> why it stays; the merged weight files themselves are not told.
+        left: name in the folder -> why it is left; the merged weight files are not listed.
     """
 
     taken: dict[str, Path]
@@ -73,7 +73,7 @@ class Companions:
 
 
 def companions(donor: Checkpoint) -> Companions:
-    """Sort everything in the donor's folder into what goes along with a merge and what does not.
+    """Sort the files of the donor's folder into those copied with a merge and those left behind.
 
     Raises:
         BrokenCheckpoint: the folder can't be listed.
@@ -85,17 +85,17 @@ def companions(donor: Checkpoint) -> Companions:
         if why:
             left[name] = why
         elif name in merged or name == "config.json":
-            continue  # written anew
+            continue  # written by the merge itself
         elif reason := _reason(donor.path, name, file):
             left[name] = reason
         else:
             taken[name] = file.resolve()
-    left.pop(INDEX, None)  # no loss: written anew where one is needed
+    left.pop(INDEX, None)  # no loss: the merge writes its own if it needs one
     return Companions(taken, left)
 
 
 def _walk(root: Path, below: PurePosixPath) -> Iterator[tuple[str, Path, str]]:
-    """Every file below a folder, and every folder that is not entered with the reason."""
+    """Every file below a folder, and every folder that is not entered, with the reason."""
     for path in _listed(root / below):
         name = str(below / path.name)
         if not path.is_dir():
@@ -130,7 +130,7 @@ def _folder_reason(folder: Path) -> str:
 
 
 def _reason(root: Path, name: str, file: Path) -> str:
-    """Why a file stays; empty if it goes along."""
+    """Why a file is left behind; empty if it is copied."""
     base = file.name.lower()
     if not base.endswith(".py") or base == "zero_to_fp32.py":
         for pattern, why in _LEFT_FILES:
@@ -150,7 +150,7 @@ def _reason(root: Path, name: str, file: Path) -> str:
 
 
 def _inside(root: Path, target: Path) -> bool:
-    """Whether a link stays in the checkpoint, or in the cache entry of which it is a snapshot.
+    """Whether a link stays in the checkpoint, or in the cache entry whose snapshot it is.
 
     The Hugging Face cache has `models--ORG--NAME/snapshots/REVISION/FILE -> ../../blobs/HASH`.
     """

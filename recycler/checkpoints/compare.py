@@ -1,4 +1,4 @@
-"""What sets checkpoints apart: findings from headers and configs, no tensor read."""
+"""Differences between checkpoints: findings from headers and configs, without reading a tensor."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -36,7 +36,7 @@ _MUST_AGREE = {
     "id2label",
     "label2id",
 }
-# Settings that change nothing of what a model computes.
+# Settings that do not change what a model computes.
 _HARMLESS = {
     "_name_or_path",
     "name_or_path",
@@ -52,13 +52,13 @@ _HARMLESS = {
     "output_hidden_states",
     "return_dict",
     "unsloth_version",
-    "quantization_config",  # a finding of its own
+    "quantization_config",  # has a finding of its own
 }
-_CONFIG = "_config"  # end of the names of configs in a config
+_CONFIG = "_config"  # suffix of the keys of configs inside a config
 
 
 def compare(checkpoints: Sequence[Checkpoint]) -> Iterator[Finding]:
-    """Everything that would spoil a merge, each checkpoint held against the first."""
+    """All findings that affect a merge; each checkpoint is compared with the first."""
     first, tables = checkpoints[0], Tables()
     for checkpoint in checkpoints:
         yield from _own_findings(checkpoint)
@@ -121,7 +121,7 @@ def _vocabulary_findings(checkpoint: Checkpoint, tables: Tables) -> Iterator[Fin
 
 
 def _rows(checkpoint: Checkpoint) -> int | None:
-    """Rows of the input embedding; None where it is not recognised."""
+    """Rows of the input embedding; None if it is not recognised."""
     spec = embedding_of(checkpoint)
     return spec.shape[0] if spec else None
 
@@ -163,7 +163,7 @@ def _architecture(checkpoint: Checkpoint) -> tuple[Any, Any]:
 
 
 def _is_base_of(one: Any, other: Any) -> bool:
-    """Whether one of two lists of a class names the base of the other, as `GPT2Model` is."""
+    """Whether one of two class lists names the base of the other, as `GPT2Model` does."""
     if not all(
         isinstance(c, list) and len(c) == 1 and isinstance(c[0], str) for c in (one, other)
     ):
@@ -173,7 +173,7 @@ def _is_base_of(one: Any, other: Any) -> bool:
 
 
 def _has_same_tensors(first: Checkpoint, other: Checkpoint) -> bool:
-    """Whether names agree, but for a prefix, buffers and tied heads."""
+    """Whether names agree, except for a prefix, buffers and tied heads."""
     tables = shared_names([first, other])
     apart = ((n, t[n]) for t, u in (tables, tables[::-1]) for n in t.keys() - u.keys())
     return all(is_buffer(spec) or is_head(name) for name, spec in apart)
@@ -256,7 +256,7 @@ def _kind_finding(
 def _config_findings(
     first: Checkpoint, other: Checkpoint, parts: tuple[str, ...] = ()
 ) -> Iterator[Finding]:
-    """Each setting of a config, or of one of its parts, that two checkpoints have otherwise."""
+    """Settings of a config, or of one of its parts, that differ between two checkpoints."""
     theirs, mine = (_settings(_part(c.config, parts)) for c in (first, other))
     for key in sorted(theirs.keys() | mine.keys()):
         expected, found = theirs.get(key), mine.get(key)
@@ -290,7 +290,7 @@ def _part(config: Mapping[str, Any], parts: tuple[str, ...]) -> Mapping[str, Any
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config in one form, with defaults that follow from other settings filled in."""
+    """A config in one canonical form, with defaults derived from other settings filled in."""
     settings = dict(config)
     heads, hidden = settings.get("num_attention_heads"), settings.get("hidden_size")
     if type(heads) is int and heads > 0:

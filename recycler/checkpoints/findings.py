@@ -1,4 +1,4 @@
-"""Findings: what a check of checkpoints reports, one thing each, with what to do.
+"""Findings of a check of checkpoints: one problem each, with what to do about it.
 
 Codes, errors first: `not-found`, `unreadable`, `truncated`, `header`, `layout`, `dtype-unknown`,
 `index`, `json`, `not-a-file`, `empty`, `pickle`, `lfs-pointer`, `format`, `adapter`, `cache`,
@@ -18,7 +18,7 @@ ERROR, WARNING = "error", "warning"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing the check found: where, what, what was expected and what to do."""
+    """One problem found by a check: where, what, what was expected and what to do."""
 
     code: str
     severity: str
@@ -31,7 +31,7 @@ class Finding:
 
     @classmethod
     def of(cls, error: RecyclerError, checkpoint: str) -> "Finding":
-        """The finding that an error while a checkpoint was opened or read amounts to."""
+        """The finding for an error that was raised while a checkpoint was opened or read."""
         broken = isinstance(error, BrokenCheckpoint)
         return cls(
             code=error.finding if isinstance(error, BrokenCheckpoint) else "not-found",
@@ -50,11 +50,11 @@ class Finding:
 
 
 def printable(text: str) -> str:
-    """Text from a file, safe on a terminal: control characters and broken Unicode are escaped."""
+    """Text from a file, safe for a terminal: control characters and broken Unicode are escaped."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def short(value: Any) -> str:
-    """repr(), cut to one line of a table."""
+    """repr(), cut to fit one line of a table."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:117]}..."

@@ -25,19 +25,19 @@ from recycler.errors import BrokenCheckpoint, NotFound
 
 ADAPTER = "adapter_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-HEADS = ("lm_head.weight", "embed_out.weight")  # ends of the names of output embeddings
+HEADS = ("lm_head.weight", "embed_out.weight")  # suffixes of the names of output embeddings
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_READ = 1 << 22  # bytes hashed at once
+_READ = 1 << 22  # bytes hashed at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """One Hugging Face folder and what is known of the run that made it.
+    """One Hugging Face folder, with metadata of the run that made it.
 
     Attributes:
         name: unique in its pool.
         path: the folder, absolute.
-        tensors: tensor name -> where it lies; sorted by name.
+        tensors: tensor name -> where it is stored; sorted by name.
         config: the parsed config.json.
         about: run, stage, parent, data mixture, hyperparameters, notes, tags: free for the user.
     """
@@ -97,7 +97,7 @@ class Checkpoint:
         return DTYPES[max(sizes, key=lambda dtype: sizes[dtype])][0]
 
     def stamp(self) -> str:
-        """Name, size, mtime and inode of each weight file: changes when a file was touched."""
+        """Name, size, mtime and inode of each weight file: changes if a file is touched."""
         parts = [str(self.path)]
         for file in sorted({spec.file for spec in self.tensors.values()}):
             try:
@@ -127,11 +127,11 @@ class Checkpoint:
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Read tensors inside: the files must be those that were opened, and stay as they are.
+        """Read tensors inside the block: the files must be the ones opened, and must not change.
 
         Raises:
-            BrokenCheckpoint: a header is another one than when the checkpoint was opened, or a
-                file was touched before the block ended.
+            BrokenCheckpoint: a header differs from the one that was opened, or a file was touched
+                before the block ended.
         """
         stamp = self.stamp()
         for file in sorted({spec.file for spec in self.tensors.values()}):
@@ -180,7 +180,7 @@ def ended_early(checkpoint: Checkpoint, spec: TensorSpec, missing: int) -> Broke
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """The absolute path; `~` is the user's folder where there is such a user."""
+    """The absolute path; `~` is the user's home folder, if that user exists."""
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError:  # ~nobody
@@ -190,7 +190,7 @@ def absolute(path: str | os.PathLike[str]) -> Path:
 def _is_folder(folder: Path) -> bool:
     try:
         return folder.is_dir()
-    except (OSError, ValueError):  # a name that is too long
+    except (OSError, ValueError):  # the name is too long
         return False
 
 
@@ -205,7 +205,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _refuse_cache(folder: Path) -> None:
-    """Raise BrokenCheckpoint for a folder of the hub's cache, which holds the model further down."""
+    """Raise BrokenCheckpoint for a folder of the hub's cache, whose model is in a subfolder."""
     snapshots = folder / "snapshots"
     if os.path.lexists(folder / "config.json") or not _is_folder(snapshots):
         return
@@ -237,8 +237,7 @@ def _refuse_adapter(folder: Path) -> None:
 def _weight_files(folder: Path) -> list[Path]:
     """The weight files of a folder, as transformers chooses them: one file, an index, else all.
 
-    Links count where their target does not exist, so that a half-emptied cache is named, not
-    passed over.
+    Broken links count, so that a half-emptied cache is named and not skipped.
     """
     names = _files(folder)
     if SINGLE in names:
@@ -289,7 +288,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _is_plain(name: Any) -> bool:
-    """Whether an index may name it: a file beside the index, on any operating system."""
+    """Whether an index may name this file: it is beside the index, on any operating system."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -318,7 +317,7 @@ def _check_index(
         return
     for tensor, file in _weight_map(index).items():
         if tensor not in tensors and tensor.endswith(HEADS) and is_tied_by_config(config):
-            continue  # some trainers list a tied head that they leave out
+            continue  # some trainers list a tied head that they do not store
         if tensor not in tensors or tensors[tensor].file != file:
             raise BrokenCheckpoint(
                 f"{index} says that {file} holds tensor {brief(tensor)}, which is not in it.",

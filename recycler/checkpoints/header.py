@@ -1,4 +1,4 @@
-"""Headers of safetensors files and JSON files, each length checked before anything is allocated.
+"""Headers of safetensors files, and JSON files; lengths are checked before memory is allocated.
 
 Only regular files (and links to them, as in the hub's cache) are opened, so that no pipe or device
 can hang a check.
@@ -37,11 +37,11 @@ DTYPES = {
     "U8": ("uint8", 8),
     "BOOL": ("bool", 8),
 }
-HEADER_LIMIT = 100_000_000  # [B], the format's own limit; also that of a JSON file
+HEADER_LIMIT = 100_000_000  # the format's own limit; also used for JSON files [B]
 NESTING_LIMIT = 64  # of lists and tables in a JSON file
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _DAMAGED = "the file is damaged; save or download it again."
-_FORMATS = {  # first bytes of what is often called *.safetensors -> (code, what it is, what to do)
+_FORMATS = {  # first bytes of files misnamed *.safetensors -> (code, what it is, what to do)
     b"\x80": (
         "pickle",
         "a pickle, which can run code when opened",
@@ -63,12 +63,12 @@ _FORMATS = {  # first bytes of what is often called *.safetensors -> (code, what
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 160
 _repr.maxlist = 12
-brief = _repr.repr  # repr(), cut short: names and numbers in a damaged file may be of any length
+brief = _repr.repr  # repr(), cut short: values in a damaged file may be of any length
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Where a tensor lies and what it is: dtype as in safetensors, bytes [start, stop) of file."""
+    """Where a tensor is stored, and as what: safetensors' dtype, bytes [start, stop) of the file."""
 
     name: str
     dtype: str
@@ -87,7 +87,7 @@ class TensorSpec:
 
     @property
     def is_float(self) -> bool:
-        """Whether it holds floats; others (position ids, masks) are never summed."""
+        """Whether it holds floats; other tensors (position ids, masks) are never summed."""
         return self.dtype.startswith(("F", "BF"))
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ class TensorSpec:
 
 
 def tree_digest(tensors: Iterable[tuple[TensorSpec, str]]) -> str:
-    """One hash over (spec, sha256 of its bytes) of every tensor, in order of their names."""
+    """One hash over (spec, sha256 of its bytes) of every tensor, sorted by name."""
     root = hashlib.sha256()
     for spec, sha in sorted(tensors, key=lambda pair: pair[0].name):
         root.update(f"{spec.name}\0{spec.dtype}\0{list(spec.shape)}\0{sha}\n".encode())
@@ -103,18 +103,22 @@ def tree_digest(tensors: Iterable[tuple[TensorSpec, str]]) -> str:
 
 
 def open_regular(file: Path) -> BinaryIO:
-    """Open a regular file, or a link to one, for reading; never waits for a pipe or a device.
+    """Open a regular file, or a link to one, for reading; never blocks on a pipe or a device.
 
     Raises:
         BrokenCheckpoint: it is something else, or can't be read.
     """
     try:
-        if stat.S_ISREG(file.stat().st_mode):  # before open: opening a device can have effects
+        if stat.S_ISREG(
+            file.stat().st_mode
+        ):  # before open: opening a device can have side effects
             descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):  # what was opened may be another file
+            if stat.S_ISREG(
+                os.fstat(descriptor).st_mode
+            ):  # the path may lead to another file by now
                 return os.fdopen(descriptor, "rb")
             os.close(descriptor)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
         raise BrokenCheckpoint(
             f"{file} can't be read: {_why(file, error)}.",
             hint="check the path and its permissions.",
@@ -138,7 +142,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """The table in a JSON file of at most `HEADER_LIMIT` bytes.
 
     Raises:
-        BrokenCheckpoint: it is missing, unreadable, not JSON in UTF-8, not a table, or nests deeper
+        BrokenCheckpoint: it is missing, unreadable, not UTF-8 JSON, not a table, or nested deeper
             than `NESTING_LIMIT`.
     """
 
@@ -153,7 +157,9 @@ def read_json(file: Path) -> dict[str, Any]:
         )
     with open_regular(file) as stream:
         size = os.fstat(stream.fileno()).st_size
-        raw = b"" if size > HEADER_LIMIT else stream.read(size)  # sets that much aside at once
+        raw = (
+            b"" if size > HEADER_LIMIT else stream.read(size)
+        )  # read() allocates this much at once
     if size > HEADER_LIMIT:
         raise broken(f"has {size} bytes, more than {HEADER_LIMIT}")
     try:
@@ -174,11 +180,11 @@ def read_json(file: Path) -> dict[str, Any]:
 def read_header(file: Path) -> list[TensorSpec]:
     """The tensors of one safetensors file, from its header alone, each checked against the file.
 
-    Stricter than the safetensors library, never laxer: what is accepted here it can open. Takes
-    memory in proportion to the header, which is never longer than the file.
+    Stricter than the safetensors library, never laxer: it can open whatever is accepted here.
+    Memory is proportional to the header, which is never longer than the file.
 
     Raises:
-        BrokenCheckpoint: naming the file and, where there is one, the tensor.
+        BrokenCheckpoint: the message names the file and, if there is one, the tensor.
     """
     with open_regular(file) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -211,7 +217,7 @@ def read_header(file: Path) -> list[TensorSpec]:
 
 
 def _parse_header(file: Path, raw: bytes) -> dict[str, Any]:
-    """Tensor name -> its entry, as JSON has it."""
+    """Tensor name -> its entry in the JSON header."""
 
     def broken(what: str) -> BrokenCheckpoint:
         return BrokenCheckpoint(
@@ -243,7 +249,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) != len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"key {brief(twice)} occurs twice")
-    "".join(table).encode()  # a ValueError for a lone half of a surrogate pair, which has no bytes
+    "".join(table).encode()  # ValueError for a lone surrogate, which can't be encoded
     return table
 
 
@@ -298,7 +304,7 @@ def _naturals(values: Any) -> bool:
 
 
 def _elements(shape: list[int]) -> int:
-    """The product of a shape, or some number beyond 64 bits where it (without zeros) is one."""
+    """The product of a shape, or some number beyond 64 bits if the product without zeros is one."""
     count = 1
     for length in shape:
         count *= length or 1

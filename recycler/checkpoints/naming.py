@@ -1,4 +1,4 @@
-"""Which tensors of checkpoints are the same: prefixes, tied heads, buffers that are no parameters."""
+"""Which tensors of checkpoints correspond: prefixes, tied heads, and buffers (no parameters)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from recycler.checkpoints.architecture import is_tied_by_config
 from recycler.checkpoints.folder import HEADS, Checkpoint
 from recycler.checkpoints.header import TensorSpec
 
-# Ends of the names of input embeddings; of several the first kind is meant.
+# Suffixes of the names of input embeddings; the first kind that is present counts.
 EMBEDDINGS = (
     "shared.weight",
     "embed_tokens.weight",
@@ -17,7 +17,7 @@ EMBEDDINGS = (
     "embeddings.weight",
 )
 _SHARERS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-# What a model computes from its config; no training changes it.
+# Computed by a model from its config; training does not change it.
 _BUFFER = re.compile(
     r"(^|\.)(inv_freq|original_inv_freq|freqs_cis|cos_cached|sin_cached|position_ids|token_type_ids"
     r"|masked_bias|causal_mask|attn_mask|attention_mask|relative_position_index"
@@ -27,18 +27,18 @@ _MASK = re.compile(r"(^|\.)(attn|attention|self_attn|crossattention)\.bias$")  #
 
 
 def is_buffer(spec: TensorSpec) -> bool:
-    """Whether a tensor is no parameter: merges copy it, and a checkpoint may lack it."""
+    """Whether a tensor is not a parameter: merges copy it, and a checkpoint may lack it."""
     mask = _MASK.search(spec.name) is not None and len(spec.shape) == 4
     return mask or _BUFFER.search(spec.name) is not None
 
 
 def is_head(name: str) -> bool:
-    """Whether the name is that of an output embedding."""
+    """Whether this is the name of an output embedding."""
     return name.endswith(HEADS)
 
 
 def embedding_of(checkpoint: Checkpoint) -> TensorSpec | None:
-    """The input embedding of the text; None where it can't be told."""
+    """The input embedding of the text; None if it can't be told."""
     for kind in EMBEDDINGS:
         specs = [
             s for n, s in checkpoint.tensors.items() if n.endswith(kind) and len(s.shape) == 2
@@ -51,9 +51,10 @@ def embedding_of(checkpoint: Checkpoint) -> TensorSpec | None:
 
 
 def copied_from(checkpoint: Checkpoint, name: str) -> TensorSpec | None:
-    """The embedding of which a tensor of that name is a copy, by config and architecture.
+    """The embedding that a tensor of this name copies, by config and architecture.
 
-    It is a tied head, or one of the two embeddings of an encoder-decoder model with a shared one.
+    The tensor is a tied head, or one of the two embeddings of an encoder-decoder model that shares
+    them.
     """
     if is_head(name) and is_tied_by_config(checkpoint.config):
         return embedding_of(checkpoint)
@@ -65,9 +66,9 @@ def copied_from(checkpoint: Checkpoint, name: str) -> TensorSpec | None:
 
 
 def missing_prefix(short: Checkpoint, whole: Checkpoint) -> str:
-    """What names of `short` lack against `whole`, such as `model.`; empty where nothing fits.
+    """The prefix that names in `short` lack compared with `whole`, such as `model.`; empty if none.
 
-    A save of the model without its head has names without the base model's prefix.
+    A model saved without its head has names without the base model's prefix.
     """
     strange = [n for n, spec in short.tensors.items() if n not in whole.tensors]
     strange = [n for n in strange if not is_head(n) and not is_buffer(short.tensors[n])]
@@ -79,7 +80,7 @@ def missing_prefix(short: Checkpoint, whole: Checkpoint) -> str:
 
 
 def shared_names(checkpoints: Sequence[Checkpoint]) -> list[Mapping[str, TensorSpec]]:
-    """The tensors of each checkpoint under one naming: that with the base model's prefix."""
+    """The tensors of each checkpoint under common names: those with the base model's prefix."""
     made: list[Mapping[str, TensorSpec]] = []
     known: dict[tuple[str, ...], tuple[str, Checkpoint]] = {}
     kinds = {tuple(c.tensors): c for c in reversed(checkpoints)}

@@ -1,4 +1,4 @@
-"""A pool: checkpoints of one architecture that may be merged, and the check that finds why not.
+"""A pool: checkpoints of one architecture, and the check that says whether they can be merged.
 
 Letters: n checkpoints.
 """
@@ -17,20 +17,21 @@ from recycler.checkpoints.folder import Checkpoint, absolute
 from recycler.errors import Incompatible, InvalidConfig, NotFound, RecyclerError
 from recycler.yamlfile import read_yaml
 
-# A rate that one thread reaches from a disk in good health or the page cache; a deep check measures.
+# Rate of one thread with a healthy disk or the page cache; a deep check measures the real one.
 ASSUMED_RATE = 1e9  # bytes of input per second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What one merge of a pool takes.
+    """Cost of one merge of a pool.
 
     Attributes:
-        read_bytes: input of one merge with no weight zero.
-        write_bytes: output in the dtype of the first checkpoint; also the size of a resident model.
-        working_bytes: the largest tensor three times in float32, what a method may hold besides.
-        free_bytes: on the disk of the current folder.
-        seconds: at `ASSUMED_RATE`.
+        read_bytes: input of one merge without zero weights [B].
+        write_bytes: output in the first checkpoint's dtype; also the size of a resident model [B].
+        working_bytes: three times the largest tensor in float32, which a method may hold in
+            addition [B].
+        free_bytes: free space on the disk of the current folder [B].
+        seconds: time at `ASSUMED_RATE` [s].
     """
 
     read_bytes: int
@@ -42,10 +43,10 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """n checkpoints, in the order that every (n,) array of weights follows.
+    """n checkpoints; every (n,) array of weights has this order.
 
     Attributes:
-        name: how the registry calls it.
+        name: name in the registry.
         checkpoints: at least one, with unique names.
         base: common ancestor for task-vector methods, if any; not one of the n.
     """
@@ -79,7 +80,7 @@ class Pool:
         base: str | os.PathLike[str] | None = None,
         name: str = "pool",
     ) -> "Pool":
-        """Open folders from their headers; no tensor is read. Folder names become names."""
+        """Open folders from their headers; no tensor is read. Checkpoints are named after folders."""
         paths = [*folders, *([base] if base else [])]
         entries = [
             {"name": label, "path": path}
@@ -95,15 +96,15 @@ class Pool:
         base: Mapping[str, Any] | str | None = None,
         root: Path | None = None,
     ) -> "Pool":
-        """Open checkpoints given as mappings with `path`, optional `name` and anything about them.
+        """Open checkpoints given as mappings with `path`, optional `name` and any metadata.
 
-        A plain path stands for a mapping with nothing else.
+        A plain path stands for a mapping with `path` alone.
 
         Args:
             name: name of the pool.
-            entries: one mapping or path a checkpoint.
+            entries: one mapping or path for each checkpoint.
             base: the same for the base, or None.
-            root: folder that relative paths are relative to; None means the current one.
+            root: folder that relative paths start from; None is the current one.
         """
         opened = [
             _open(entry, root, f"pool {name!r}: checkpoint number {number}")
@@ -149,7 +150,7 @@ class Pool:
         )
 
     def check(self) -> tuple[Finding, ...]:
-        """Everything in the headers, configs and tokenizers that would spoil a merge."""
+        """All findings from headers, configs and tokenizers that affect a merge."""
         return (*self._same_folder_findings(), *self._base_findings(), *compare(self.everything))
 
     def _same_folder_findings(self) -> Iterator[Finding]:
@@ -173,7 +174,7 @@ class Pool:
                 )
 
     def estimate(self) -> Estimate:
-        """What one merge takes, from the headers."""
+        """Cost of one merge, from the headers."""
         first = self.checkpoints[0]
         elements = max(math.prod(spec.shape) for spec in first.tensors.values())
         read = sum(checkpoint.nbytes for checkpoint in self.everything)
@@ -188,7 +189,7 @@ class Pool:
     def require_mergeable(
         self, allowed: Callable[[Finding], bool] = lambda finding: False
     ) -> None:
-        """Raise Incompatible with the first error the check finds that is not allowed."""
+        """Raise Incompatible with the first error of the check that is not allowed."""
         errors = [f for f in self.check() if f.severity == ERROR and not allowed(f)]
         if errors:
             more = f" ({len(errors) - 1} more errors)" if len(errors) > 1 else ""
@@ -201,7 +202,7 @@ class Pool:
 def check_folders(
     folders: Sequence[str | os.PathLike[str]], base: str | os.PathLike[str] | None = None
 ) -> tuple[Pool | None, tuple[Finding, ...]]:
-    """Open what opens and report the rest: a broken folder becomes a finding, not an error.
+    """Open all folders that can be opened; a broken one becomes a finding, not an error.
 
     Returns:
         The pool of readable folders (None if there is none) and all findings.
@@ -220,7 +221,7 @@ def check_folders(
                 findings.append(Finding.of(error, label))
     listed = {_real(folder) for folder in folders}
     good = tuple(checkpoint for real, checkpoint in opened.items() if real in listed)
-    findings = list(dict.fromkeys(findings))  # a broken base may be in the list too
+    findings = list(dict.fromkeys(findings))  # a broken base may also be in the list
     if not good:
         return None, tuple(findings)
     pool = Pool("pool", good, opened.get(_real(base)) if base else None)
@@ -228,7 +229,7 @@ def check_folders(
 
 
 def _real(folder: str | os.PathLike[str]) -> Path:
-    """The folder behind links; the path itself where links lead in circles."""
+    """The folder behind links; the path itself if the links form a cycle."""
     path = absolute(folder)
     try:
         return path.resolve()
@@ -263,7 +264,7 @@ def _open(entry: Mapping[str, Any] | str, root: Path | None, where: str) -> Chec
 
 
 def _labels(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Folder names, with as many parents' names before them as tell namesakes apart."""
+    """Folder names, with as many parent names in front as are needed to tell equal names apart."""
     paths = [absolute(folder) for folder in folders]
 
     def label(path: Path) -> str:

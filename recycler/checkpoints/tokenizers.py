@@ -11,7 +11,7 @@ from recycler.checkpoints.header import brief, open_regular, read_json
 from recycler.errors import BrokenCheckpoint
 
 TOKENIZER = "tokenizer.json"
-_SLOW_TOKENIZER = ("tokenizer.model", "vocab.json", "merges.txt")  # where there is no other
+_SLOW_TOKENIZER = ("tokenizer.model", "vocab.json", "merges.txt")  # without a tokenizer.json
 _TOKENIZER_SETTINGS = (
     "bos_token",
     "eos_token",
@@ -21,11 +21,11 @@ _TOKENIZER_SETTINGS = (
     "add_eos_token",
 )
 _TEMPLATE_LIMIT = 1 << 18  # bytes of a template that are compared
-_READ = 1 << 16  # bytes of two files compared at once
+_READ = 1 << 16  # bytes of two files compared at a time
 
 
 class Tables:
-    """Tokenizer files, each parsed once; empty where it is missing or not readable."""
+    """Tokenizer files, each parsed once; empty if missing or unreadable."""
 
     def __init__(self) -> None:
         self._known: dict[Path, dict[str, Any]] = {}
@@ -40,7 +40,7 @@ class Tables:
 
 
 def tokens_of(tokenizer: Mapping[str, Any]) -> dict[int, str]:
-    """Number -> token of a tokenizer.json, added tokens included."""
+    """Number -> token of a tokenizer.json, including added tokens."""
     model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     tokens: dict[int, str] = {}
@@ -84,7 +84,7 @@ def tokenizer_findings(first: Checkpoint, other: Checkpoint, tables: Tables) -> 
 
 
 def _difference(first: Path, other: Path, tables: Tables) -> tuple[str, str] | None:
-    """What another tokenizer.json has and what was expected; None where only its layout differs."""
+    """What another tokenizer.json has, and what was expected; None if only the layout differs."""
     if not (os.path.lexists(first) and os.path.lexists(other)):
         return (
             ("no such file", "a tokenizer") if os.path.lexists(first) else ("one", "no such file")
@@ -127,7 +127,7 @@ def template_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Finding]
 
 
 def _template(checkpoint: Checkpoint) -> tuple[str, str]:
-    """Where the chat template is and what it says, as transformers looks for it."""
+    """Where the chat template is and what it says, looked up as transformers does."""
     jinja = checkpoint.path / "chat_template.jinja"
     try:
         if os.path.lexists(jinja):
@@ -141,7 +141,7 @@ def _template(checkpoint: Checkpoint) -> tuple[str, str]:
 
 
 def _line(text: str, other: str) -> str:
-    """The first line of a template that another lacks."""
+    """The first line of a template that another one lacks."""
     if not text:
         return "no chat template"
     mine, theirs = text.splitlines(), other.splitlines()
@@ -154,14 +154,14 @@ def _line(text: str, other: str) -> str:
 
 
 def same_file(a: Path, b: Path) -> bool:
-    """Whether both are missing, or both are readable and of equal bytes."""
+    """Whether both are missing, or both are readable and have equal bytes."""
     present = [os.path.lexists(file) for file in (a, b)]
     if not all(present):
         return not any(present)
     try:
         with open_regular(a) as one, open_regular(b) as two:
             stats = [os.fstat(file.fileno()) for file in (one, two)]
-            if os.path.samestat(*stats):  # the hub's cache links to one file
+            if os.path.samestat(*stats):  # links of the hub's cache to one file
                 return True
             if stats[0].st_size != stats[1].st_size:
                 return False

@@ -1,6 +1,6 @@
-"""Who is to blame for a job without scores: the candidate, the environment or the set-up.
+"""Whose fault a failed job is: the candidate's, the environment's or the setup's.
 
-Every executor asks here, and nowhere else is it decided.
+Every executor uses this table; nothing else decides it.
 """
 
 import re
@@ -14,14 +14,14 @@ from recycler.nouns.evaluation import Failure, Fault
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of the table: which exceptions, what they are counted as, whose fault they are.
+    """One row of the table: which exceptions, their kind, whose fault they are.
 
     Attributes:
         fault: whose fault it is.
-        kind: word to count by.
-        types: classes whose instances fit.
-        names: names of such classes in packages that are not imported here.
-        words: pattern in the text of a RuntimeError, for what torch raises without a class.
+        kind: word by which failures are counted.
+        types: exception classes; their instances match.
+        names: names of exception classes in packages that are not imported here.
+        words: pattern in the text of a RuntimeError, for errors that torch raises without a class.
     """
 
     fault: Fault
@@ -38,14 +38,14 @@ class Rule:
         return told and re.search(self.words, str(error)) is not None
 
 
-# Read from the top; the first row that fits decides. What fits none is the candidate's.
+# The first row that matches decides. An exception without a row is the candidate's fault.
 RULES = (
     Rule(Fault.CANDIDATE, "not-finite", (NotFinite,)),
     Rule(Fault.ENVIRONMENT, "checkpoint", (BrokenCheckpoint, Mismatch), ("SafetensorError",)),
     Rule(Fault.ENVIRONMENT, "not-found", (NotFound,)),
     Rule(Fault.SETUP, "setup", (RecyclerError, ImportError)),
-    # All merges of a study have the same shapes: if one does not fit, none does, or something else
-    # took the memory.
+    # All merges of a study have the same shapes: if one does not fit into memory, none does, or
+    # something else took the memory.
     Rule(
         Fault.ENVIRONMENT,
         "out-of-memory",
@@ -72,16 +72,18 @@ RULES = (
 
 
 def failure_of(error: Exception, details: str = "") -> Failure:
-    """An exception of a job as a Failure that says whose fault it is.
+    """Turn an exception of a job into a Failure that says whose fault it is.
 
-    * environment: a weight file that broke or vanished, any OSError (full disk, input/output,
-      too many open files, lost connection, time-out), memory of machine or accelerator, the
-      accelerator itself. So is what was raised `from` one of these, and a group with one in it.
+    * environment: a weight file that broke or vanished, any OSError (full disk, input/output, too
+    many
+      open files, lost connection, time-out), lack of memory, accelerator errors. Also an exception
+      raised `from` one of these, and a group that contains one.
     * setup: any other error of recycler's own, and packages that can't be imported.
-    * candidate: scores that are not finite, and all other exceptions, such as those of a user's
-      metric on this model's answers.
+    * candidate: non-finite scores, and all other exceptions, such as those of a user's metric on
+    this
+      model's answers.
 
-    KeyboardInterrupt and SystemExit are no failures; callers let them through.
+    KeyboardInterrupt and SystemExit are not failures; callers let them through.
     """
     rule = next((rule for cause in _causes(error) for rule in RULES if rule.fits(cause)), None)
     known = error if isinstance(error, RecyclerError) else None
@@ -95,13 +97,13 @@ def failure_of(error: Exception, details: str = "") -> Failure:
 
 
 def at_start(failure: Failure, proven: bool) -> Failure:
-    """A failure to make a worker's scorer: no candidate had a part in it.
+    """Classify a failure to make a worker's scorer, which no candidate caused.
 
     Args:
-        failure: of `failure_of`.
-        proven: whether these settings have made a scorer before in this run. Then they are right,
-            and it is the environment's fault that they don't here; else a name or file that is
-            not there, or an exception without a rule, is the set-up's.
+        failure: from `failure_of`.
+        proven: whether these settings have made a scorer earlier in this run. Then the settings
+            are right and the environment is at fault. If not, a missing name or file, or an
+            exception without a row, is the setup's fault.
     """
     wrong = failure.fault is not Fault.ENVIRONMENT or failure.kind == "not-found"
     fault = Fault.SETUP if wrong and not proven else Fault.ENVIRONMENT
@@ -109,9 +111,9 @@ def at_start(failure: Failure, proven: bool) -> Failure:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception, what it was raised from, and the members of groups.
+    """The exception, the exceptions it was raised from, and the members of groups.
 
-    A recycler error speaks for itself: its class was chosen where the cause was known.
+    A recycler error hides its cause: its class was chosen by code that knew the cause.
     """
     yield error
     if isinstance(error, BaseExceptionGroup):

@@ -1,4 +1,4 @@
-"""Runs jobs in this process, one at a time: deterministic, nothing to install or start."""
+"""Runs jobs in this process, one at a time: deterministic, with nothing to install or start."""
 
 import traceback
 from collections import deque
@@ -15,7 +15,7 @@ from recycler.settings import Settings
 
 
 class InlineSettings(Settings):
-    """What `execution:` of a study file may hold for this process."""
+    """Settings of this executor under `execution:` in a study file."""
 
     workers: int = Field(1, ge=1)
 
@@ -28,12 +28,12 @@ class InlineSettings(Settings):
 
 
 class Inline:
-    """One worker, here (see `protocols.Executor`)."""
+    """One worker in this process (see `protocols.Executor`)."""
 
     Settings: ClassVar[type[InlineSettings]] = InlineSettings
 
     def __init__(self, factory: ScorerFactory, settings: InlineSettings | None = None) -> None:
-        """Remember how to make the scorer; it is made with the first job."""
+        """Keep the factory; the first job makes the scorer."""
         self._factory = factory
         self._scorer: Scorer | None = None
         self._proven = False  # whether the factory has made a scorer
@@ -49,8 +49,8 @@ class Inline:
     def wait(self) -> list[tuple[Job, Evaluation | Failure]]:
         """Run the oldest job.
 
-        After a failure of the environment the scorer is made anew with the next one: the files it
-        holds open may be others by now.
+        After a failure of the environment the next job makes a new scorer, because the files that
+        the old one holds open may have been replaced.
 
         Raises:
             RecyclerError: the scorer can't be made from these settings.
@@ -62,7 +62,7 @@ class Inline:
         assert self._scorer is not None, "_start has made it"
         try:
             return [(job, self._scorer(job))]
-        except Exception as error:  # one candidate's fault must not end the study
+        except Exception as error:  # a candidate's fault must not end the study
             failure = failure_of(error, traceback.format_exc(limit=-3))
             if failure.fault is Fault.ENVIRONMENT:
                 self._scorer = None
@@ -72,7 +72,7 @@ class Inline:
         self._scorer = None
 
     def _start(self) -> Failure | None:
-        """Make the scorer where there is none; the failure of the environment that prevents it."""
+        """Make the scorer if there is none; returns the environment's failure, if any."""
         if self._scorer is not None:
             return None
         try:

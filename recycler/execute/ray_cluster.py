@@ -1,4 +1,4 @@
-"""A connection to Ray: a cluster of our own, one at an address, or the one the user started."""
+"""A connection to Ray: to a cluster started here, one at an address, or the one the user started."""
 
 import fcntl
 import logging
@@ -20,26 +20,26 @@ from ray._raylet import (  # type: ignore[attr-defined]
 
 from recycler.errors import Conflict, InvalidConfig, NotFound
 
-STORE_BYTES = 100_000_000  # object store: only weight vectors and scores travel
+STORE_BYTES = 100_000_000  # object store: only weight vectors and scores pass through it
 _PREFIX = "recycler-ray-"
-_LONGEST = 38  # of Ray's folder: a UNIX socket's path below it may have 107 bytes
+_LONGEST = 38  # length of Ray's folder name: the path of a UNIX socket below it may have 107 bytes
 _MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 
 
 class Cluster:
-    """Connects on creation; `close` undoes exactly what that did."""
+    """Connects when it is made; `close` undoes exactly that."""
 
     def __init__(self, address: str, workers: int) -> None:
-        """Use the connection this process has, else that of the address, else start Ray here.
+        """Use this process's connection, else connect to the address, else start Ray here.
 
         Args:
-            address: of an existing cluster, such as `10.0.0.1:6379`; empty starts one on this
-                machine, in a folder and with a token of its own, so that two studies on one
-                machine do not meet and nothing of it is left.
-            workers: processors that a cluster started here offers at least.
+            address: of an existing cluster, such as `10.0.0.1:6379`. If empty, a cluster is
+                started on this machine in a folder and with a token of its own, so that two
+                studies on one machine do not meet. Nothing of it remains afterwards.
+            workers: minimum number of processors of a cluster started here.
 
         Raises:
-            NotFound: no cluster at that address.
+            NotFound: there is no cluster at that address.
             Conflict: this process is connected to another one.
         """
         self._folder: Path | None = None
@@ -61,7 +61,7 @@ class Cluster:
             raise _unreachable(address or "this machine", error) from error
 
     def places(self, gpus: float) -> int:
-        """How many workers with one CPU and these GPUs the nodes have room for, if all are empty."""
+        """How many workers with one CPU and these GPUs fit on the nodes, if all nodes are empty."""
         found = 0
         for node in ray.nodes():  # type: ignore[no-untyped-call]
             have = node["Resources"] if node["Alive"] else {}
@@ -76,7 +76,7 @@ class Cluster:
         """How many of the workers fit: all of them, or fewer with a warning.
 
         Raises:
-            InvalidConfig: not one of them fits on any node.
+            InvalidConfig: no node has room for a single worker.
         """
         places = self.places(gpus)
         asked = f"each of the {workers} workers asks for 1 CPU" + (
@@ -94,7 +94,7 @@ class Cluster:
         return min(places, workers)
 
     def resources(self) -> str:
-        """What the cluster has and what of it is free, for people."""
+        """Total and free resources of the cluster, as text."""
         whole = ray.cluster_resources()  # type: ignore[no-untyped-call]
         free = ray.available_resources()  # type: ignore[no-untyped-call]
         parts = [
@@ -103,7 +103,7 @@ class Cluster:
         return f"the cluster has {' and '.join(parts)}"
 
     def close(self) -> None:
-        """Disconnect; end what was started here and remove its folder."""
+        """Disconnect, stop what was started here and remove its folder."""
         if self._connected:
             ray.shutdown(wait_for_processes=True)
         if self._folder:
@@ -117,10 +117,11 @@ class Cluster:
             self._lock = None
 
     def _local(self, workers: int) -> dict[str, Any]:
-        """Options of a cluster on this machine.
+        """Options for a cluster on this machine.
 
-        Its token is in this process's environment alone: Ray would write one into the home folder,
-        readable for all. `local`, because Ray else joins a cluster that happens to run here.
+        The token is only in this process's environment: Ray would write one into the home folder,
+        readable for everyone. `local`, because Ray would otherwise join any cluster that runs
+        here.
         """
         named = os.environ.get("RECYCLER_RAY_DIR") or tempfile.gettempdir()
         parent = Path(named if len(named) + len(_PREFIX) + 8 <= _LONGEST else "/tmp")
@@ -142,15 +143,15 @@ class Cluster:
 
 
 def _forget_token() -> None:
-    """Ray keeps token and mode in memory; the next connection of this process may need others."""
+    """Clear Ray's cached token and mode; this process's next connection may need others."""
     AuthenticationTokenLoader.instance().reset_cache()
     Config.initialize("")
 
 
 def _sweep(parent: Path) -> None:
-    """Remove folders of runs that were killed: nobody holds the lock in them any more."""
+    """Remove folders of killed runs: nobody holds their lock."""
     for folder in parent.glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # another user's, or gone by now
+        with suppress(OSError):  # another user's, or already gone
             handle = os.open(folder / "lock", os.O_RDWR)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -160,7 +161,7 @@ def _sweep(parent: Path) -> None:
 
 
 def _require_same(address: str) -> None:
-    """Raise Conflict if the connection that this process has is not to this address."""
+    """Raise Conflict if this process is connected to another address."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit() or address.startswith("ray://"):
         return
@@ -176,7 +177,7 @@ def _require_same(address: str) -> None:
 
 
 def _require_listening(address: str) -> None:
-    """Refuse an address where nothing listens: Ray itself would try for minutes."""
+    """Refuse an address where nothing listens; Ray would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return  # a word such as "auto"

@@ -1,7 +1,7 @@
-"""Runs jobs in Ray actors: each holds model, tasks and memory-mapped pool for its life.
+"""Runs jobs in Ray actors; each keeps the model, the tasks and the open pool for its lifetime.
 
-Only an exception of the candidate keeps an actor. After any other failure its process may be broken
-and the files it holds open may be others by now, so that it is replaced, and the job is tried again
+An actor is kept only after a candidate's exception. After any other failure its process may be
+broken and its open files may have been replaced, so the actor is replaced and the job is retried
 in another one a bounded number of times.
 """
 
@@ -35,21 +35,22 @@ from recycler.protocols import Scorer, ScorerFactory
 from recycler.settings import Settings
 
 RETRIES = (
-    2  # times a job, or the start of a worker, is tried again after the environment failed it
+    2  # how often a job, or the start of a worker, is retried after a fault of the environment
 )
-TICK = 0.5  # between two looks at the clock [s]
+TICK = 0.5  # interval between checks of time limits [s]
 
 Result = tuple[Job, Evaluation | Failure]
 
 
 class RaySettings(Settings):
-    """What `execution:` of a study file may hold for Ray.
+    """Settings of this executor under `execution:` in a study file.
 
     Attributes:
         workers: number of actors.
-        ray_address: of an existing cluster; empty starts one here, gone when this process ends.
+        ray_address: of an existing cluster; if empty, one is started here and ends with this
+            process.
         gpus: accelerators of each actor.
-        timeout: time limit of one job, from when a worker begins it [s]; None is none.
+        timeout: time limit of one job, from when a worker starts it [s]; None is no limit.
         start_timeout: how long a job may wait for the first worker to get a place and make its
             scorer [s]; None is for ever.
     """
@@ -77,7 +78,7 @@ class Worker:
         self._scorer: Scorer | None = None
 
     def start(self) -> tuple[Failure, RecyclerError | None] | None:
-        """Make the scorer; None where that went well."""
+        """Make the scorer. Returns None, or the failure."""
         try:
             self._scorer = self._factory()
         except Exception as error:
@@ -90,13 +91,13 @@ class Worker:
         assert self._scorer is not None, "jobs go to workers that have started"
         try:
             return self._scorer(job)
-        except Exception as error:  # one candidate's fault must not end the study
+        except Exception as error:  # a candidate's fault must not end the study
             return failure_of(error, traceback.format_exc(limit=-3))
 
 
 @dataclass(slots=True)
 class _Task:
-    """A job, how often it was begun, how often it ran out of time, and since when it waits."""
+    """A job, how often it was started and ran out of time, and since when it has been waiting."""
 
     job: Job
     tries: int = 0
@@ -117,15 +118,15 @@ class RayWorkers:
     Settings: ClassVar[type[RaySettings]] = RaySettings
 
     def __init__(self, factory: ScorerFactory, settings: RaySettings | None = None) -> None:
-        """Connect to Ray, or start it on this machine, and ask for the actors.
+        """Connect to Ray, or start it on this machine, and request the actors.
 
         Args:
             factory: makes each actor's scorer.
-            settings: how many, where, with which limits.
+            settings: number of workers, address, limits.
 
         Raises:
-            NotFound: no cluster at that address.
-            InvalidConfig: no node has room for even one worker.
+            NotFound: there is no cluster at that address.
+            InvalidConfig: no node has room for a single worker.
         """
         self._factory, self._settings = factory, settings or RaySettings()
         self._cluster = Cluster(self._settings.ray_address, self._settings.workers)
@@ -133,9 +134,9 @@ class RayWorkers:
         self._idle: list[Any] = []
         self._flights: dict[Any, _Flight] = {}
         self._queue: deque[_Task] = deque()
-        self._done: list[Result] = []  # results that `wait` has not given yet
+        self._done: list[Result] = []  # results not returned by `wait` yet
         self._proven = False  # whether the factory has made a scorer
-        self._strikes = 0  # workers that could not be started, since anything went well
+        self._strikes = 0  # failed starts of workers since the last success
         self._why = Failure("worker-died", "no worker could be started.", fault=Fault.ENVIRONMENT)
         self._wrong: RecyclerError | None = None
         try:
@@ -149,7 +150,7 @@ class RayWorkers:
 
     @property
     def free(self) -> int:
-        """Workers that are ready and idle; 1 while none is and nothing waits for the first one."""
+        """Number of idle workers; 1 if no worker is ready and no job waits for the first one."""
         self._collect(timeout=0.0)
         self._dispatch()
         under_way = self._flights or self._queue or self._done
@@ -178,7 +179,7 @@ class RayWorkers:
                 return results
 
     def close(self) -> None:
-        """End the actors, and the cluster if it was started here."""
+        """Stop the actors, and the cluster if it was started here."""
         if ray.is_initialized():
             busy = [flight.actor for flight in self._flights.values()]
             for actor in [*self._starting.values(), *self._idle, *busy]:
@@ -188,7 +189,7 @@ class RayWorkers:
         self._cluster.close()
 
     def _refill(self) -> None:
-        """Start the workers that are missing; after several failed starts wait for better times."""
+        """Start missing workers; after several failed starts, only once something went well again."""
         missing = self._workers - len(self._starting) - len(self._idle) - len(self._flights)
         for _ in range(missing if self._strikes <= RETRIES else 0):
             actor = _actor(self._factory, self._settings.gpus)
@@ -201,13 +202,13 @@ class RayWorkers:
             self._flights[actor.run.remote(task.job)] = _Flight(task, actor, time.monotonic())
 
     def _collect(self, timeout: float) -> None:
-        """Take in what is there, results and workers that are ready, after at most `timeout` [s]."""
+        """Collect results and ready workers, waiting at most `timeout` [s]."""
         references = [*self._flights, *self._starting]
         if not references:
             time.sleep(timeout)
             return
         ready, _ = ray.wait(references, num_returns=1, timeout=timeout)
-        if ready:  # and all others that are
+        if ready:  # and all others that are ready
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0.0)
         for reference in ready:
             if reference in self._starting:
@@ -216,7 +217,7 @@ class RayWorkers:
                 self._done += self._land(reference)
 
     def _started(self, reference: Any) -> None:
-        """Take a worker into service, or find out why it can't be."""
+        """Take a worker into service, or handle its failed start."""
         actor = self._starting.pop(reference)
         try:
             told = ray.get(reference)
@@ -237,17 +238,17 @@ class RayWorkers:
         self._why = failure
 
     def _land(self, reference: Any) -> list[Result]:
-        """The job's result; none yet where it is tried again."""
+        """The job's result; None if the job is retried."""
         flight = self._flights.pop(reference)
         try:
             result = ray.get(reference)
-        except RayTaskError as error:  # around the job, such as scores that can't travel
+        except RayTaskError as error:  # outside the job, such as scores that can't be serialised
             cause = error.cause if isinstance(error.cause, Exception) else error
             result = failure_of(cause, str(error)[:2000])
         except RayError as error:
             result = _lost(error)
         if isinstance(result, Failure) and result.fault is Fault.ENVIRONMENT:
-            ray.kill(flight.actor)  # it may be out of reach and still at work
+            ray.kill(flight.actor)  # it may be unreachable and still working
             return self._again(flight.task, result)
         self._strikes = 0
         self._idle.append(flight.actor)
@@ -262,10 +263,10 @@ class RayWorkers:
         return [(task.job, replace(failure, message=message))]
 
     def _overdue(self) -> list[Result]:
-        """Give up jobs over the time limit; the first time they are tried again elsewhere.
+        """Give up jobs over the time limit; a job is retried elsewhere the first time.
 
-        A machine may hang; two that hang on the same merge, while the limit does for the others, are
-        the merge's doing, such as text that is generated without end.
+        A machine may hang. If two hang on the same merge while others keep the limit, the merge is
+        at fault, for example because it generates text without end.
         """
         results: list[Result] = []
         limit = self._settings.timeout
@@ -285,13 +286,13 @@ class RayWorkers:
         return results
 
     def _stranded(self) -> list[Result]:
-        """Give up the jobs that wait while there is no worker, and none can be had."""
+        """Give up waiting jobs if there is no worker and none can be started."""
         if not self._queue or self._idle or self._flights:
             return []
         limit, waited = self._settings.start_timeout, time.monotonic() - self._queue[0].since
         if self._strikes > RETRIES:
             why = self._why
-            self._strikes = 0  # the next job tries anew
+            self._strikes = 0  # the next job tries again
         elif limit and waited > limit:
             why = Failure(
                 "no-place",
@@ -314,7 +315,7 @@ def _actor(factory: ScorerFactory, gpus: float) -> Any:
 
 
 def _start_failure(error: RayError) -> Failure:
-    """Why an actor did not come up, from what Ray says."""
+    """Why an actor did not start, from Ray's error."""
     text = str(error)
     own = isinstance(error, RayTaskError) or getattr(error, "_actor_init_failed", False)
     if own or isinstance(error, RuntimeEnvSetupError):
@@ -323,7 +324,7 @@ def _start_failure(error: RayError) -> Failure:
 
 
 def _lost(error: RayError) -> Failure:
-    """The environment's failure behind an error that no code of ours has raised."""
+    """The environment's failure for an error that recycler's own code did not raise."""
     text = str(error)
     starved = isinstance(error, OutOfMemoryError) or "running low on memory" in text
     if starved:
@@ -341,14 +342,14 @@ def _last_line(text: str) -> str:
 
 
 def _given() -> dict[str, str]:
-    """Variables of DEFAULTS that the user set otherwise."""
+    """Variables of DEFAULTS that the user set to another value."""
     return {name: os.environ[name] for name in DEFAULTS if name in os.environ}
 
 
 def _import_path() -> str:
-    """Folders that this process imports from, beyond the interpreter's own: workers need them too.
+    """Folders that this process imports from, besides the interpreter's own; workers need them too.
 
-    Ray hands on the folder of the script and the current one only.
+    Ray only passes on the script's folder and the current one.
     """
     own = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib"))
     folders = [str(Path(entry).absolute()) for entry in sys.path if Path(entry).is_dir()]

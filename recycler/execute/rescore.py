@@ -1,4 +1,4 @@
-"""Score an exported folder again, loaded as anyone would load it, and compare with the ledger."""
+"""Scores an exported folder again, loaded as anyone would load it, and compares with the ledger."""
 
 import json
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from recycler.protocols import Evaluator
 
 
 def rescore(results: Results, evaluator: Evaluator, folder: Path) -> list[dict[str, Any]]:
-    """Evaluate the folder on every split all of whose items its trial was scored on.
+    """Evaluate the folder on every split on which its trial has scores of all items.
 
     Returns:
-        One row a split and objective: `{"split", "objective", "ledger", "again"}`.
+        One row for each split and objective: `{"split", "objective", "ledger", "again"}`.
 
     Raises:
         Mismatch: a mean differs from the ledger's, in any digit.
@@ -31,7 +31,7 @@ def rescore(results: Results, evaluator: Evaluator, folder: Path) -> list[dict[s
     model = load_model(folder).eval()
     rows = []
     for split, evaluation in trial.evaluations.items():
-        if split == "dev" and trial.state == State.PRUNED:  # estimates, from some of the items
+        if split == "dev" and trial.state == State.PRUNED:  # estimates from some of the items
             continue
         scored = [results.plan.objectives[name] for name in evaluation.scores]
         objectives = [objective for objective in scored if not objective.of_merge]
@@ -48,7 +48,7 @@ def rescore(results: Results, evaluator: Evaluator, folder: Path) -> list[dict[s
 
 
 def _reason(claimed: Mapping[str, Any], results: Results, evaluator: Evaluator) -> str:
-    """Why scores differ, as far as it is recorded: what is another here than it was."""
+    """Why scores differ, as far as recorded: which conditions changed since."""
     found = differing(claimed.get("conditions", {}), conditions())
     if dict(claimed["evaluator"]) != json.loads(json.dumps(dict(results.plan.evaluator))):
         found.append("the settings of the evaluator are others in this ledger")

@@ -1,4 +1,4 @@
-"""What a worker does with a job: make the merge resident, score it, say what it cost."""
+"""What a worker does with a job: load the merge into the model, score it, record the cost."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ from recycler.protocols import Evaluator
 
 @dataclass(frozen=True, slots=True)
 class MergeScorerFactory:
-    """Everything a worker needs to make its scorer; plain data, so that it travels.
+    """Everything a worker needs to make its scorer; plain data that can be serialised.
 
     Attributes:
         pool: the checkpoints; workers open the same files.
@@ -39,8 +39,8 @@ class MergeScorerFactory:
         items: sizes of the splits and their seed.
         dtype: torch name of the dtype of merges.
         device: torch device.
-        known: checkpoint -> its stamp when it had the fingerprint of the study, and that fingerprint.
-            Files that were touched since, or lie on another machine, are read whole once.
+        known: checkpoint -> its stamp when its fingerprint was taken, and that fingerprint.
+            Files touched since, or on another machine, are hashed once more.
     """
 
     pool: Pool
@@ -52,7 +52,7 @@ class MergeScorerFactory:
     known: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __call__(self) -> "MergeScorer":
-        """Make it.
+        """Make the scorer.
 
         Raises:
             BrokenCheckpoint: a checkpoint is not the one that the study was made with.
@@ -68,7 +68,7 @@ class MergeScorerFactory:
             self.objectives,
             _Folders(self.pool, self.device) if written else None,
         )
-        self._require_same_bytes()  # from here on `Sources` sees to it
+        self._require_same_bytes()  # from here on `Sources` checks this
         return made
 
     def _resident(self, distance: bool) -> Resident:
@@ -106,7 +106,7 @@ class MergeScorer:
         self._folders = folders
 
     def __call__(self, job: Job) -> Evaluation:
-        """Materialize and evaluate; scores that are not finite raise NotFinite."""
+        """Merge and evaluate; raises NotFinite if scores are not finite."""
         wanted = [self._objectives[name] for name in job.objectives]
         asked = [objective for objective in wanted if not objective.of_merge]
         results: dict[str, Outcomes | Score] = {}
@@ -132,7 +132,7 @@ class MergeScorer:
         return self._evaluator.evaluate(merge, asked, job.split, **parted)
 
     def _property(self, objective: Objective, job: Job) -> Score:
-        """A property of the merge itself; exact, the same on all items."""
+        """A property of the merge itself; exact, and equal on all splits."""
         if objective.metric == "merge.nonzero":
             return Score(float(len(job.recipe.ingredients)), 0.0, 0)
         assert self._resident is not None, "the factory makes one where distances are asked for"
@@ -140,7 +140,7 @@ class MergeScorer:
 
 
 class _Folders:
-    """Merges as Hugging Face folders: one at a time, deleted when it is scored."""
+    """Merges as Hugging Face folders, one at a time; each is deleted once scored."""
 
     def __init__(self, pool: Pool, device: str) -> None:
         self._sources, self._device = Sources(pool), device
@@ -149,7 +149,7 @@ class _Folders:
 
     @contextmanager
     def written(self, recipe: Recipe) -> Iterator[tuple[Path, str]]:
-        """A folder with the merge, and the digest of its bytes."""
+        """Write a folder with the merge; returns it and the digest of its bytes."""
         with TemporaryDirectory(prefix="recycler-merge-") as made:
             folder = Path(made)
             digest, _ = write_weights(recipe, self._sources, folder, device=self._device)

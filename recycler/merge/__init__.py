@@ -1,1 +1,1 @@
-"""Merging: pure methods on tensors, into a resident model (live) or a folder (disk)."""
+"""Merging: pure methods on tensors, applied to a resident model or written to a folder."""

@@ -1,6 +1,6 @@
-"""The deep check of a pool: every tensor is read once, in bounded memory, and nothing is written.
+"""The deep check of a pool: reads every tensor once, in bounded memory, and writes nothing.
 
-Finds NaN and Inf, equal checkpoints, and how long and how parallel the task vectors are.
+It finds NaN and Inf, checkpoints of equal bytes, and the norms and cosines of the task vectors.
 Letters: n checkpoints.
 """
 
@@ -22,24 +22,24 @@ from recycler.checkpoints.header import DTYPES, TensorSpec, open_regular, tree_d
 from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint
 
-STACK_LIMIT = 1 << 22  # elements of all checkpoints held at once, in float64: 32 MB
-_BLOCK, _FEWEST = 1 << 16, 1 << 10  # elements of one checkpoint read at once
+STACK_LIMIT = 1 << 22  # elements of all checkpoints held at the same time, in float64: 32 MB
+_BLOCK, _FEWEST = 1 << 16, 1 << 10  # elements of one checkpoint read at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What the bytes of a pool say.
+    """Result of a deep check.
 
     Attributes:
-        reference: in words, what task vectors were taken from: the base, or the mean.
+        reference: what task vectors are differences from, in words: the base, or the mean.
         names: the n checkpoints with the tensor names and shapes of the first; others have no
             task vector.
         fingerprints: name -> hash of all tensors, as `Checkpoint.fingerprint` gives it; with base.
         norms: (n,) Euclidean norms of the task vectors, in the unit of the weights.
-        cosines: (n, n) cosines between task vectors; None where one of them is zero.
+        cosines: (n, n) cosines between task vectors; None if one of them is zero.
         findings: what is wrong.
-        read_bytes: read in all.
-        seconds: wall clock.
+        read_bytes: bytes read in all.
+        seconds: wall clock [s].
     """
 
     reference: str
@@ -56,17 +56,17 @@ def read(pool: Pool, on_bytes: Callable[[int], object] = lambda count: None) -> 
     """Read every tensor of a pool once.
 
     Task vectors are differences from the base or, without one, from the mean of the checkpoints,
-    over all tensors of floats. Checkpoints (and a base) whose tensor names or shapes differ from the
-    first's are left out of them. Sums are in float64; numbers that are not finite are counted and
-    taken as zero. At most `STACK_LIMIT` numbers are held at once, whatever
-    the size of a tensor, and no more threads run than there are processors.
+    over all float tensors. Checkpoints (and a base) whose tensor names or shapes differ from the
+    first's have none. Sums are in float64; non-finite numbers are counted and taken as zero. At
+    most `STACK_LIMIT` numbers are held at the same time, whatever the size of a tensor, and there
+    are no more threads than processors.
 
     Args:
         pool: its headers may disagree.
         on_bytes: called with the number of bytes just read, for progress bars.
 
     Returns:
-        The reading; without fingerprints and norms where a file changed or broke under way.
+        The reading; without fingerprints and norms if a file changed or broke meanwhile.
     """
     started = time.monotonic()
     work = _Pass(pool, on_bytes)
@@ -106,7 +106,7 @@ def read(pool: Pool, on_bytes: Callable[[int], object] = lambda count: None) -> 
 
 
 class _Stopped(Exception):
-    """Reading can't go on, for the reason that `finding` states."""
+    """Reading can't continue, for the reason that `finding` states."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(str(finding))
@@ -126,7 +126,7 @@ def _threads(pool: Pool) -> int:
 
 
 class _Column:
-    """One tensor of one checkpoint, read from its first byte to its last, block by block."""
+    """One tensor of one checkpoint, read block by block from its first byte to its last."""
 
     def __init__(
         self,
@@ -136,15 +136,15 @@ class _Column:
         buffer: bytearray,
         row: Tensor,
     ) -> None:
-        """Read into `buffer` and, where the tensor is of floats, on into `row` (float64)."""
+        """Read into `buffer`, and convert into `row` (float64) if the tensor holds floats."""
         self.checkpoint, self.spec = checkpoint, spec
         self.sha = hashlib.sha256()
         self.nan = self.inf = 0
-        self.first = -1  # index of the first element that is not finite
+        self.first = -1  # index of the first non-finite element
         self._file, self._buffer, self._row, self._read = file, buffer, row, 0
 
     def block(self, elements: int) -> int:
-        """Read at most so many elements on; what is not finite becomes zero in the row.
+        """Read the next block of at most this many elements; non-finite ones become zero in the row.
 
         Returns:
             Bytes read.
@@ -172,7 +172,7 @@ class _Column:
     def _mind(self, numbers: Tensor, start: int) -> None:
         if torch.isfinite(numbers.sum()):
             return
-        wrong = ~torch.isfinite(numbers)  # may be none: a sum of float64 can overflow
+        wrong = ~torch.isfinite(numbers)  # may be empty: a float64 sum can overflow
         nan = int(numbers.isnan().sum())
         self.nan, self.inf = self.nan + nan, self.inf + int(wrong.sum()) - nan
         if self.first < 0 and wrong.any():
@@ -200,7 +200,7 @@ class _Column:
 
 
 class _Pass:
-    """One reading of a pool, tensor by tensor, all checkpoints side by side."""
+    """One pass over a pool, tensor by tensor, all checkpoints side by side."""
 
     def __init__(self, pool: Pool, on_bytes: Callable[[int], object]) -> None:
         everything, shapes = pool.everything, _shapes(pool.checkpoints[0])
@@ -256,7 +256,7 @@ class _Pass:
             self.findings += self._integer_findings(columns)
 
     def _add(self, elements: int) -> None:
-        """Add one block's share to the Gram matrix of the task vectors; rows are overwritten."""
+        """Add one block's products to the Gram matrix of the task vectors; overwrites the rows."""
         rows = self._rows[:, :elements]
         rows = rows if self._alike.all() else rows[self._alike]
         n = len(self.members)
@@ -284,7 +284,7 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
 
 
 def _equal_findings(pool: Pool, fingerprints: Mapping[str, str]) -> Iterator[Finding]:
-    """Checkpoints of equal bytes, in whatever files they lie."""
+    """Findings for checkpoints of equal bytes, whatever their files are."""
     for number, checkpoint in enumerate(pool.checkpoints):
         own = fingerprints[checkpoint.name]
         twin = next((c for c in pool.checkpoints[:number] if fingerprints[c.name] == own), None)

@@ -1,4 +1,4 @@
-"""Write a merge as safetensors shards with index, tensor by tensor, in bounded memory.
+"""Writes a merge as safetensors shards with an index, tensor by tensor, in bounded memory.
 
 Reference: the safetensors format, https://huggingface.co/docs/safetensors.
 """
@@ -17,7 +17,7 @@ from recycler.merge.sources import Sources
 from recycler.merge.stream import Digest, Loss, merges, raw_bytes
 from recycler.nouns.recipe import Recipe
 
-SHARD_BYTES = 5_000_000_000  # as transformers shards
+SHARD_BYTES = 5_000_000_000  # the shard size of transformers
 INDEX = "model.safetensors.index.json"
 
 
@@ -31,21 +31,21 @@ def write_weights(
     loss: Loss | None = None,
     on_bytes: Callable[[int], object] = lambda count: None,
 ) -> tuple[str, dict[str, str]]:
-    """Stream the merge into `folder` in the layout that transformers reads.
+    """Stream a merge into `folder` in the layout that transformers reads.
 
     Args:
-        recipe: what to merge.
+        recipe: the merge.
         sources: the opened pool.
-        folder: exists; nothing in it is overwritten but weight files of the same name.
-        shard_bytes: a new shard begins before this size is exceeded [B].
+        folder: must exist; only weight files of the same name are overwritten.
+        shard_bytes: size that a shard does not exceed, if its tensors allow it [B].
         device: torch device to merge on.
-        threads: that read and sum while this one hashes and writes.
-        loss: told what rounding takes from updates of a base.
+        threads: number of threads that read and sum while this one hashes and writes.
+        loss: collects what rounding takes from updates of a base.
         on_bytes: called with the bytes just written, for progress bars.
 
     Returns:
-        The digest of the merged bytes, and of each file made its SHA-256 (of what was handed to the
-        disk; to read it back is the caller's affair).
+        The digest of the merged bytes, and the SHA-256 of each file as it was passed to the disk
+        (reading it back is up to the caller).
     """
     shards = _plan(output_specs(recipe, sources), shard_bytes)
     digest, hashes = Digest(), {}
@@ -61,7 +61,7 @@ def write_weights(
             file.flush()
             os.fsync(file.fileno())
         hashes[name] = sha.hexdigest()
-    for _ in tensors:  # its last word: whether a file changed meanwhile
+    for _ in tensors:  # runs the generator to its end, where it checks whether a file changed
         raise AssertionError("more tensors than planned")
     if len(shards) > 1:
         _write_index(folder, shards)

@@ -1,9 +1,8 @@
-"""The merge methods' arithmetic on blocks of numbers, fused for the CPU by numba.
+"""The arithmetic of the merge methods on blocks of numbers, as fused numba loops for the CPU.
 
-`merge.methods` defines each method in plain torch; these loops give the same bytes and are
-what the CPU runs (a test holds each pair together). Every product and sum is rounded by itself, in
-float32, in the order of the rows, so neither blocks nor threads nor the device change a bit.
-They release the GIL.
+`merge.plain` defines each method in plain torch; these loops compute the same bytes (a test
+compares each pair). Every product and sum is rounded separately, in float32, in the order of the
+rows, so blocks, threads and devices change no bit. The loops release the GIL.
 
 Letters: n rows (checkpoints), c numbers in a block.
 Reference: Yadav et al. 2023, arXiv 2306.01708 (TIES); Yu et al. 2023, arXiv 2311.03099 (DARE);
@@ -20,8 +19,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-_PIECE = 2048  # numbers worked on at once: a row of them stays in the first-level cache
-KEEP_ALL = np.uint64(1 << 24)  # random threshold that drops nothing
+_PIECE = 2048  # numbers processed at a time: a row of them stays in the first-level cache
+KEEP_ALL = np.uint64(1 << 24)  # threshold of the random mask that drops nothing
 SIGN_NONE, SIGN_WEIGHTED, SIGN_PLAIN, SIGN_COUNT = 0, 1, 2, 3
 DIVIDE_NONE, DIVIDE_WEIGHTS, DIVIDE_COUNT = 0, 1, 2
 _jit: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -63,15 +62,15 @@ _pread: Any = types.ExternalFunction(
 def read_rows(
     handles: NDArray[np.int32], offsets: NDArray[np.int64], rows: NDArray[np.uint16]
 ) -> int:
-    """Fill (n, c) rows, each from its file; all of it without Python's lock.
+    """Fill (n, c) rows, each from its file, without holding the GIL.
 
     Args:
         handles: (n,) open files.
         offsets: (n,) where each row begins [B].
-        rows: is filled.
+        rows: filled in place.
 
     Returns:
-        How many rows are full; reading stops at the first that came short.
+        Number of full rows; reading stops at the first short one.
     """
     size = rows.shape[1] * rows.itemsize
     for i in range(rows.shape[0]):
@@ -109,7 +108,7 @@ def _has_bits(numbers: NDArray[Any], mask: Any) -> bool:
 
 _EXPONENTS: dict[
     Any, Any
-] = {  # dtype -> the bits that are all set in NaN and Inf; uint16 are bfloat16's bits
+] = {  # dtype -> bits that are all set in NaN and Inf; uint16 are bfloat16's bits
     np.dtype(np.float64): np.uint64(0x7FF << 52),
     np.dtype(np.float32): np.uint32(0x7F800000),
     np.dtype(np.float16): np.uint16(0x7C00),
@@ -118,7 +117,7 @@ _EXPONENTS: dict[
 
 
 def is_finite(numbers: NDArray[Any]) -> bool:
-    """Whether (c,) floats, or uint16 that are bfloat16 bits, hold neither NaN nor Inf."""
+    """Whether (c,) floats, or uint16 holding bfloat16 bits, are all finite."""
     mask = _EXPONENTS[numbers.dtype]
     return not _has_bits(numbers.view(mask.dtype), mask)
 
@@ -170,15 +169,15 @@ def linear(rows: NDArray[Any], weights: Floats, out: Floats) -> None:
 
     Args:
         rows: (n, c) float32, or uint16 that are bfloat16 bits.
-        weights: (n,) unitless; a zero leaves its row out, also where it holds inf.
-        out: (c,) is filled, with 0 where all weights are 0 (as 1e-60 is in float32).
+        weights: (n,) unitless; a zero skips its row, even if the row holds inf.
+        out: (c,) filled in place, with 0 if all weights are 0 (as 1e-60 is in float32).
     """
     (_linear_bf16 if rows.dtype == np.uint16 else _linear_f32)(rows, weights, out)
 
 
 @_inline
 def _random24(key: Any, index: Any) -> Any:
-    """The top 24 bits of number `index` of SplitMix64's sequence from `key`."""
+    """The top 24 bits of number `index` of the SplitMix64 sequence with this key."""
     z = np.uint64(key + (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
     z = np.uint64((z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9))
     z = np.uint64((z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB))
@@ -198,8 +197,9 @@ def _sparse_delta(
 ) -> None:
     """(c,) row - base where it is kept, else 0.
 
-    Kept are magnitudes above `tau` (float32 bits), those equal to it up to place `cut`, and of them
-    those whose random 24 bits lie below `limit`. `first` is the place of the block in its tensor.
+    Kept are magnitudes above `tau` (float32 bits) and those equal to it up to index `cut`; of
+    these, those whose random 24 bits are below `limit`. `first` is the index of the block in its
+    tensor.
     """
     for j in range(row.shape[0]):
         delta = row[j] - base[j]
@@ -229,23 +229,23 @@ def combine(
     gain: np.float32,
     out: Floats,
 ) -> None:
-    """Task vectors: sparsify, scale, weigh, elect signs, sum, divide, add to the base.
+    """Task vectors: sparsify, scale, weight, elect signs, sum, divide, add to the base.
 
     Args:
         rows: (n, c) checkpoints.
         base: (c,) their ancestor.
-        first: place of the block in its tensor.
-        weights: (n,) unitless, none 0.
-        inverses: (n,) one over each weight.
-        scales: (n,) what each sparse task vector is multiplied with.
-        taus: (n,) which magnitudes are kept, see `methods.Trim`.
-        cuts: (n,) and which of those that equal tau.
-        keys: (n,) of the random masks.
-        limits: (n,) which random numbers keep a place; KEEP_ALL drops none.
-        sign: how the signs are elected (SIGN_*).
-        divide: by what each place's sum is divided where signs are elected (DIVIDE_*).
-        gain: what the whole is multiplied with.
-        out: (c,) is filled.
+        first: index of the block in its tensor.
+        weights: (n,) unitless, none is 0.
+        inverses: (n,) 1 / weights.
+        scales: (n,) factor of each sparse task vector.
+        taus: (n,) magnitude threshold, see `arithmetic.Trim`.
+        cuts: (n,) index up to which magnitudes equal to tau are kept.
+        keys: (n,) keys of the random masks.
+        limits: (n,) thresholds of the random masks; KEEP_ALL drops nothing.
+        sign: how signs are elected (SIGN_*).
+        divide: what the sum at each place is divided by if signs are elected (DIVIDE_*).
+        gain: factor of the whole change.
+        out: (c,) filled in place.
     """
     n, c = rows.shape
     terms = np.empty((n, _PIECE), np.float32)
@@ -307,7 +307,7 @@ def _ballot(terms: Floats, inverses: Floats, sign: int, size: int, vote: Floats)
 
 @_jit
 def count_high(row: Floats, base: Floats, counts: NDArray[np.int64]) -> None:
-    """Add the block's magnitudes |row - base| to (32768,) counts by the upper half of their bits."""
+    """Count the magnitudes |row - base| by the upper half of their bits, into (32768,) counts."""
     for j in range(row.shape[0]):
         bits = _as_bits(row[j] - base[j]) & np.uint32(0x7FFFFFFF)
         counts[bits >> np.uint32(16)] += 1
@@ -315,7 +315,7 @@ def count_high(row: Floats, base: Floats, counts: NDArray[np.int64]) -> None:
 
 @_jit
 def count_low(row: Floats, base: Floats, high: int, counts: NDArray[np.int64]) -> None:
-    """Of magnitudes with that upper half, add to (65536,) counts by the lower half."""
+    """Count the magnitudes with that upper half by their lower half, into (65536,) counts."""
     for j in range(row.shape[0]):
         bits = _as_bits(row[j] - base[j]) & np.uint32(0x7FFFFFFF)
         if np.int64(bits >> np.uint32(16)) == high:
@@ -324,7 +324,7 @@ def count_low(row: Floats, base: Floats, high: int, counts: NDArray[np.int64]) -
 
 @_jit
 def find_tie(row: Floats, base: Floats, tau: np.uint32, wanted: int) -> tuple[int, int]:
-    """Place in the block of the `wanted`-th magnitude equal to tau, or -1; and how many were seen."""
+    """Index in the block of the `wanted`-th magnitude equal to tau, or -1; and their number."""
     seen = 0
     for j in range(row.shape[0]):
         if (_as_bits(row[j] - base[j]) & np.uint32(0x7FFFFFFF)) == tau:
@@ -345,7 +345,7 @@ def sums_of(
     limit: np.uint64,
     sums: NDArray[np.float64],
 ) -> None:
-    """Add to (2,) sums: Σ|task vector|, and that of what is kept of it."""
+    """Add to (2,) sums: Σ|task vector| and Σ|kept part of it|."""
     kept = np.empty(_PIECE, np.float32)
     for start in range(0, row.shape[0], _PIECE):
         size = min(row.shape[0], start + _PIECE) - start
@@ -373,8 +373,8 @@ def products(a: Floats, b: Floats, sums: NDArray[np.float64]) -> None:
 def add_loss(wide: Floats, base: Floats, rounded: Floats, sums: NDArray[np.float64]) -> None:
     """Add to (4,) sums what rounding took from an update.
 
-    They are: how many numbers differ from the base before rounding, how many of these are the base
-    again after it, Σ (rounded - wide)², Σ (wide - base)².
+    They are: how many numbers differ from the base before rounding; how many of these equal the
+    base after it; Σ (rounded - wide)²; Σ (wide - base)².
     """
     changed = swallowed = 0
     error = update = 0.0

@@ -1,4 +1,4 @@
-"""What tensors a merge gives: their names, shapes and dtypes, from headers alone."""
+"""The tensors that a merge has: their names, shapes and dtypes, from headers alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from recycler.nouns.recipe import Recipe
 
 SAFETENSORS = {torch_name: name for name, (torch_name, _) in DTYPES.items()}
 _WIDTHS = ("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64")  # a later one holds an earlier one,
-_APART = ({"F8_E4M3", "F8_E5M2"}, {"F16", "BF16"})  # but for these pairs
+_APART = ({"F8_E4M3", "F8_E5M2"}, {"F16", "BF16"})  # except in these pairs
 _HALVES = ("float16", "bfloat16")
 
 
@@ -25,11 +25,11 @@ class Layout:
     """The tensors of one merge.
 
     Attributes:
-        specs: name, dtype, shape and size of each, sorted by name; offsets from 0.
-        twins: tensor -> the embedding that it is in all inputs (a tied head): it gets the same
-            bytes, whatever filters, gradients and masks say of its name.
-        is_tied: whether a head that is not among the tensors is the embedding; None where some of
-            the inputs say so and others not.
+        specs: name, dtype, shape and size of each, sorted by name; offsets start at 0.
+        twins: tensor -> the embedding that it equals in all inputs (a tied head): it gets the same
+            bytes, whatever filters, gradients and masks say about its name.
+        is_tied: whether a head that is not among the tensors is the embedding; None if the inputs
+            disagree.
     """
 
     specs: tuple[TensorSpec, ...]
@@ -38,7 +38,7 @@ class Layout:
 
     @property
     def dtype(self) -> str:
-        """Torch name of the dtype that holds most of the bytes of floats."""
+        """Torch name of the dtype that holds most of the float bytes."""
         sizes: dict[str, int] = {}
         for spec in self.specs:
             if spec.is_float:
@@ -47,7 +47,7 @@ class Layout:
 
 
 def layout_of(recipe: Recipe, sources: Sources) -> Layout:
-    """What a recipe gives.
+    """The layout of a recipe's merge.
 
     Raises:
         Incompatible: the inputs differ in a way that `missing` and `vocabulary` don't allow.
@@ -67,20 +67,20 @@ def layout_of(recipe: Recipe, sources: Sources) -> Layout:
 
 
 def output_specs(recipe: Recipe, sources: Sources) -> list[TensorSpec]:
-    """Name, dtype, shape and size of each tensor the merge gives, sorted by name (see `Layout`)."""
+    """Name, dtype, shape and size of each tensor of the merge, sorted by name (see `Layout`)."""
     return list(layout_of(recipe, sources).specs)
 
 
 def inputs_of(recipe: Recipe, sources: Sources) -> list[Checkpoint]:
-    """The checkpoints of a recipe, its base last where the method has one."""
+    """The checkpoints of a recipe; the base comes last if the method has one."""
     base = [recipe.base] if recipe.base and find_method(recipe.method).needs_base else []
     return [sources.pool[item.name] for item in (*recipe.ingredients, *base)]
 
 
 def model_dtype(recipe: Recipe, layout: Layout, donor: Checkpoint) -> str:
-    """Torch name of the dtype that the config of a merge names and that it is loaded in.
+    """Torch name of the dtype that the merge's config names and that it is loaded in.
 
-    It is the recipe's; else the donor's config keeps its own, unless the merge is of another dtype
+    It is the recipe's. Without one the donor's config is kept, unless the merge has another dtype
     than the donor's files.
     """
     if recipe.dtype:
@@ -91,7 +91,7 @@ def model_dtype(recipe: Recipe, layout: Layout, donor: Checkpoint) -> str:
 
 
 def config_of(recipe: Recipe, layout: Layout, donor: Checkpoint) -> dict[str, Any]:
-    """The donor's config.json, made to fit the merged tensors: dtype, tied head, vocabulary."""
+    """The donor's config.json, adapted to the merged tensors: dtype, tied head, vocabulary."""
     config = {key: value for key, value in donor.config.items() if key != "torch_dtype"}
     config["dtype"] = model_dtype(recipe, layout, donor)
     heads = [spec.name for spec in layout.specs if is_head(spec.name)]
@@ -101,7 +101,7 @@ def config_of(recipe: Recipe, layout: Layout, donor: Checkpoint) -> dict[str, An
         config["tie_word_embeddings"] = tied
         if isinstance(text, dict) and "tie_word_embeddings" in text:
             config["text_config"] = text = {**text, "tie_word_embeddings": tied}
-    for spec in layout.specs:  # fewer rows of the embedding than the donor's
+    for spec in layout.specs:  # fewer embedding rows than the donor
         own = donor.tensors.get(spec.name)
         if own and own.shape != spec.shape:
             if config.get("vocab_size") == own.shape[0]:
@@ -146,8 +146,9 @@ def _dtype(
 ) -> str:
     """The dtype of one merged tensor, as safetensors names it.
 
-    It is the recipe's; without one, and for what a model keeps in float32 among narrower tensors,
-    the widest of the ingredients'. A base decides only where no ingredient has the tensor.
+    It is the recipe's. Without one, and for a tensor that a model keeps in float32 among narrower
+    ones, it is the widest of the ingredients'. The base decides only if no ingredient has the
+    tensor.
     """
     members = {item.name for item in recipe.ingredients}
     own = [spec for c, spec in found if c.name in members] or [spec for _, spec in found]
@@ -164,7 +165,7 @@ def _is_kept(
     found: Sequence[tuple[Checkpoint, TensorSpec]],
     name: str,
 ) -> bool:
-    """Whether a tensor stays as it is where the others are rounded to `dtype`."""
+    """Whether a tensor keeps its dtype where the others are rounded to `dtype`."""
     if dtype not in _HALVES:
         return False
     if any(stays_float32(checkpoint.config, name, dtype) for checkpoint in inputs):
@@ -173,7 +174,7 @@ def _is_kept(
 
 
 def widest(kinds: Sequence[str]) -> str:
-    """The narrowest dtype of floats that holds the numbers of all; of two of one width, float32."""
+    """The narrowest float dtype that holds all numbers of these; float32 for F16 with BF16."""
     if any(pair <= set(kinds) for pair in _APART):
         return max("F32", *kinds, key=_WIDTHS.index)
     return max(kinds, key=_WIDTHS.index)

@@ -1,22 +1,24 @@
 """The merge methods: linear, SLERP, and the task-vector family (see `protocols.MergeMethod`).
 
-Letters: n checkpoints x, w (n,) weights, b their base, δ = x - b, d density, λ a factor.
+Letters: n checkpoints x, w (n,) weights, b their base, δ = x - b, d density, λ factor.
 Each method first decides numbers (`arithmetic`: a `Sum` or a `Change`), then one of two executors
-does the sums: plain torch in `merge.plain` (the definition, on any device) or `merge.kernels` on
-the CPU, with the same bytes. Every product and sum is rounded by itself in float32 (float64 where
-an input is); the caller rounds once to the output dtype.
+computes the sums: plain torch in `merge.plain` (the definition, on any device) or `merge.kernels`
+on the CPU, with the same bytes. Every product and sum is rounded separately in float32 (float64
+where an input is); the caller rounds once to the output dtype.
 
 Where implementations disagree, both conventions have a name:
 
 * `rescale` of a sparse δ: `density` divides by d (the DARE paper: unbiased whatever the tensor),
-  `l1` restores Σ|δ| (mergekit since 0.1.0: on small or heavy-tailed tensors the factor may be huge),
-  `none`. DARE's default is `density` for that reason; a mergekit file means `l1`.
+  `l1` restores Σ|δ| (mergekit since 0.1.0: on small or heavy-tailed tensors the factor may be
+  huge), `none`. DARE's default is `density` for that reason; a mergekit file means `l1`.
 * `sign` of TIES: elected by the `weighted` task vectors (mergekit, and the default: a checkpoint
   of weight 0.01 should not outvote one of weight 1), the `plain` ones (PEFT, MergeBench; equal
   to `weighted` for equal weights) or by `count` of signs.
-* `normalize` of TIES: divide by the agreeing `weights` (mergekit, default), by the `count` of those
+* `normalize` of TIES: divide by the agreeing `weights` (mergekit, default), by the `count` of
+those
   who agree (PEFT, the paper's mean), or `none`.
-* `scope` of TIES' trimming: the `tensor` (mergekit, default: no tensor is trimmed away whole) or the
+* `scope` of TIES' trimming: the `tensor` (mergekit, default: no tensor is trimmed away whole) or
+the
   whole `model` (MergeBench, FusionBench).
 Reference: arXiv 2412.04144 § 3.2 (linear); Ilharco et al. 2022, arXiv 2212.04089 (task
 arithmetic); Yadav et al. 2023, arXiv 2306.01708 (TIES); Yu et al. 2023, arXiv 2311.03099 (DARE).
@@ -46,14 +48,14 @@ _COLINEAR = 0.9995  # |cosine| above which SLERP is linear, as everywhere
 
 
 class Method(ABC):
-    """Frame of our own methods: decides numbers, and can run them on whole tensors (abstract)."""
+    """Base of our own methods (abstract): decides numbers, and can run them on whole tensors."""
 
     needs_base = False
     defaults: Mapping[str, Any] = {}
 
     @abstractmethod
     def arithmetic(self, terms: Terms, facts: Facts) -> Sum | Change:
-        """What to compute at one tensor."""
+        """The step to compute at one tensor."""
 
     def __call__(
         self,
@@ -62,10 +64,10 @@ class Method(ABC):
         base: "Tensor | None",
         settings: Mapping[str, Any],
     ) -> "Tensor":
-        """Merge whole tensors (see `protocols.MergeMethod`); `settings` may leave defaults out.
+        """Merge whole tensors (see `protocols.MergeMethod`); `settings` may omit defaults.
 
-        `settings["keys"]`, (n,), are the keys of random masks; without them the seed and the place
-        in the list make them.
+        `settings["keys"]`, (n,), are the keys of random masks; without them the seed and the
+        position in the list give the keys.
         """
         filled = {**self.defaults, **settings}
         n, seed = len(inputs), filled.get("seed", 0)
@@ -104,10 +106,10 @@ class Linear(Method):
 
 
 class Slerp(Method):
-    """Spherical interpolation of two checkpoints, a tensor at a time; w₁ : w₂ = 1-t : t.
+    """Spherical interpolation of two checkpoints, tensor by tensor; w₁ : w₂ = 1-t : t.
 
-    With θ the angle between the flattened tensors, y = (sin((1-t)θ) x₁ + sin(tθ) x₂) / sin θ; linear
-    where |cos θ| > 0.9995 (Shoemake 1985; mergekit's `slerp`).
+    With θ the angle between the flattened tensors, y = (sin((1-t)θ) x₁ + sin(tθ) x₂) / sin θ;
+    linear if |cos θ| > 0.9995 (Shoemake 1985; mergekit's `slerp`).
     """
 
     def arithmetic(self, terms: Terms, facts: Facts) -> Sum | Change:
@@ -130,7 +132,7 @@ class Slerp(Method):
 class TaskVectors(Method):
     """y = b + λ · merge of sparse task vectors δ: task arithmetic, TIES and both kinds of DARE.
 
-    Invariants: one checkpoint of weight 1, d = 1, λ = 1 returns the checkpoint itself; no weight
+    Invariants: one checkpoint with weight 1, d = 1, λ = 1 returns the checkpoint itself; no weight
     returns the base; masks depend on (seed, fingerprint, tensor name) alone.
     """
 
@@ -157,7 +159,7 @@ class TaskVectors(Method):
         return Change(terms.weights, scales, trims, terms.keys, limits, sign, by, gain)
 
     def _sparse(self, terms: Terms, facts: Facts) -> tuple[tuple[Trim, ...], tuple[int, ...]]:
-        """What is kept of each task vector, by magnitude and by chance."""
+        """What is kept of each task vector: by magnitude, or at random."""
         for density in terms.densities:
             require_setting("density", density, "density")
         everything = tuple(Trim() for _ in terms.densities)
@@ -189,18 +191,18 @@ class TaskVectors(Method):
 
 
 def mask_key(seed: int, fingerprint: str, tensor: str) -> int:
-    """64-bit key of a random mask: of nothing but the seed, the checkpoint's bytes and the tensor."""
+    """64-bit key of a random mask, from seed, checkpoint bytes and tensor name alone."""
     text = f"{seed}\0{fingerprint}\0{tensor}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
 
 
 def require_setting(name: str, value: Any, where: str) -> None:
-    """Raise InvalidConfig unless the methods understand this value of a setting.
+    """Raise InvalidConfig if a setting has a value that the methods do not understand.
 
     Args:
-        name: of the setting; those of other packages' methods are not looked at.
-        value: what it is at some tensor.
-        where: names file and key in the message.
+        name: name of the setting; settings of other packages' methods are not checked.
+        value: its value at some tensor.
+        where: file and key, for the message.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     good, expected = True, ""
@@ -220,7 +222,7 @@ def require_setting(name: str, value: Any, where: str) -> None:
 
 
 def _choice(settings: Mapping[str, Any], name: str) -> str:
-    """A setting that is one of some words; true and false stand for the usual ones."""
+    """A setting with a fixed set of values; true and false stand for the usual ones."""
     require_setting(name, settings[name], name)
     return _word(name, settings[name])
 
@@ -260,6 +262,6 @@ METHODS: dict[str, MergeMethod] = {
 
 
 def find_method(name: str) -> MergeMethod:
-    """The merge method of that name: ours, or one that another package registers."""
+    """The merge method of that name: recycler's own, or one registered by another package."""
     found: MergeMethod = resolve("merge method", name, METHODS)
     return found

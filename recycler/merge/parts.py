@@ -1,4 +1,4 @@
-"""What each tensor of a merge is made of: its inputs, their weights, and the arithmetic."""
+"""The part of each tensor of a merge: its inputs, their weights, and the arithmetic."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ from recycler.protocols import MergeMethod
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One recipe at one tensor: what goes in, and what to compute.
+    """One recipe at one tensor: its inputs, and what to compute.
 
-    `step` is None where a method of another package, or an exact copy, does not need one.
+    `step` is None for a method of another package and for an exact copy.
     """
 
     spec: TensorSpec
@@ -37,7 +37,7 @@ class Part:
 
     @property
     def is_copy(self) -> bool:
-        """Whether the bytes of one checkpoint are the result."""
+        """Whether the result is the bytes of one checkpoint."""
         return (
             len(self.inputs) == 1
             and isinstance(self.step, Sum)
@@ -47,12 +47,12 @@ class Part:
 
     @property
     def is_summed(self) -> bool:
-        """Whether numbers are computed; buffers and whole numbers are copied, never scaled."""
+        """Whether numbers are computed; buffers and integers are copied, never scaled."""
         return self.spec.is_float and not is_buffer(self.spec) and not self.is_copy
 
 
 def parts_of(recipe: Recipe, sources: Sources, layout: Layout) -> "Callable[[TensorSpec], Part]":
-    """The part of each tensor of a merge, when it is asked for."""
+    """The part of each tensor of a merge, computed on demand."""
     where = places([spec.name for spec in layout.specs])
 
     def part(spec: TensorSpec) -> Part:
@@ -94,7 +94,7 @@ def part_of(recipe: Recipe, sources: Sources, spec: TensorSpec, place: Place) ->
 
 
 def _buffer(recipe: Recipe, sources: Sources, spec: TensorSpec, method: MergeMethod) -> Part:
-    """A buffer is that of the ingredients that have it, in the order of sums; else the base's."""
+    """The buffer of the ingredients that have it, in the order of sums; else the base's."""
     holders = [sources.pool[item.name] for item in recipe.ingredients]
     found = [(c, own) for c in holders if (own := sources.own(c, spec.name))]
     if not found and recipe.base:
@@ -132,7 +132,7 @@ def _weighed(
     place: Place,
     base: Located | None,
 ) -> list[tuple[Located, float, float, int]]:
-    """(where, weight, density, key) of each input whose weight is not 0 here, in order of sums."""
+    """(where, weight, density, key) of each input of non-zero weight, in the order of sums."""
     seed = int(value_at(recipe.settings.get("seed", 0), place))
     shared = value_at(recipe.settings.get("density", 1.0), place)
     found = []
@@ -165,7 +165,7 @@ def _located(
     spec: TensorSpec,
     base: Located | None,
 ) -> Located | None:
-    """Where a checkpoint's tensor lies; where it has none, what `missing` says."""
+    """Where a checkpoint's tensor is stored; if it has none, `missing` decides."""
     own, missing = sources.spec(checkpoint, spec.name), recipe.settings.get("missing")
     if own is not None:
         return checkpoint, own
@@ -179,7 +179,7 @@ def _located(
 
 
 def _settings(recipe: Recipe, method: MergeMethod, place: Place) -> dict[str, Any]:
-    """The method's settings at one tensor, defaults filled in."""
+    """The method's settings at one tensor, with defaults filled in."""
     defaults: Mapping[str, Any] = getattr(method, "defaults", {})
     given = {key: value_at(value, place) for key, value in recipe.settings.items()}
     return {**defaults, **{key: value for key, value in given.items() if value is not None}}

@@ -1,8 +1,8 @@
-"""The merge methods in plain torch on whole tensors: what they are by definition, on any device.
+"""The merge methods in plain torch on whole tensors: their definition, on any device.
 
-`merge.kernels` computes the same bytes on the CPU, block by block. Only what can't go that way comes
-here (another device, float64 and float8, methods of other packages), so that a merge on the CPU
-does not wait for torch to be imported.
+`merge.kernels` computes the same bytes on the CPU, block by block. This module runs only what the
+kernels can't (other devices, float64 and float8, methods of other packages), so that a merge on
+the CPU does not have to import torch.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ from recycler.merge.sources import Located, read_raw
 
 
 def as_tensor(held: NDArray[np.uint8] | Tensor, spec: TensorSpec, device: str) -> Tensor:
-    """What `merges` gives, as a tensor on a device."""
+    """An item of `merges` as a tensor on a device."""
     made = held if isinstance(held, Tensor) else tensor_of(held, spec.dtype, spec.shape)
     return made.to(device)
 
 
 def read(located: Located, shape: Sequence[int], device: str = "cpu") -> Tensor:
-    """A tensor of a checkpoint, or its first rows, in memory of its own."""
+    """A tensor of a checkpoint, or its first rows, copied into new memory."""
     return tensor_of(read_raw(located, shape), located[1].dtype, shape).to(device)
 
 
 def rounded(wide: Tensor, dtype: str) -> Tensor:
-    """The one rounding; `dtype` as safetensors names it."""
+    """The one rounding of the result; `dtype` as safetensors names it."""
     return wide.to(getattr(torch, DTYPES[dtype][0]))
 
 
@@ -41,16 +41,16 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
-    """A tensor's bytes in C order, without a copy where it is contiguous on the CPU."""
+    """A tensor's bytes in C order, without a copy if it is contiguous on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
 
 
 def run(step: Sum | Change, inputs: Sequence[Tensor], base: Tensor | None) -> Tensor:
-    """Do the sums of a step on whole tensors of one shape, on their device.
+    """Compute a step on whole tensors of one shape, on their device.
 
     Returns:
-        float32 (float64 where an input is), or the input itself for `Sum((1.0,))`.
+        float32 (float64 if an input is), or the input itself for `Sum((1.0,))`.
     """
     if isinstance(step, Sum) and step.weights == (1.0,):
         return inputs[0]
@@ -67,7 +67,7 @@ def run(step: Sum | Change, inputs: Sequence[Tensor], base: Tensor | None) -> Te
 
 
 def _wide(inputs: Sequence[Tensor], base: Tensor | None) -> torch.dtype:
-    """What sums run in: float64 where an input or the base is, else float32."""
+    """The dtype of sums: float64 if an input or the base is, else float32."""
     every = (*inputs, *([base] if base is not None else []))
     return torch.float64 if any(x.dtype == torch.float64 for x in every) else torch.float32
 
@@ -86,7 +86,7 @@ def _change(step: Change, deltas: Sequence[Tensor]) -> Tensor:
     up = _vote(step, terms) >= 0
     total, share = torch.zeros_like(terms[0]), torch.zeros_like(terms[0])
     for term, weight in zip(terms, step.weights, strict=True):
-        turned = step.sign == "plain" and weight < 0  # it is the unweighted one that must agree
+        turned = step.sign == "plain" and weight < 0  # the unweighted sign must agree
         agrees = torch.where(up != turned, term > 0, term < 0)
         total = total + torch.where(agrees, term, 0.0)
         share = share + agrees.to(total.dtype) * (weight if step.divide == "weights" else 1.0)
@@ -103,7 +103,7 @@ def _vote(step: Change, terms: Sequence[Tensor]) -> Tensor:
 
 
 def sparse(delta: Tensor, trim: Trim, key: int, limit: int) -> Tensor:
-    """A task vector with what is trimmed or dropped set to 0."""
+    """A task vector with trimmed or dropped elements set to 0."""
     places = torch.arange(delta.numel(), device=delta.device)
     bits = _magnitude_bits(delta)
     kept = (bits > trim.tau) | ((bits == trim.tau) & (places <= trim.cut))
@@ -113,14 +113,15 @@ def sparse(delta: Tensor, trim: Trim, key: int, limit: int) -> Tensor:
 
 
 def _magnitude_bits(delta: Tensor) -> Tensor:
-    """(numel,) the bits of |δ| in float32 as whole numbers: they sort like the magnitudes."""
+    """(numel,) the bits of |δ| in float32 as integers, which sort like the magnitudes."""
     return delta.to(torch.float32).reshape(-1).view(torch.int32).to(torch.int64) & 0x7FFFFFFF
 
 
 def random24(key: int, places: Tensor) -> Tensor:
-    """24 random bits for each place: the top of SplitMix64's output (Steele et al. 2014).
+    """24 random bits for each index: the top of SplitMix64's output (Steele et al. 2014).
 
-    A counter-based generator: place j of key k is the same number on every device and in every order.
+    A counter-based generator: index j of key k is the same number on every device and in every
+    order.
     """
 
     def signed(word: int) -> int:  # torch's 64-bit integers are signed and wrap
@@ -136,13 +137,13 @@ def random24(key: int, places: Tensor) -> Tensor:
 
 
 class TensorFacts:
-    """Facts about whole tensors in memory; `merge.sources` answers the same from files."""
+    """Facts about whole tensors in memory; `merge.sources` computes the same from files."""
 
     def __init__(self, inputs: Sequence[Tensor], base: Tensor | None) -> None:
         self._inputs, self._base = inputs, base
 
     def trim(self, i: int, density: float, scope: str) -> Trim:
-        """By sorting; with `scope: model` the tensor counts as the whole model."""
+        """Trim by sorting; with `scope: model` the tensor counts as the whole model."""
         bits = _magnitude_bits(self._delta(i))
         keep = kept_of(density, bits.numel())
         if not bits.numel():
@@ -164,5 +165,5 @@ class TensorFacts:
 
     def _delta(self, i: int) -> Tensor:
         assert self._base is not None, "a task vector needs a base"
-        wide = _wide(self._inputs, self._base)  # as `run`, or other numbers would be kept
+        wide = _wide(self._inputs, self._base)  # as `run` does, so that the same numbers are kept
         return self._inputs[i].to(wide) - self._base.to(wide)

@@ -1,4 +1,4 @@
-"""Raw bytes of tensors as torch sees them, for numbers that numpy has no dtype for."""
+"""Raw bytes of tensors as torch sees them, for dtypes that numpy lacks."""
 
 from collections.abc import Sequence
 
@@ -19,5 +19,5 @@ def tensor_of(raw: NDArray[np.uint8], dtype: str, shape: Sequence[int]) -> Tenso
 
 
 def widen(raw: NDArray[np.uint8], dtype: str, out: NDArray[np.float32]) -> None:
-    """Fill (c,) float32 with raw numbers that numpy has no dtype for."""
+    """Fill (c,) float32 with raw numbers of a dtype that numpy lacks."""
     torch.from_numpy(out).copy_(tensor_of(raw, dtype, out.shape))

@@ -1,4 +1,4 @@
-"""Merge into a resident model's parameters, in place: no file is written, no model is rebuilt."""
+"""Merges into a resident model's parameters in place: no file is written, no model is rebuilt."""
 
 import logging
 import time
@@ -31,23 +31,23 @@ _CLASSES = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForImageTextTo
 
 
 class Resident:
-    """One model that lives as long as its worker and takes the weights of merge after merge.
+    """One model that lives as long as its worker and holds one merge after another.
 
-    Where every tensor of the checkpoints is a parameter or buffer of the model under the same name
-    the merge is copied in place. Else (a base model without a head's prefix, fused experts) each
-    merge goes through `from_pretrained(state_dict=...)`, the way the exported folder goes. Either
+    If every tensor of the checkpoints is a parameter or buffer of the model under the same name,
+    the merge is copied in place. Otherwise (a base model without a head's prefix, fused experts)
+    each merge goes through `from_pretrained(state_dict=...)`, as the exported folder does. Either
     way the model computes what `from_pretrained` of the exported folder computes: it has the dtype
-    that the export's config names, and what transformers keeps in float32 it has in float32.
+    that the export's config names, and what transformers keeps in float32 stays in float32.
     """
 
     def __init__(
         self, pool: Pool, dtype: str = "", device: str = "cpu", distance: bool = False
     ) -> None:
-        """Load the pool's first checkpoint as the shell for all merges.
+        """Build the model from the pool's first checkpoint.
 
         Args:
             pool: the checkpoints, all of one architecture.
-            dtype: torch name of the dtype that merges are made in; empty where each tensor keeps
+            dtype: torch name of the merges' dtype; if empty, each tensor keeps
                 its own.
             device: torch device.
             distance: measure how far each merge is from the pool's base.
@@ -56,7 +56,7 @@ class Resident:
             Incompatible: the model has parameters that the checkpoint does not hold.
         """
         self.sources = Sources(pool)
-        self.distance = 0.0  # ‖merge - base‖₂ / ‖base‖₂ of the merge that is held, if measured
+        self.distance = 0.0  # ‖merge - base‖₂ / ‖base‖₂ of the current merge, if measured
         self._measures = distance
         self.device = device
         self._shell = pool.checkpoints[0]
@@ -68,18 +68,18 @@ class Resident:
         self._loaded = ("", "")
 
     def _build(self, dtype: str) -> None:
-        """Load the shell in a dtype, in place of the model that is held."""
-        self.model = None  # its memory first
+        """Build the model in a dtype, in place of the current one."""
+        self.model = None  # free its memory first
         self.model = self._prepared(load_model(self._shell.path, dtype))
         self._dtype = dtype
         self._slots = _slots(self.model, self._shell.tensors)
 
     def load(self, recipe: Recipe) -> tuple[str, float]:
-        """Make the model hold this merge.
+        """Load a merge into the model.
 
         Returns:
-            The digest of the merged bytes and the seconds it took (about 0 where it is held
-            already).
+            The digest of the merged bytes and the time it took [s] (about 0 if it is already
+            loaded).
         """
         start = time.perf_counter()
         if self._loaded[0] != recipe.id:
@@ -113,7 +113,7 @@ class Resident:
         return digest.value
 
     def _put(self, name: str, tensor: Tensor, layout: Layout) -> int:
-        """Copy one merged tensor into the model; the address of what was filled."""
+        """Copy one merged tensor into the model; returns the address of the memory it filled."""
         slot = self._slot(name, layout)
         if slot is None or slot.shape != tensor.shape:
             raise Incompatible(
@@ -126,7 +126,7 @@ class Resident:
         return slot.data_ptr()
 
     def _require_filled(self, filled: set[int]) -> None:
-        """Raise Incompatible if the model still holds a parameter of an earlier merge."""
+        """Raise Incompatible if a parameter of an earlier merge is still in the model."""
         assert self._slots is not None, "a model that is filled in place has slots"
         stale = [
             name
@@ -144,7 +144,7 @@ class Resident:
     def _slot(self, name: str, layout: Layout) -> Tensor | None:
         """Where a tensor lives in the model; its name may lack the base model's prefix.
 
-        A head that is not the embedding has no place in a model that ties them.
+        An untied head has no place in a model that ties it.
         """
         assert self._slots is not None, "a model that is filled in place has slots"
         own = self.sources.own(self._shell, name)
@@ -155,7 +155,7 @@ class Resident:
         return slot
 
     def _squares(self, name: str, tensor: Tensor) -> tuple[float, float]:
-        """‖tensor - base‖² and ‖base‖² of one merged tensor; zeros where the base lacks it."""
+        """‖tensor - base‖² and ‖base‖² of one merged tensor; zeros if the base lacks it."""
         base = self.sources.pool.base
         spec = self.sources.spec(base, name) if base else None
         if base is None or spec is None:
@@ -174,7 +174,7 @@ def load_model(
     tensors: Mapping[str, Tensor] | None = None,
     kind: Any = None,
 ) -> Any:
-    """A model that generates text, every parameter of which the folder (or the tensors) holds.
+    """A text-generating model all of whose parameters the folder (or the tensors) has.
 
     Args:
         folder: a Hugging Face folder; None with `config`, `tensors` and `kind`.
@@ -184,8 +184,8 @@ def load_model(
         kind: its class.
 
     Raises:
-        Incompatible: no class for text fits the config, or transformers would draw parameters at
-            random; such a model's scores mean nothing.
+        Incompatible: no text-generating class fits the config, or transformers would initialise
+            parameters at random; scores of such a model mean nothing.
     """
     if kind is None:
         assert folder is not None, "a class is told for tensors"
@@ -210,7 +210,7 @@ def load_model(
 
 
 def _class_of(config: Any, folder: Path) -> Any:
-    """The class of transformers that generates text with such a config."""
+    """The transformers class that generates text with such a config."""
     classes = _CLASSES[1:] if getattr(config, "is_encoder_decoder", False) else _CLASSES
     for kind in classes:
         if type(config) in kind._model_mapping:
@@ -222,13 +222,13 @@ def _class_of(config: Any, folder: Path) -> Any:
 
 
 def _slots(model: Any, tensors: Mapping[str, TensorSpec]) -> dict[str, Tensor] | None:
-    """Where each tensor of the model lives; None if not all are the checkpoint's, name by name."""
+    """The place of each tensor in the model; None unless the checkpoint has all of them by name."""
     state = model.state_dict(keep_vars=True)
     found = set()
     for name, spec in tensors.items():
         slot = state.get(name)
         if slot is None and is_buffer(spec):
-            continue  # the model computes it
+            continue  # computed by the model itself
         if slot is None or tuple(slot.shape) != spec.shape:
             return None
         found.add(slot.data_ptr())
@@ -238,7 +238,7 @@ def _slots(model: Any, tensors: Mapping[str, TensorSpec]) -> dict[str, Tensor] |
 
 
 def quiet_transformers() -> None:
-    """Keep the libraries' progress bars and advice out of the program's own output."""
+    """Silence the progress bars and advice of the libraries."""
     for name in ("transformers", "lm_eval", "lm-eval", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
     disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """The checkpoints of a pool as merges read them: block by block, from files, in a fixed order.
 
-Files are read with `pread` into buffers, not mapped: a file that is cut short while mapped kills the
-process, and mapped pages count as its memory. The page cache serves all workers of a host alike.
+Files are read with `pread` into buffers, not mapped: a file that is truncated while mapped kills
+the process, and mapped pages count as its memory. All workers of a host share the page cache.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from recycler.merge import kernels
 from recycler.merge.arithmetic import NO_CUT, Trim, cosine_of, kept_of, ratio
 
 Floats = NDArray[np.float32]
-BLOCK_BYTES = 1 << 21  # of all rows together; measured: 1 and 4 MB are a tenth slower
+BLOCK_BYTES = 1 << 21  # of all rows together; 1 and 4 MB were measured to be a tenth slower
 _NUMPY = {"F16": np.float16, "F64": np.float64}
 _SAMPLE = 64  # bytes read at three places of each tensor to tell checkpoints apart
 
 
 class Sources:
-    """A pool's tensors, what was found out about them, and the order in which sums run.
+    """The tensors of a pool, cached facts about them, and the order of sums.
 
-    The order of sums must not depend on the order of the pool, nor on names. It is that of
-    samples of each checkpoint's bytes, which cost a few milliseconds where a
-    fingerprint would cost a full read; where two samples are alike, the fingerprint decides.
+    The order of sums must depend neither on the order of the pool nor on names. Checkpoints are
+    sorted by a sample of their bytes, which takes a few milliseconds where a fingerprint would
+    take a full read; if two samples are equal, the fingerprints decide.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -46,7 +46,9 @@ class Sources:
         self._tied: dict[tuple[str, str], bool] = {}
         self._stamps = {c.name: c.stamp() for c in pool.everything}
         self._order: dict[str, tuple[str, str]] | None = None
-        self.facts: dict[tuple[Any, ...], Any] = {}  # what `FileFacts` found, for later merges
+        self.facts: dict[
+            tuple[Any, ...], Any
+        ] = {}  # cached results of `FileFacts`, for later merges
 
     def __enter__(self) -> "Sources":
         return self
@@ -55,7 +57,7 @@ class Sources:
         self.facts.clear()
 
     def rank(self, checkpoint: str) -> tuple[str, str]:
-        """What to sort the inputs of a sum by."""
+        """Sort key of a checkpoint among the inputs of a sum."""
         if self._order is None:
             samples = {c.name: sample(c) for c in self.pool.everything}
             alike = {s for s in samples.values() if list(samples.values()).count(s) > 1}
@@ -66,18 +68,18 @@ class Sources:
         return self._order[checkpoint]
 
     def spec(self, checkpoint: Checkpoint, name: str) -> TensorSpec | None:
-        """Where a checkpoint has a tensor; what is tied and not stored lies at the embedding."""
+        """Where a checkpoint has a tensor; a tied tensor that is not stored lies at the embedding."""
         return self.own(checkpoint, name) or copied_from(checkpoint, name)
 
     def own(self, checkpoint: Checkpoint, name: str) -> TensorSpec | None:
-        """Where a checkpoint stores a tensor, under its own name or the one common to the pool."""
+        """Where a checkpoint stores a tensor, under its own name or the pool's common one."""
         named = self._named[checkpoint.name]
         return checkpoint.tensors.get(name) or named.get(self._common.get(name, name))
 
     def is_tied(self, checkpoint: Checkpoint, name: str) -> bool:
-        """Whether a tensor is the embedding: tied, and not stored beside it with other bytes.
+        """Whether a tensor is the embedding: tied, and not also stored with other bytes.
 
-        transformers does not tie what a folder holds twice with different bytes, whatever its
+        transformers does not tie tensors that a folder stores with different bytes, whatever its
         config says.
         """
         own, source = self.own(checkpoint, name), copied_from(checkpoint, name)
@@ -102,7 +104,7 @@ class Sources:
 
 
 class Files:
-    """The same tensor of several checkpoints, opened; reads are of elements, not of bytes."""
+    """The same tensor in several checkpoints, with open files; reads count in elements, not bytes."""
 
     def __init__(self, where: Sequence[tuple[Checkpoint, TensorSpec]]) -> None:
         self.where = where
@@ -120,7 +122,7 @@ class Files:
             ) from error
 
     def read(self, i: int, first: int, into: NDArray[Any]) -> None:
-        """Fill a contiguous buffer with the i-th file's raw elements from place `first` on."""
+        """Fill a contiguous buffer with raw elements of the i-th file, from index `first` on."""
         start, width = self._begins[i]
         at, left = start + first * width, into.view(np.uint8).data
         while (got := os.preadv(self._handles[i], [left], at)) < len(left):
@@ -134,14 +136,14 @@ class Files:
             at, left = at + got, left[got:]
 
     def read_all(self, first: int, rows: NDArray[np.uint16]) -> None:
-        """Fill each row from its file, all of 16 bits a number, from place `first` on."""
+        """Fill each row from its file, 16 bits a number, from index `first` on."""
         handles = np.array(self._handles, np.int32)
         offsets = np.array([start + first * width for start, width in self._begins])
         for i in range(kernels.read_rows(handles, offsets, rows), len(rows)):
-            self.read(i, first, rows[i])  # what came short: tells why
+            self.read(i, first, rows[i])  # of a short row: raises the error
 
     def wide(self, i: int, first: int, out: Floats, scratch: NDArray[np.uint8]) -> None:
-        """Fill (c,) float32 with the i-th file's numbers from place `first` on.
+        """Fill (c,) float32 with the i-th file's numbers, from index `first` on.
 
         `scratch` holds at least 8 c bytes.
         """
@@ -165,7 +167,7 @@ class Files:
 
 
 def read_raw(located: "Located", shape: Sequence[int]) -> NDArray[np.uint8]:
-    """The bytes of a tensor, or of its first rows, in memory of their own."""
+    """The bytes of a tensor, or of its first rows, in new memory."""
     raw = np.empty(math.prod(shape) * DTYPES[located[1].dtype][1] // 8, np.uint8)
     with opened([located]) as files:
         files.read(0, 0, raw)
@@ -174,7 +176,7 @@ def read_raw(located: "Located", shape: Sequence[int]) -> NDArray[np.uint8]:
 
 @contextmanager
 def opened(where: Sequence[tuple[Checkpoint, TensorSpec]]) -> Iterator[Files]:
-    """`Files`, closed in the end."""
+    """`Files`, closed at the end of the block."""
     files = Files(where)
     try:
         yield files
@@ -189,7 +191,7 @@ def blocks(numel: int, rows: int, width: int = 2) -> list[tuple[int, int]]:
 
 
 class FileFacts:
-    """`methods.Facts` from the files: exact, the same for every device, remembered in Sources.
+    """`arithmetic.Facts` from files: exact, equal on every device, cached in Sources.
 
     Args of the constructor: the sources; the inputs of one tensor and their base as (checkpoint,
     spec); how many of the first elements count.
@@ -219,9 +221,9 @@ class FileFacts:
     def _model_trim(
         self, checkpoint: Checkpoint, base: Checkpoint, density: float
     ) -> dict[tuple[str, str], Trim]:
-        """Trims by the names of tensor and base's tensor, for one threshold over the whole model.
+        """Trims for one threshold over the whole model, by names of the tensor and the base's.
 
-        The two names differ where a head is tied in one of them and lies at its embedding.
+        The two names differ if a head is tied in one of them and stored at its embedding.
         """
         key = ("model-trim", checkpoint.name, base.name, density)
         if key not in self._sources.facts:
@@ -269,15 +271,15 @@ Located = tuple[Checkpoint, TensorSpec]
 
 
 def _names(*located: Located) -> tuple[str, ...]:
-    """Which tensors of a pool: checkpoint and tensor of each."""
+    """Tensors of a pool, each by checkpoint and name."""
     return tuple(name for checkpoint, spec in located for name in (checkpoint.name, spec.name))
 
 
 def _trims(pairs: Sequence[tuple[Located, Located, int]], density: float) -> list[Trim]:
-    """The trim of each of some tensors that share one threshold, in two or three reads.
+    """Trims of tensors that share one threshold, in two or three reads.
 
     The upper half of the threshold's bits comes from counting all magnitudes, the lower half from
-    counting those that share the upper one: exact, without sorting.
+    counting those that share the upper half: exact, without sorting.
 
     Args:
         pairs: (tensor, base, elements) of each.
@@ -302,7 +304,7 @@ def _trims(pairs: Sequence[tuple[Located, Located, int]], density: float) -> lis
 
 
 def _bin(counts: NDArray[np.int64], keep: int) -> tuple[int, int]:
-    """The bin that the keep-th largest number lies in, and its rank from the top of that bin."""
+    """The bin that holds the keep-th largest number, and its rank from the top of that bin."""
     above = np.cumsum(counts[::-1])
     place = int(np.searchsorted(above, keep))
     before = int(above[place - 1]) if place else 0
@@ -312,7 +314,7 @@ def _bin(counts: NDArray[np.int64], keep: int) -> tuple[int, int]:
 def _ties(
     pairs: Sequence[tuple[Located, Located, int]], tau: int, keep: int, ties: int
 ) -> Iterator[tuple[tuple[Located, Located, int], int]]:
-    """Each tensor with the number of its ties that are still kept, first tensors first."""
+    """Each tensor with the number of its ties that are kept, first tensors first."""
     left = keep
     for pair in pairs:
         yield pair, left
@@ -326,7 +328,7 @@ def _ties(
 
 
 def _cut(pair: tuple[Located, Located, int], tau: int, all_kept: bool, left: int) -> Trim:
-    """The trim of one tensor of whose magnitudes equal to tau the first `left` are kept."""
+    """Trim of a tensor of which the first `left` magnitudes equal to tau are kept."""
     if all_kept:
         return Trim(tau, NO_CUT)
     if left == 0:
@@ -341,7 +343,7 @@ def _cut(pair: tuple[Located, Located, int], tau: int, all_kept: bool, left: int
 
 
 def _pairs(x: Located, y: Located, numel: int) -> Iterator[tuple[int, Floats, Floats]]:
-    """(first place, block of x, block of y) in float32, block by block."""
+    """(first index, block of x, block of y) in float32, block by block."""
     ranges = blocks(numel, 2, 4)
     if not ranges:
         return

@@ -1,10 +1,9 @@
-"""From recipes and a pool to merged tensors, one after the other: the only way to the bytes.
+"""From recipes and a pool to merged tensors, one after the other: the only source of merged bytes.
 
-Both targets (live and disk) consume `merges`: what is evaluated is what is exported. On the CPU the
-sums run block by block through `merge.kernels`, without torch, whose import would take longer than
-many a merge; elsewhere, for float64 inputs and for methods of other packages, on whole tensors. May
-import: errors, checkpoint, pool, recipe, protocols, registry, schedule, merge.methods,
-merge.sources, merge.kernels, numpy; merge.plain through `lazy`.
+The resident model and the folder both consume `merges`, so what is evaluated is what is exported.
+On the CPU the sums run block by block in `merge.kernels`, without importing torch, which would
+take longer than many a merge. On other devices, for float64 inputs and for methods of other
+packages they run on whole tensors in `merge.plain`.
 
 Letters: n inputs of a tensor, r recipes merged in one pass.
 """
@@ -37,15 +36,15 @@ if TYPE_CHECKING:
 
     Held = NDArray[np.uint8] | Tensor  # a merged tensor: its bytes in C order, or a torch tensor
 
-_AHEAD = 64  # tensors whose thresholds and scales are looked for ahead of their sums
-# How numpy holds what the kernels give; bfloat16 as its bits.
+_AHEAD = 64  # how many tensors ahead thresholds and scales are computed
+# numpy's dtype for what the kernels return; bfloat16 as its bits.
 _KINDS = {"F32": np.float32, "BF16": np.uint16, "F16": np.float16, "F64": np.float64}
-Rank = Callable[[str], tuple[str, str]]  # checkpoint -> what to sort it by
-_Specs = tuple[TensorSpec, ...]  # of the r merges of one tensor
+Rank = Callable[[str], tuple[str, str]]  # checkpoint -> its sort key
+_Specs = tuple[TensorSpec, ...]  # one for each of the r merges of a tensor
 
 
 class Digest:
-    """Collects the hash of each merged tensor; `value` equals a checkpoint's fingerprint."""
+    """Hashes merged tensors; `value` is comparable to a checkpoint's fingerprint."""
 
     def __init__(self) -> None:
         self._hashes: list[tuple[TensorSpec, str]] = []
@@ -60,7 +59,7 @@ class Digest:
 
 
 class Loss:
-    """What rounding to the output dtype took from the update of a base: bf16 swallows small ones."""
+    """What rounding to the output dtype took from a base's update; bfloat16 loses small ones."""
 
     def __init__(self) -> None:
         self._sums = np.zeros(4)
@@ -78,10 +77,10 @@ class Loss:
             self._sums += sums
 
     def to_json(self) -> dict[str, float] | None:
-        """What is lost; None where nothing was changed.
+        """The loss as data; None if nothing differs from the base.
 
-        `lost` is the share of the changed numbers that are the base's again, `relative_error` the
-        norm of what rounding changed over the norm of the update.
+        `lost` is the share of the changed numbers that equal the base again, `relative_error` the
+        norm of the rounding error over the norm of the update.
         """
         changed, swallowed, error, update = (float(x) for x in self._sums)
         if not changed or not update:
@@ -90,7 +89,7 @@ class Loss:
 
 
 def raw_bytes(held: "Held") -> memoryview:
-    """The bytes of a merged tensor in C order, without a copy where they lie so on the CPU."""
+    """The bytes of a merged tensor in C order, without a copy if it is contiguous on the CPU."""
     if isinstance(held, np.ndarray):
         return held.data
     found: memoryview = lazy("recycler.merge.plain").bytes_of(held).data
@@ -100,7 +99,7 @@ def raw_bytes(held: "Held") -> memoryview:
 def merged(
     recipe: Recipe, sources: Sources, device: str = "cpu", threads: int = 1
 ) -> "Iterator[tuple[TensorSpec, Tensor]]":
-    """Each merged tensor as torch's, in order of their names; see `merges`."""
+    """Each merged tensor as a torch tensor, sorted by name; see `merges`."""
     for ((spec, held),) in merges([recipe], sources, device, threads):
         yield spec, lazy("recycler.merge.plain").as_tensor(held, spec, device)
 
@@ -112,22 +111,22 @@ def merges(
     threads: int = 1,
     loss: Loss | None = None,
 ) -> "Iterator[list[tuple[TensorSpec, Held]]]":
-    """For each tensor, in order of their names, its r merges in the recipes' dtype.
+    """Yield each tensor, sorted by name, with its r merges in the recipes' dtype.
 
-    One pass over the pool; the bytes are those of each recipe alone. Tensors that are not floats
-    (position ids and the like) must be equal in all ingredients.
+    One pass over the pool; the bytes are the same as for each recipe alone. Tensors that are not
+    floats (position ids and the like) must be equal in all ingredients.
 
     Args:
-        recipes: r recipes that give tensors of the same names and shapes; their checkpoints are
-            looked up in the pool by name.
+        recipes: r recipes whose merges have the same tensor names and shapes; their checkpoints
+            are looked up in the pool by name.
         sources: the opened pool.
         device: torch device to merge on.
-        threads: that read and sum at the same time, on the CPU.
-        loss: told what rounding takes from updates of a base, where sums run block by block.
+        threads: number of threads that read and sum, on the CPU.
+        loss: collects what rounding takes from updates of a base, if sums run block by block.
 
     Raises:
         Incompatible: a checkpoint lacks a tensor, or integer tensors differ.
-        NotFinite: an input holds NaN or Inf, or a sum is beyond the range of the output's dtype.
+        NotFinite: an input holds NaN or Inf, or a sum exceeds the range of the output's dtype.
         BrokenCheckpoint: a file changed meanwhile.
     """
     layouts = [layout_of(recipe, sources) for recipe in recipes]
@@ -163,7 +162,7 @@ def _in_order(
     arguments: Sequence[_Specs],
     pool: ThreadPoolExecutor | None,
 ) -> Iterator[list[Part]]:
-    """Map, some calls ahead in the pool's threads where there is one."""
+    """Map in order, some calls ahead in the pool's threads if there is a pool."""
     if pool is None:
         yield from map(function, arguments)
         return
@@ -188,7 +187,7 @@ def _start(
     threads: int,
     loss: Loss | None,
 ) -> "Callable[[], list[tuple[TensorSpec, Held]]]":
-    """Begin a tensor's merges; what is returned waits for them and gives them."""
+    """Start a tensor's merges; the returned function waits for them and returns them."""
     blockwise = [part for part in parts if _is_blockwise(part, device)]
     outs = {id(part): np.empty(part.spec.nbytes, np.uint8) for part in blockwise}
     futures: list[Future[None]] = []
@@ -218,7 +217,7 @@ def _is_blockwise(part: Part, device: str) -> bool:
 
 
 def _whole(part: Part, device: str) -> "Held":
-    """A tensor that is held as a whole: bytes that are taken over, or torch's sums."""
+    """A tensor that is computed as a whole: copied bytes, or torch's sums."""
     if not part.is_summed:
         return _copied(part)
     plain = lazy("recycler.merge.plain")
@@ -238,7 +237,7 @@ def _whole(part: Part, device: str) -> "Held":
         made = part.method(inputs, part.terms.weights, base, part.terms.settings)
     rounded: Tensor = plain.rounded(made, part.spec.dtype)
     if made is inputs[0] and part.inputs[0][1].dtype == part.spec.dtype:
-        return rounded  # one checkpoint as it is
+        return rounded  # one checkpoint, unchanged
     swallowing = [] if isinstance(step, Sum) else [*inputs, *([] if base is None else [base])]
     if not all(plain.is_finite(tensor) for tensor in (rounded, *swallowing)):
         raise _not_finite(part)
@@ -246,7 +245,7 @@ def _whole(part: Part, device: str) -> "Held":
 
 
 def _copied(part: Part) -> NDArray[np.uint8]:
-    """The bytes that all inputs have; of a buffer those of the first that has it."""
+    """The bytes that all inputs share; for a buffer, those of the first input that has it."""
     alike = (*part.inputs, *([part.base] if part.base and not part.is_copy else []))
     found = [read_raw(located, part.spec.shape) for located in alike]
     differ = any(not np.array_equal(found[0], other) for other in found[1:])
@@ -259,7 +258,7 @@ def _copied(part: Part) -> NDArray[np.uint8]:
 
 
 def _not_finite(part: Part) -> NotFinite:
-    """Who is to blame for NaN or Inf in a merged tensor: an input, or the range of its dtype."""
+    """The error for NaN or Inf in a merged tensor: it names the input, or the range of the dtype."""
     name, kind = part.spec.name, DTYPES[part.spec.dtype][0]
     for checkpoint, spec in (*part.inputs, *([part.base] if part.base else [])):
         with opened([(checkpoint, spec)]) as files:
@@ -280,7 +279,7 @@ def _not_finite(part: Part) -> NotFinite:
 
 
 class _Blocks:
-    """The block-by-block work of r recipes at one tensor; inputs that they share are read once."""
+    """The block-by-block work of r recipes at one tensor; shared inputs are read once."""
 
     def __init__(
         self,
@@ -303,7 +302,7 @@ class _Blocks:
         ]
 
     def run(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Merge some ranges of the tensor's elements; may run in several threads at once."""
+        """Merge some ranges of the tensor's elements; several threads may call it at once."""
         largest = max(stop - start for start, stop in ranges)
         scratch = np.empty(8 * largest, np.uint8)
         rows: NDArray[Any] = np.empty((0, 0))
@@ -328,7 +327,7 @@ class _Blocks:
                         self._loss.add(made, rows[self._place(part.base)], out[start:stop])
 
     def _row_weights(self, part: Part, chosen: list[Any]) -> NDArray[np.float32]:
-        """Of a `Sum`, a weight a row; rows that are not chosen have 0, where the order is theirs."""
+        """A weight for each row of a `Sum`, 0 if unused; if rows must be reordered, used rows only."""
         if not isinstance(part.step, Sum):
             return np.empty(0, np.float32)
         if chosen != sorted(chosen):
@@ -350,7 +349,7 @@ class _Blocks:
         _combine(part.step, picked, rows[self._place(part.base)], start, out)
 
     def _is_sound(self, number: int, rows: NDArray[Any]) -> bool:
-        """Whether no input of a `Change` is NaN, which an elected sign or a mask would swallow."""
+        """Whether no input of a `Change` is NaN, which elected signs or masks would hide."""
         part = self._parts[number]
         if not isinstance(part.step, Change):
             return True
@@ -358,7 +357,7 @@ class _Blocks:
         return all(kernels.is_finite(rows[row]) for row in used)
 
     def _place(self, located: Located) -> int | None:
-        """The row of an input, None where it has none yet."""
+        """The row of an input; None if it has none yet."""
         for i, (checkpoint, spec) in enumerate(self.inputs):
             if checkpoint is located[0] and spec is located[1]:
                 return i
@@ -366,7 +365,7 @@ class _Blocks:
 
 
 def _combine(step: Change, rows: Any, base: Any, first: int, out: Any) -> None:
-    """One block of a `Change` by the kernel."""
+    """Compute one block of a `Change` with the kernel."""
     kernels.combine(
         rows,
         base,
@@ -390,5 +389,5 @@ def _round(wide: NDArray[np.float32], out: NDArray[Any]) -> None:
     if out.dtype == np.uint16:
         kernels.round_bf16(wide, out)
     else:
-        with np.errstate(over="ignore"):  # float16 has no number as large: inf
+        with np.errstate(over="ignore"):  # float16 overflows to inf
             out[:] = wide

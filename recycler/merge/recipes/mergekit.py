@@ -1,4 +1,4 @@
-"""Recipes in mergekit's YAML: read as recycler's own, and written where mergekit has words for it."""
+"""Recipes in mergekit's YAML: read as recycler's own, and written where mergekit can express them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,19 +17,19 @@ _MERGEKIT = {
     "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype",
     "tokenizer_source", "missing", "vocabulary",
 }  # fmt: skip
-# What mergekit takes for a parameter that a file leaves out, where ours differs.
+# mergekit's defaults where they differ from ours.
 _THEIR_DEFAULTS = {
     "linear": {"normalize": True},
     "dare_linear": {"rescale": True},
     "dare_ties": {"rescale": True},
 }
-# Parameters that change how mergekit computes, not what.
+# Parameters that change how mergekit computes, not the result.
 _NO_EFFECT = {"int8_mask"}
-_SHARED = ("normalize", "lambda", "rescale", "density")  # ours that mergekit knows too
+_SHARED = ("normalize", "lambda", "rescale", "density")  # our settings that mergekit has too
 
 
 def from_mergekit(table: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Mergekit's YAML in our own form; what has no counterpart is refused by name."""
+    """Convert mergekit's YAML to recycler's form; what has no counterpart is refused by name."""
     refuse_unknown(table, _MERGEKIT, file)
     name = str(table["merge_method"])
     method = find_method(name)
@@ -76,7 +76,7 @@ Slice = tuple[list[int] | None, list[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def _slices(table: Mapping[str, Any], file: Path) -> list[Slice]:
-    """(layers, sources, its own parameters) of each slice; `models:` is one for all layers."""
+    """(layers, sources, own parameters) of each slice; `models:` is one slice of all layers."""
     if ("models" in table) == ("slices" in table):
         raise InvalidConfig(
             f"{file}: exactly one of `models:` and `slices:` is needed.",
@@ -143,7 +143,7 @@ def _entry(
     each: set[str],
     file: Path,
 ) -> dict[str, Any]:
-    """One checkpoint with its own parameters: those of its source, its slice, then of all."""
+    """One checkpoint with its parameters: its source's, then its slice's, then the global ones."""
     entry: dict[str, Any] = {"path": path}
     for key in sorted(each):
         levels: list[tuple[Any, list[int] | None]] = []
@@ -167,7 +167,7 @@ def _entry(
 def _shared_settings(
     slices: Sequence[Slice], shared: Mapping[str, Any], file: Path
 ) -> dict[str, Any]:
-    """The method's settings: those of a slice before those of all."""
+    """The method's settings; a slice's go before the global ones."""
     settings = {}
     for key in sorted({*shared, *(key for _, _, extra in slices for key in extra)}):
         if key in (*EACH, *_NO_EFFECT, "t"):
@@ -210,7 +210,7 @@ def _rest(t: Any) -> Any:
 
 
 def _layered(levels: Sequence[tuple[Any, list[int] | None]], where: str) -> Any:
-    """One setting from several that are asked in turn; None where there is none."""
+    """One setting from several sources, the first that has it; None if none has."""
     entries: list[dict[str, Any]] = []
     for setting, layers in levels:
         plain = checked(setting, where)
@@ -235,7 +235,7 @@ def _parameters(given: Any, file: Path) -> dict[str, Any]:
 
 
 def _model(model: Any, file: Path) -> str:
-    """The folder of a mergekit model, seen from the current folder first, as mergekit does."""
+    """The folder of a mergekit model, relative to the current folder first, as in mergekit."""
     if not isinstance(model, str) or ("+" in model and not Path(model).exists()):
         raise InvalidConfig(
             f"{file}: model {model!r} is not a plain folder.",
@@ -246,7 +246,7 @@ def _model(model: Any, file: Path) -> str:
 
 
 def _donor(source: Any, base: str | None, models: Sequence[str], file: Path) -> str | None:
-    """Who gives config and tokenizer: the base where there is one, as in mergekit."""
+    """The checkpoint that gives config and tokenizer: the base if there is one, as in mergekit."""
     if source in (None, "base"):
         return base or (models[0] if models else None)
     donor = _model(source, file) if source != "union" else ""
@@ -259,16 +259,16 @@ def _donor(source: Any, base: str | None, models: Sequence[str], file: Path) -> 
 
 
 def _names(paths: Sequence[str]) -> dict[str, str]:
-    """A short name for each path: the folder's, or the whole path where two are alike."""
+    """A short name for each path: the folder's name, or the whole path if two names are equal."""
     short = [Path(path).name for path in paths]
     return {p: s if short.count(s) == 1 else p for p, s in zip(paths, short, strict=True)}
 
 
 def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any] | None:
-    """The recipe in mergekit's terms (its sums run in `dtype`, ours always in float32).
+    """The recipe in mergekit's YAML (mergekit sums in `dtype`, recycler always in float32).
 
-    None where mergekit has no words for it: other conventions, layers by range, seeds of masks,
-    tensors of several dtypes.
+    None if mergekit can't express it: other conventions, layer ranges, mask seeds, tensors of
+    several dtypes.
     """
     method = find_method(recipe.method)
     settings = {**getattr(method, "defaults", {}), **recipe.settings}
@@ -306,7 +306,7 @@ def mergekit_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any] | None:
 
 
 def _only_dtype(checkpoints: Sequence[Checkpoint]) -> str:
-    """The dtype of all floats of some checkpoints; empty where there are several."""
+    """The common float dtype of some checkpoints; empty if there are several."""
     specs = [spec for checkpoint in checkpoints for spec in checkpoint.tensors.values()]
     kinds = {spec.dtype for spec in specs if spec.is_float}
     return DTYPES[kinds.pop()][0] if len(kinds) == 1 else ""

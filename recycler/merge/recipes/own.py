@@ -1,4 +1,4 @@
-"""Recipes in recycler's own YAML, in and out, with the pool they speak of."""
+"""Recipes in recycler's own YAML: reading and writing, with the pool they name."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _OWN = {"method", "checkpoints", "base", "dtype", "settings", "donor", "layers"}
 
 @dataclass(frozen=True, slots=True)
 class MergeFile:
-    """What a recipe file asks for: the merge, its pool, and who gives config and tokenizer."""
+    """Content of a recipe file: the merge, its pool, and the donor of config and tokenizer."""
 
     recipe: Recipe
     pool: Pool
@@ -38,18 +38,18 @@ class MergeFile:
 def read_recipe(file: Path, identify: Callable[[Checkpoint, bool], str]) -> MergeFile:
     """Read a recipe file and open the folders it names.
 
-    Own form: `{method, checkpoints: [{path, weight, density, name}], base, dtype, settings, donor}`,
-    and `layers`: how many layers the model must have.
-    A file with `merge_method:` is read as mergekit's, `models:` or `slices:`. Relative paths
-    are relative to the file; in a mergekit file also to the current folder, which goes first.
+    Own form: `{method, checkpoints: [{path, weight, density, name}], base, dtype, settings,
+    donor}`, and `layers`: how many layers the model must have. A file with `merge_method:` is read
+    as mergekit's, with `models:` or `slices:`. Relative paths start at the file; in a mergekit
+    file the current folder is tried first.
 
     Args:
         file: YAML or JSON.
-        identify: gives the id of a checkpoint's bytes; told whether the merge depends on it (random
-            masks do), else anything that is fixed will do.
+        identify: returns the id of a checkpoint's bytes. It is told whether the merge depends on
+            the id (random masks do); if not, any fixed id will do.
 
     Raises:
-        InvalidConfig: a key that is not supported, by name.
+        InvalidConfig: a key is not supported; the message names it.
         Incompatible: the pool can't be merged as the recipe asks.
     """
     table = read_yaml(file, "recipe", "check the path.")
@@ -124,7 +124,7 @@ def _ingredient(
 
 
 def _allowed(finding: Finding, settings: Mapping[str, Any]) -> bool:
-    """Whether the recipe's settings say what to do about an error of the check."""
+    """Whether the recipe's settings resolve an error of the check."""
     missing = settings.get("missing", "tied")
     common = settings.get("vocabulary") == "common"
     if finding.code in ("tensor-missing", "tensor-extra"):
@@ -137,7 +137,7 @@ def _allowed(finding: Finding, settings: Mapping[str, Any]) -> bool:
 
 
 def own_recipe(recipe: Recipe, pool: Pool) -> dict[str, Any]:
-    """The recipe as the YAML that `read_recipe` reads."""
+    """The recipe as YAML that `read_recipe` reads."""
     wanted = find_method(recipe.method).needs_base or recipe.settings.get("missing") == "base"
     base = recipe.base if wanted else None
     checkpoints = [

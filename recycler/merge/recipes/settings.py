@@ -1,4 +1,4 @@
-"""Settings of recipes and studies, checked against what the merge method knows."""
+"""Settings of recipes and studies, validated against the merge method."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +10,16 @@ from recycler.nouns.layers import checked, scalars
 from recycler.nouns.recipe import Ingredient
 from recycler.protocols import MergeMethod
 
-# What holds for every method; the first word of each is the default.
+# Settings of every method; the first value of each is the default.
 COMMON = {"missing": ("tied", "refuse", "base", "skip"), "vocabulary": ("refuse", "common")}
-EACH = ("weight", "density")  # parameters that each checkpoint may have its own of
+EACH = ("weight", "density")  # parameters that may be set for each checkpoint
 
 
 def checked_settings(given: Mapping[str, Any], method: MergeMethod, file: Path) -> dict[str, Any]:
-    """A recipe's or a study's settings in plain form; what says nothing new is left out.
+    """A recipe's or a study's settings in plain form; defaults are left out.
 
     Raises:
-        InvalidConfig: a key that the method does not know, or a value it does not understand.
+        InvalidConfig: the method does not know a key, or does not understand a value.
     """
     defaults: Mapping[str, Any] = getattr(method, "defaults", {})
     if not isinstance(given, Mapping):
@@ -42,7 +42,7 @@ def checked_settings(given: Mapping[str, Any], method: MergeMethod, file: Path) 
 
 
 def numbers(setting: Any, where: str) -> Any:
-    """The setting in plain form, which may hold numbers only."""
+    """A setting in plain form; it may hold numbers only."""
     plain = checked(setting, where)
     for value in scalars(plain):
         if isinstance(value, bool | str):
@@ -60,7 +60,7 @@ def refuse_unknown(table: Mapping[str, Any], known: set[str], file: Path) -> Non
 
 
 def own_parameters(item: Ingredient) -> dict[str, Any]:
-    """A checkpoint's weight, tensor by tensor, and what else it has of its own."""
+    """A checkpoint's weight, tensor by tensor, and its other parameters."""
     weight = _scaled(item.settings["weight"], item.weight) if "weight" in item.settings else None
     return {**item.settings, "weight": item.weight if weight is None else weight}
 
