@@ -1,7 +1,7 @@
-"""Export a trial as an ordinary Hugging Face folder, and prove it is the merge that was scored.
+"""Exports a trial as an ordinary Hugging Face folder, and proves it is the merge that was scored.
 
-The folder is written beside its destination under a temporary name, synced, read back, compared
-with the digest in the ledger, and only then renamed.
+The folder is written beside its destination under a temporary name, synced, read back and compared
+with the digest in the ledger. Only then is it renamed.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ from recycler.report.progress import ProgressBar
 from recycler.submit.ledger import FOLDER as LEDGER_FOLDER
 
 PROOF = "recycler.json"
-_MADE_BY = (PROOF, "mergekit_config.yml")  # what tells that a folder is a merge
+_MADE_BY = (PROOF, "mergekit_config.yml")  # files that mark a folder as a merge
 
 
 def export(
@@ -50,17 +50,17 @@ def export(
     """Write a scored trial to `out`.
 
     Args:
-        results: of the study that it belongs to.
+        results: results of the trial's study.
         pool: the study's pool.
         trial: a complete trial.
-        out: the folder to make.
-        force: replace `out` if it is empty or an earlier merge.
-        donor: checkpoint that gives config, tokenizer and generation config; empty means the
-            first of the pool, with whose tokenizer the merge was scored.
+        out: the folder to create.
+        force: replace `out` if it is empty or holds an earlier merge.
+        donor: checkpoint that gives config, tokenizer and generation config; if empty, the
+            first of the pool, whose tokenizer was used for scoring.
 
     Returns:
-        `{"path", "digest", "files": [{"name", "bytes", "sha256"}], "left_behind": [{"name", "why"}],
-        "leftovers", "verified": True}`; see `write_folder`.
+        `{"path", "digest", "files": [{"name", "bytes", "sha256"}], "left_behind": [{"name",
+        "why"}], "leftovers", "verified": True}`; see `write_folder`.
 
     Raises:
         Conflict: `out` exists and `force` is off, or it holds something else.
@@ -107,25 +107,26 @@ def write_folder(
     on_bytes: Any = lambda count: None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Merge into a new folder, atomically; with `expected`, only if the digest is that one.
+    """Merge into a new folder, atomically; if `expected` is given, only with that digest.
 
     Args:
-        recipe: what to merge.
-        pool: of what.
+        recipe: the merge.
+        pool: its checkpoints.
         donor: gives config and tokenizer.
-        out: the folder to make.
+        out: the folder to create.
         expected: digest that the written folder must have; empty means any.
-        force: replace `out` if it is empty or an earlier merge.
+        force: replace `out` if it is empty or holds an earlier merge.
         shard_bytes: size of a shard [B].
         texts: further files.
-        blobs: the same as bytes.
-        last: further files that are made when the weights are written.
-        read_back: read the written bytes again and compare, instead of only their headers.
-        on_bytes: told of bytes written.
-        **options: of `write_weights`.
+        blobs: further files, as bytes.
+        last: further files that are made after the weights.
+        read_back: read and compare all written bytes, not only their headers.
+        on_bytes: called with the bytes just written.
+        **options: passed to `write_weights`.
 
     Returns:
-        What was made: `left_behind` are files of the donor that did not go along, `leftovers` folders
+        What was made: `left_behind` are files of the donor that were not copied, `leftovers`
+            folders
         beside `out` that earlier, killed processes left and that are kept.
     """
     out = out.expanduser().absolute()
@@ -162,8 +163,8 @@ def write_folder(
 
 
 def _require_free(out: Path, pool: Pool, force: bool) -> None:
-    """Raise unless `out` can be made without touching a checkpoint or what is there."""
-    for checkpoint in pool.everything:  # also where the paths lead there through links
+    """Raise unless `out` can be created without touching a checkpoint or existing content."""
+    for checkpoint in pool.everything:  # also if the paths lead there through links
         here, there = out.resolve(), checkpoint.path.resolve()
         if here == there or here in there.parents or there in here.parents:
             raise Conflict(
@@ -186,7 +187,7 @@ def _require_free(out: Path, pool: Pool, force: bool) -> None:
 
 
 def _not_a_merge(folder: Path) -> str:
-    """Why a folder may not be replaced; empty if it is empty, or recycler or mergekit made it."""
+    """Why a folder may not be replaced; empty if it is empty, or made by recycler or mergekit."""
     if folder.is_symlink():
         return f"is a link to {folder.readlink()}"
     if not folder.is_dir():
@@ -203,7 +204,7 @@ def _not_a_merge(folder: Path) -> str:
 
 
 def _fill(work: Path, along: Companions, contents: Mapping[str, bytes]) -> None:
-    """Copy the donor's companions, then write our own files over them, all of it synced."""
+    """Copy the donor's companions, then write our own files over them; syncs everything."""
     for name, source in along.taken.items():
         if name in contents:
             continue
@@ -227,15 +228,15 @@ def merge_file(
     quiet: bool = True,
     threads: int = 0,
 ) -> dict[str, Any]:
-    """Make the merge of a recipe file, without a study; the folder says how it was made.
+    """Write the merge of a recipe file, without a study; the folder holds its recipe.
 
     Args:
         recipe_file: recycler's or mergekit's YAML.
-        out: the folder to make.
-        force: replace `out` if it is empty or an earlier merge.
+        out: the folder to create.
+        force: replace `out` if it is empty or holds an earlier merge.
         shard_bytes: size of a shard [B].
         quiet: show no progress.
-        threads: that read and sum at the same time; 0 means one a core.
+        threads: number of threads that read and sum; 0 means one for each core.
     """
     with ProgressBar(quiet) as bar:
 
@@ -270,7 +271,7 @@ def merge_file(
 
 
 def _recipes(recipe: Recipe, pool: Pool) -> dict[str, str]:
-    """The recipe as files: our own form, and mergekit's where it has words for it."""
+    """The recipe as files: recycler's form, and mergekit's if it can express it."""
     forms = {
         "recipe.yaml": own_recipe(recipe, pool),
         "mergekit.yaml": mergekit_recipe(recipe, pool),
@@ -279,7 +280,7 @@ def _recipes(recipe: Recipe, pool: Pool) -> dict[str, str]:
 
 
 def proof(results: Results, trial: Trial, donor: Checkpoint) -> dict[str, Any]:
-    """What recycler.json says: recipe, fingerprints, scores with errors and item ids, versions."""
+    """Content of recycler.json: recipe, fingerprints, scores with errors and item ids, versions."""
     items = {
         split: {name: list(o.ids) for name, o in results.outcomes(trial, split).items()}
         for split in trial.evaluations
@@ -336,7 +337,7 @@ def verify(folder: Path) -> dict[str, Any]:
 def require_ledgers(results: Results, done: Mapping[str, Any]) -> None:
     """Raise Mismatch unless the ledger has the verified digest under the same trial.
 
-    A folder whose weights and recycler.json were changed together is found out here.
+    This finds a folder whose weights and recycler.json were changed together.
     """
     expected = results.trial(done["trial"]).digest
     if expected != done["digest"]:
@@ -348,7 +349,7 @@ def require_ledgers(results: Results, done: Mapping[str, Any]) -> None:
 
 
 def _inventory(folder: Path, hashes: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of each file; `hashes` are those that are known already."""
+    """Name, size and SHA-256 of each file; `hashes` holds the known ones."""
     return [
         {
             "name": (name := file.relative_to(folder).as_posix()),

@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all, and never over someone else's.
+"""Files and folders that appear whole or not at all, and never replace someone else's.
 
-Names are exchanged by renameat2(2) where the system has it, so that no moment exists at which a
-name is missing or an older one is lost. Leaf: imports errors only.
+Names are exchanged by renameat2(2) if the system has it, so a name is never missing and an older
+one is never lost.
 """
 
 import ctypes
@@ -18,15 +18,15 @@ from pathlib import Path
 from recycler.errors import Conflict, RecyclerError
 
 _AT_FDCWD, _NOREPLACE, _EXCHANGE = -100, 1, 2  # linux/fs.h, fcntl.h
-_UNKNOWN = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}  # what old systems and file systems answer
+_UNKNOWN = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}  # the system has no renameat2
 PARTS, OLD = ".part", ".old"
 
 
 @contextmanager
 def unfinished(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to fill and `publish`; whatever lies there in the end is deleted.
+    """A folder beside `out` to fill and `publish`; it is deleted at the end unless published.
 
-    It is locked while it is filled, so that `sweep` knows the leftovers of killed processes.
+    It is locked while it is filled, so that `sweep` recognises the leftovers of killed processes.
 
     Raises:
         RecyclerError: the system refused to read or write; nothing is left behind.
@@ -53,11 +53,12 @@ def unfinished(out: Path) -> Iterator[Path]:
 
 
 def sweep(out: Path) -> list[str]:
-    """Delete what killed processes left of writing `out`, and name what can't be deleted safely.
+    """Delete what killed processes left of writing `out`, and return what can't be deleted safely.
 
     Returns:
-        Folders beside `out` that are kept: its earlier contents, moved aside when a process was
-        killed, and, where the file system has no locks, what another process may still be writing.
+        Folders beside `out` that are kept: earlier contents of `out`, moved aside when a process
+        was killed, and, on a file system without locks, whatever another process may still be
+        writing.
     """
     kept = []
     pattern = re.compile(rf"\.{re.escape(out.name)}\.\w{{8}}\{PARTS}(\{OLD})?")
@@ -78,14 +79,15 @@ def publish(work: Path, out: Path, keeps: Callable[[Path], str] | None = None) -
     """Give a finished folder its name, in one step.
 
     Args:
-        work: the folder, on the same file system; afterwards what had the name before, if anything.
-        out: its name from now on.
-        keeps: says why what is given to it may not be replaced; empty if it may. It is asked again
-            about what was taken off the name. None: nothing may be replaced.
+        work: the folder, on the same file system; afterwards it holds what had the name before, if
+            anything.
+        out: its new name.
+        keeps: returns why a given path may not be replaced; empty if it may. It is asked again
+            about what was moved off the name. None: nothing may be replaced.
 
     Raises:
-        Conflict: something has the name that may not be replaced; it is as it was.
-        OSError: the system refused; `out` is as it was.
+        Conflict: the name belongs to something that may not be replaced and that is unchanged.
+        OSError: the system refused; `out` is unchanged.
     """
 
     def require(place: Path) -> None:
@@ -103,7 +105,7 @@ def publish(work: Path, out: Path, keeps: Callable[[Path], str] | None = None) -
         require(out)
     _rename(work, out, _EXCHANGE)
     try:
-        require(work)  # it may have changed since the first look
+        require(work)  # it may have changed since the first check
         sync(out.parent)
     except BaseException:
         _rename(work, out, _EXCHANGE)
@@ -119,7 +121,7 @@ def _sync_name(out: Path, undo: Callable[[], object]) -> None:
 
 
 def _rename(old: Path, new: Path, how: int) -> None:
-    """renameat2(2), or the nearest that other systems have."""
+    """renameat2(2), or the closest that other systems have."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is not None:
         if call(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), how) == 0:
@@ -131,9 +133,10 @@ def _rename(old: Path, new: Path, how: int) -> None:
 
 
 def rename_in_steps(old: Path, new: Path, exchange: bool) -> None:
-    """The same by rename(2) alone: of folders it replaces at most an empty one.
+    """The same with rename(2) alone, which replaces at most an empty folder.
 
-    A process killed between the steps leaves the former `new` under `old`'s name with `.old`.
+    A process killed between the steps leaves what had the name `new` under `old`'s name with
+    `.old`.
     """
     if not exchange:
         if os.path.lexists(new):
@@ -151,16 +154,16 @@ def rename_in_steps(old: Path, new: Path, exchange: bool) -> None:
 
 
 def write_whole(file: Path, content: bytes, mark: bytes = b"") -> None:
-    """Write a file beside its name, then give it the name: a reader sees the old or the new one.
+    """Write a file under a temporary name, then rename it: a reader sees the old or the new content.
 
     Args:
-        file: its folder exists; a link is followed, a device or pipe is written to.
+        file: its folder must exist; a link is followed, a device or pipe is written to.
         content: all of it.
-        mark: what the first 512 bytes of `content` hold; a file without it is not replaced.
+        mark: text in the first 512 bytes of `content`; a file without it is not replaced.
 
     Raises:
-        Conflict: there is something else of that name.
-        RecyclerError: the system refused to write; a file of that name is as it was.
+        Conflict: something else has that name.
+        RecyclerError: the system refused to write; a file of that name is unchanged.
     """
     file = file.resolve()
     if not file.parent.is_dir():
@@ -199,7 +202,7 @@ def _has(file: Path, mark: bytes) -> bool:
 
 
 def write_synced(file: Path, content: bytes) -> None:
-    """Write a file, and return when it is on the disk."""
+    """Write a file; returns when it is on the disk."""
     with file.open("wb") as stream:
         stream.write(content)
         stream.flush()
@@ -207,7 +210,7 @@ def write_synced(file: Path, content: bytes) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Return when the names in a folder are on the disk, where the file system can tell."""
+    """Return when the names in a folder are on the disk, if the file system supports that."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -230,7 +233,7 @@ def mounted(path: Path) -> bool:
 
 
 def _lock(folder: Path) -> tuple[int | None, bool]:
-    """A handle that locks a folder until it is closed or its process dies; else if it is busy."""
+    """A handle that locks a folder until closed or until its process dies; else if it is busy."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

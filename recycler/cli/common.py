@@ -1,6 +1,6 @@
 """What all commands share: options, opening a ledger, printing.
 
-Heavy modules are imported by the commands that need them, through `lazy`, so `--help` stays instant.
+Commands import heavy modules through `lazy`, so that `--help` stays fast.
 """
 
 import json
@@ -25,14 +25,14 @@ def print_json(table: Any) -> None:
 
 
 def workspace_of(store: str, create: bool = False) -> Any:
-    """The workspace of a ledger, closed with the command; NotFound where none is to be made."""
+    """The workspace of a ledger, closed when the command ends; NotFound if none may be created."""
     workspace = lazy("recycler.submit.workspace").Workspace(store, create=create)
     click.get_current_context().call_on_close(workspace.store.close)
     return workspace
 
 
 def results_of(store: str, study: str) -> Any:
-    """A study as it stands now, in one reading."""
+    """A study as it is now, in one reading."""
     return lazy("recycler.front.results").Results.read(workspace_of(store).store, study)
 
 
@@ -54,13 +54,13 @@ def numbers(text: str) -> dict[str, float]:
 
 
 def write(file: Path, content: bytes, mark: bytes) -> None:
-    """Write a report, over an earlier one of its kind only."""
+    """Write a report; replaces only an earlier one of its kind."""
     lazy("recycler.files").write_whole(file, content, mark)
     click.echo(str(file), err=True)
 
 
 def tell_left(done: dict[str, Any]) -> None:
-    """Say on standard error what of the donor did not go along, and what lies beside the folder."""
+    """Say on standard error which donor files were not copied, and what is left beside the folder."""
     for file in done["left_behind"]:
         click.echo(f"left behind: {file['name']} ({file['why']})", err=True)
     for folder in done["leftovers"]:

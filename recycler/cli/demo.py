@@ -21,7 +21,7 @@ from recycler.cli.common import FOLDER, as_json, print_json, workspace_of
 def demo(
     store: str, out: Path, workers: int | None, evaluations: int | None, fresh: bool, as_json: bool
 ) -> None:
-    """Run the main job on the built-in pool, start to end; run again to resume.
+    """Run the main job on the built-in pool from start to end; run again to resume.
 
     \b
     Example: recycler demo

@@ -1,4 +1,4 @@
-"""`recycler export` and `recycler verify`: a folder, and the proof of what it holds."""
+"""`recycler export` and `recycler verify`: write a folder, and prove what it holds."""
 
 from importlib import import_module as lazy
 from pathlib import Path
@@ -50,7 +50,7 @@ def export(
 def verify(store: str, folder: Path, score: bool, as_json: bool) -> None:
     """Prove that an exported FOLDER holds the bytes that were scored.
 
-    Every tensor is hashed and compared with the folder's recycler.json and, where the ledger knows
+    Hashes every tensor and compares it with the folder's recycler.json and, if the ledger has
     the study, with the ledger.
 
     \b

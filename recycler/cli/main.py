@@ -1,6 +1,6 @@
-"""The command line: one group of commands, and how a mistake is told.
+"""The command line: one group of commands, and how errors are printed.
 
-Each command reads its arguments, calls one thing and prints it.
+Each command parses its arguments, calls one function and prints the result.
 """
 
 import json
@@ -40,9 +40,9 @@ for command in (demo, pool, merge, run, stop, studies, front, show, pick, export
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is two lines on standard error, exit code 1."""
+    """Run the command line; a user's error is two lines on standard error and exit code 1."""
     try:
-        code = cli.main(standalone_mode=False)  # what Context.exit was given, else None
+        code = cli.main(standalone_mode=False)  # the argument of Context.exit, else None
     except RecyclerError as error:
         if "--json" in sys.argv:
             click.echo(json.dumps(error.to_json()), err=True)

@@ -27,9 +27,9 @@ def pool_check(
     deep: bool,
     as_json: bool,
 ) -> None:
-    """Say from the headers alone whether folders can be merged; stores nothing.
+    """Check from the headers alone whether folders can be merged; stores nothing.
 
-    With --deep every tensor is read once: NaN and Inf, checkpoints of equal bytes, fingerprints,
+    With --deep, reads every tensor once: NaN and Inf, checkpoints of equal bytes, fingerprints,
     norms and cosines of the task vectors (from --base, or else from the mean).
     Exit code 0: fine, 1: warnings, 2: errors.
 

@@ -1,4 +1,4 @@
-"""What was found: `recycler front`, `recycler show`, `recycler pick`."""
+"""Commands that read a study: `recycler front`, `recycler show`, `recycler pick`."""
 
 from importlib import import_module as lazy
 from pathlib import Path

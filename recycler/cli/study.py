@@ -1,4 +1,4 @@
-"""`recycler run`, `recycler stop`, `recycler studies`."""
+"""Commands that run studies: `recycler run`, `recycler stop`, `recycler studies`."""
 
 from importlib import import_module as lazy
 from pathlib import Path
@@ -19,7 +19,7 @@ from recycler.cli.common import FOLDER, as_json, print_json, workspace_of
 @as_json
 @click.pass_obj
 def run(store: str, /, study_file: Path, replace: bool, as_json: bool, **given: Any) -> None:
-    """Run the study of STUDY_FILE, or resume it; stop with Ctrl-C, nothing is lost.
+    """Run the study of STUDY_FILE, or resume it. Ctrl-C stops it; nothing is lost.
 
     \b
     Example: recycler run configs/demo.yaml --workers 2
@@ -49,7 +49,7 @@ def stop(store: str, study: str, pause: bool, as_json: bool) -> None:
     Example: recycler stop my-study
     """
     workspace = workspace_of(store)
-    workspace.store.status(study)  # NotFound where there is none
+    workspace.store.status(study)  # raises NotFound if there is none
     wanted = lazy("recycler.nouns.status").Wanted("pause" if pause else "stop")
     asked = lazy("recycler.runs").request(workspace.store, study, wanted)
     if as_json:
@@ -62,7 +62,7 @@ def stop(store: str, study: str, pause: bool, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def studies(store: str, as_json: bool) -> None:
-    """List the studies of the ledger with their state.
+    """List the studies of the ledger with their status.
 
     \b
     Example: recycler studies

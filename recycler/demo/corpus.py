@@ -1,4 +1,4 @@
-"""Texts and generated exercises that the demo pool is trained and tested on.
+"""Texts and generated exercises for training and testing the demo pool.
 
 The texts are real: Python source code (`code`), the language reference and the docstrings of the
 standard library (`prose`), and the C headers of CPython (`headers`, for tests only). All come
@@ -54,7 +54,7 @@ class Exercise:
 
 
 def arithmetic(rng: random.Random) -> Exercise:
-    """Draw an addition or a subtraction of numbers below 100; no result is negative."""
+    """Draw an addition or subtraction of numbers below 100 with a non-negative result."""
     a, b = rng.randrange(100), rng.randrange(100)
     if rng.random() < 0.5:
         return Exercise(f"{a}+{b}=", str(a + b))
@@ -65,7 +65,7 @@ def arithmetic(rng: random.Random) -> Exercise:
 def _recall(rng: random.Random, pairs: int) -> Exercise:
     """Draw `pairs` letters, each followed by its digit, and ask for the digit of one letter.
 
-    The answer goes on with the pairs that follow, round to the one that was asked for.
+    The answer continues with the pairs that follow, wrapping round to the one that was asked for.
     """
     keys = rng.sample(string.ascii_lowercase, pairs)
     shown = [key + rng.choice(RECALL_VALUES) for key in keys]

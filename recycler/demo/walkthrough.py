@@ -1,4 +1,4 @@
-"""`recycler demo`: the main job on the built-in pool, from the check to a proved export."""
+"""`recycler demo`: the main job on the built-in pool, from the check to a verified export."""
 
 import shutil
 from pathlib import Path
@@ -31,14 +31,14 @@ def walk(
     fresh: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Run or resume the demo; what is finished is not done again.
+    """Run or resume the demo; finished steps are not repeated.
 
     Args:
         workspace: its ledger holds the study `demo`.
         out: folder for the report and the exported merge.
-        workers: merges evaluated at the same time.
-        evaluations: budget instead of the study file's.
-        fresh: forget an earlier demo of this workspace first.
+        workers: number of merges evaluated at the same time.
+        evaluations: budget in place of the study file's.
+        fresh: delete an earlier demo of this workspace first.
         quiet: print nothing.
 
     Returns:
@@ -104,7 +104,7 @@ def _export(study: Study, number: int, folder: Path) -> dict[str, Any]:
 
 
 def _forget(workspace: Workspace, name: str, out: Path) -> None:
-    """Delete the study and what it wrote; refuse a folder that is not the demo's."""
+    """Delete the study and what it wrote; refuses a folder that is not the demo's."""
     if out.exists() and any(out.iterdir()) and not (out / "report.html").exists():
         raise Conflict(
             f"{out} is not empty and holds no demo report.", hint="give another folder with --out."

@@ -327,7 +327,7 @@ class _Blocks:
                         self._loss.add(made, rows[self._place(part.base)], out[start:stop])
 
     def _row_weights(self, part: Part, chosen: list[Any]) -> NDArray[np.float32]:
-        """A weight for each row of a `Sum`, 0 if unused; if rows must be reordered, used rows only."""
+        """A weight for each row of a `Sum`, 0 if unused; of used rows only if rows are reordered."""
         if not isinstance(part.step, Sum):
             return np.empty(0, np.float32)
         if chosen != sorted(chosen):

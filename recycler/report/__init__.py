@@ -1,1 +1,1 @@
-"""What people look at: figures, the HTML page, the model card, tables."""
+"""Reports for people: terminal tables, figures, the HTML page, the model card."""

@@ -6,7 +6,7 @@ from recycler.nouns.trial import Trial
 
 
 def model_card(results: Results, trial: Trial) -> str:
-    """README.md of the folder: weights, scores with errors against the baselines, how to check."""
+    """README.md of an export: weights, scores with errors against the baselines, how to verify it."""
     split, found = honest_split(trial), results.verdict(trial)
     return "\n".join(
         [
@@ -47,7 +47,7 @@ def model_card(results: Results, trial: Trial) -> str:
 
 
 def honest_split(trial: Trial) -> str:
-    """The split farthest from the search that the trial was scored on."""
+    """The split least used by the search on which the trial was scored."""
     return next(split for split in reversed(SPLITS) if split in trial.evaluations)
 
 

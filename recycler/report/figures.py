@@ -1,6 +1,6 @@
 """Figures of a study: the front by pairs of objectives, the hypervolume trace, the weights.
 
-Plotly for the HTML page, Matplotlib for the picture in the model card.
+Plotly draws the HTML page, Matplotlib the picture in the model card.
 """
 
 import io
@@ -20,7 +20,7 @@ from recycler.nouns.evaluation import Score
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import State, Trial
 
-# Colour-blind safe (Okabe & Ito).
+# Safe for colour-blind readers (Okabe & Ito).
 COLOURS = {
     "front": "#D55E00",
     "search": "#9A9A9A",
@@ -43,15 +43,15 @@ _LABELS = {"pruned": "pruned (some dev items)"}
 
 
 def pairs(results: Results) -> list[tuple[Objective, Objective]]:
-    """Every pair of searched objectives; one pair with itself where there is only one."""
+    """Every pair of searched objectives; a single objective is paired with itself."""
     searched = results.plan.objectives.searched
     return list(combinations(searched, 2)) or [(searched[0], searched[0])]
 
 
 def groups(results: Results, split: str) -> dict[str, list[Trial]]:
-    """Trials scored on a split, by what they are; members of the front apart.
+    """Trials scored on a split, grouped by kind; members of the front form their own group.
 
-    Those that racing stopped are among them, with estimates for the dev items.
+    Pruned trials are included, with their estimates for the dev items.
     """
     members = {trial.number for trial in results.front.trials}
     found: dict[str, list[Trial]] = {"pruned": [], "search": [], "greedy": [], "single": []}
@@ -67,19 +67,19 @@ def groups(results: Results, split: str) -> dict[str, list[Trial]]:
 
 
 def floors(results: Results, split: str, objective: Objective) -> list[float]:
-    """The worst score that an objective's floor allows on a split; none where there is no floor."""
+    """The worst score that an objective's floor allows on a split; empty if it has no floor."""
     limits = results.plan.objectives.raw(results.floors(split))
     known = zip(results.plan.objectives.searched, limits, strict=True)
     return [float(limit) for o, limit in known if o == objective and np.isfinite(limit)]
 
 
 def best_split(results: Results) -> str:
-    """The most honest split that all members of the front were scored on."""
+    """The most honest split on which all members of the front were scored."""
     return results.front.certainty
 
 
 def front_figure(results: Results) -> go.Figure:
-    """Front, baselines and every other merge scored on the reported items, by pairs of objectives."""
+    """Front, baselines and all other merges scored on the reported items, by pairs of objectives."""
     wanted, split = pairs(results), best_split(results)
     grouped = groups(results, split)
     figure = make_subplots(cols=len(wanted), rows=1, horizontal_spacing=0.08)
@@ -127,7 +127,7 @@ def _points(
 
 
 def _scores(trials: Sequence[Trial], objective: Objective, kind: str, split: str) -> list[Score]:
-    """What is drawn of each trial: its scores on the split, of pruned ones those on dev items."""
+    """Scores to draw for each trial: those on the split; for pruned trials those on dev items."""
     on = "dev" if kind == "pruned" else split
     return [trial.evaluations[on].scores[objective.name] for trial in trials]
 
@@ -144,7 +144,7 @@ def _axis(objective: Objective) -> str:
 
 
 def trace(results: Results) -> list[float]:
-    """Hypervolume on dev items after each scored trial, above the fixed reference; never falls."""
+    """Hypervolume on dev items after each scored trial, above the fixed reference; it never falls."""
     reference = results.reference
     if reference is None:
         return []
@@ -157,7 +157,7 @@ def trace(results: Results) -> list[float]:
 
 
 def lost(results: Results) -> list[tuple[int, float, Trial]]:
-    """Each pruned or failed trial, after how many scored ones it ended and at which volume."""
+    """Each pruned or failed trial: after how many scored ones it ended, and at which volume."""
     volumes = [0.0, *trace(results)]
     trials = sorted(results.trials, key=lambda trial: trial.finished or 0)
     found, done = [], 0
@@ -200,7 +200,7 @@ def trace_figure(results: Results) -> go.Figure:
 
 
 def weights_figure(results: Results) -> go.Figure:
-    """Heat map: which checkpoints each member of the front is made of."""
+    """Heat map of the weights of the checkpoints in each member of the front."""
     names, trials = results.plan.names, results.front.trials
     grid = np.array([t.recipe.vector(names) for t in trials]).reshape(len(trials), len(names))
     figure = go.Figure(
@@ -221,7 +221,7 @@ def weights_figure(results: Results) -> go.Figure:
 
 
 def front_png(results: Results, highlight: int | None = None) -> bytes:
-    """The front by pairs of objectives as a PNG; one trial ringed."""
+    """The front by pairs of objectives as a PNG; one trial is marked with a ring."""
     wanted, split = pairs(results), best_split(results)
     figure = Figure(figsize=(4.6 * len(wanted), 4.4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)

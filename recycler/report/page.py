@@ -1,4 +1,4 @@
-"""The HTML report of a study: one self-contained file, no network needed."""
+"""The HTML report of a study: one self-contained file that needs no network."""
 
 import html
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ tr.front{background:#fdf1e7}tr.knee{font-weight:600}.note{color:#666}
 
 
 def html_page(results: Results) -> str:
-    """Front, table against the baselines, hypervolume trace, weights; figures are interactive."""
+    """Front, table against the baselines, hypervolume trace and weights, with interactive figures."""
     split = best_split(results)
     figures = (front_figure(results), trace_figure(results), weights_figure(results))
     first, second, third = (
@@ -62,7 +62,7 @@ out: the search never saw them.</p>
 
 
 def _verdict(results: Results) -> str:
-    """The answer in one sentence, and a loud word where no merge meets the floors."""
+    """The verdict in one sentence, with a warning if no merge meets the floors."""
     found, front = results.verdict(), results.front
     parts = [f'<p class="verdict">{html.escape(found.sentence)}</p>'] if found else []
     if said := best_average(results):
@@ -99,7 +99,7 @@ def _warning(results: Results, split: str) -> str:
 
 
 def _floors(results: Results, split: str) -> str:
-    """What the dashed lines are."""
+    """Legend of the dashed lines."""
     known = [
         f"{o.name} {o.floor} ({limit:.4g} on these items)"
         for o in results.plan.objectives.searched

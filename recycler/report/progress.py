@@ -1,4 +1,4 @@
-"""Progress of long work on standard error: a bar with ETA on a terminal, a line now and then else."""
+"""Progress of long work on standard error: a bar with ETA on a terminal, else a line now and then."""
 
 import sys
 import time
@@ -23,14 +23,14 @@ _NAMES = {
     "select": "re-checking the finalists",
     "test": "reporting on test",
 }
-_EVERY = 5.0  # seconds between lines where there is no terminal
+_EVERY = 5.0  # seconds between lines without a terminal
 
 
 class ProgressBar:
-    """Listens to a run and to fingerprinting; use as a context manager."""
+    """Shows the progress of a run and of fingerprinting; a context manager."""
 
     def __init__(self, quiet: bool = False) -> None:
-        """With `quiet`, says nothing."""
+        """With `quiet`, prints nothing."""
         self._console = Console(stderr=True, quiet=quiet)
         self._bar = Progress(
             TextColumn("{task.description:<26}"),
@@ -44,7 +44,7 @@ class ProgressBar:
         )
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, tuple[float, int]] = {}
-        self._moved: dict[str, tuple[float, int]] = {}  # of bytes: when they began, how many
+        self._moved: dict[str, tuple[float, int]] = {}  # for bytes: when they began, how many
         self._ended: set[str] = set()
         self._said = 0.0
         self._lines = not self._console.is_terminal and not quiet
@@ -74,15 +74,15 @@ class ProgressBar:
         self._show(_NAMES[progress.phase], progress.done, progress.total, note)
 
     def bytes_read(self, name: str, count: int, total: int) -> None:
-        """Some more bytes of a checkpoint were fingerprinted."""
+        """Fingerprinting has read more bytes of a checkpoint."""
         self.bytes_moved(f"fingerprint {name}", count, total)
 
     def bytes_moved(self, key: str, count: int, total: int) -> None:
-        """Some more of `total` bytes were read or written."""
+        """More of `total` bytes were read or written."""
         known = key in self._moved
         begun, before = self._moved.get(key, (time.monotonic(), 0))
         self._moved[key] = begun, before + count
-        if total > 50_000_000 and known:  # small ones are done before one could read it
+        if total > 50_000_000 and known:  # small ones end before anyone could read the bar
             seconds = max(time.monotonic() - begun, 1e-3)
             rate = (before + count) / seconds / (1 << 20)
             self._show(key, before + count >> 20, total >> 20, f"MiB, {rate:,.0f} MiB/s")
@@ -98,7 +98,7 @@ class ProgressBar:
         if name in self._ended or (now - self._said < _EVERY and done != total):
             return
         self._said = now
-        if note.startswith("MiB") and done == total:  # the last bytes come in several pieces
+        if note.startswith("MiB") and done == total:  # the last bytes arrive in several pieces
             self._ended.add(name)
         rate = (done - at_start) / (now - begun) if now > begun else 0.0
         eta = f", ETA {(total - done) / rate:.0f} s" if rate > 0 and done < total else ""

@@ -10,7 +10,7 @@ from recycler.nouns.trial import Trial
 
 
 def front_table(results: Results) -> pd.DataFrame:
-    """One row a front member or baseline: scores with errors on every split, weights.
+    """One row for each front member and baseline: scores with errors on every split, weights.
 
     Columns: trial, name, kind, on_front, p_nondominated, `<objective>.<split>`,
     `<objective>.<split>.stderr`, `<objective>.regret` (of members, on the reported items),

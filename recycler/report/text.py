@@ -1,4 +1,4 @@
-"""What the terminal shows: tables on standard output."""
+"""Output of commands on a terminal: tables on standard output."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 _SHOWN = 3  # findings of one kind that are printed in full
 _GROUPED = ("tensor-missing", "tensor-extra", "shape", "dtype", "not-finite", "integers")
-_WIDTH = 120  # where the output is not a terminal
-_NAME, _SHORT = 30, 22  # letters of a merge's name in one line, of a terminal narrower than that
+_WIDTH = 120  # if the output is not a terminal
+_NAME, _SHORT = 30, 22  # longest name of a merge, and on a narrow terminal
 
 
 def console() -> Console:
-    """Standard output; a fixed width when it is piped."""
+    """Standard output; of fixed width if it is piped."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=max(found.width, _WIDTH))
 
 
 def front(results: Results, out: Console | None = None) -> None:
-    """The front against the baselines, with standard errors, and how far to trust it."""
+    """Print the front against the baselines, with standard errors, and how far to trust it."""
     out, table = out or console(), results.front_json()
     if not table["members"]:
         out.print(f"study {results.name}: nothing is scored yet ({table['status']}).")
@@ -69,7 +69,7 @@ def front(results: Results, out: Console | None = None) -> None:
 
 
 def _verdict(out: Console, table: Mapping[str, Any], results: Results) -> None:
-    """The answer in one sentence, and whether the floors were met."""
+    """Print the verdict in one sentence, and whether the floors were met."""
     if table["verdict"]:
         out.print(table["verdict"]["sentence"], style="bold", markup=False)
     if said := best_average(results):
@@ -79,7 +79,7 @@ def _verdict(out: Console, table: Mapping[str, Any], results: Results) -> None:
 
 
 def best_average(results: Results) -> str:
-    """Which member has the best of the verdict's averages; empty where the verdict is on that one."""
+    """Which member has the verdict's best average; empty if the verdict is about that member."""
     found, best = results.verdict(), results.best_average
     if not found or not best or best.number == found.trial:
         return ""
@@ -87,7 +87,7 @@ def best_average(results: Results) -> str:
 
 
 def infeasible(results: Results, basis: str) -> str:
-    """What is said where no merge meets the floors."""
+    """The warning if no merge meets the floors."""
     floors = [
         f"{o.name} {o.floor}" for o in results.plan.objectives.searched if o.floor is not None
     ]
@@ -98,7 +98,7 @@ def infeasible(results: Results, basis: str) -> str:
 
 
 def costs(table: Mapping[str, Any]) -> str:
-    """How many trials were pruned or failed, and what it saved; empty if none."""
+    """How many trials were pruned or failed, and what pruning saved; empty if none."""
     counts, share = table["counts"], table["item_share"]
     text = []
     if counts["pruned"]:
@@ -112,10 +112,10 @@ def costs(table: Mapping[str, Any]) -> str:
 def _print_front(
     out: Console, results: Results, objectives: Sequence[Objective], split: str, what: str
 ) -> None:
-    """One table, with regrets; where the terminal is too narrow, several of some objectives each."""
+    """Print one table with regrets; on a narrow terminal several, each with some objectives."""
     shown = [*results.front.trials, *results.baselines]
     names = max(len(line) for t in shown for line in _label(results, t, out.width).splitlines())
-    left = out.width - names - 18  # what stands around: the number of the trial and p(front)
+    left = out.width - names - 18  # the rest holds the trial's number and p(front)
     scores = [t.evaluations[split].scores for t in shown if split in t.evaluations]
     widths = [
         2 + max(len(o.name) + 2, *(len(_score(row.get(o.name))) for row in scores))
@@ -142,7 +142,8 @@ def _front_table(
 ) -> Table:
     """Members of the front, then baselines: scores with standard errors, p(front) and regrets.
 
-    p(front) stands where the first searched objective is, regrets in the order of the objectives.
+    p(front) is in the table of the first searched objective; regrets have the order of the
+    objectives.
     """
     chances = objectives[0] == results.plan.objectives.searched[0]
     table = Table(
@@ -175,7 +176,7 @@ def _front_table(
 
 
 def _label(results: Results, trial: Trial, width: int) -> str:
-    """Name of a trial and what is to be said of it as a member, in lines of a bearable length."""
+    """Name of a trial and remarks on it as a member, in lines of limited length."""
     front = results.front
     below = {t.number for t, m in zip(front.trials, results.meets_floors, strict=True) if not m}
     marks = (
@@ -202,7 +203,7 @@ def _score(score: Score | None) -> str:
 
 
 def trial(table: Mapping[str, Any]) -> None:
-    """One trial, key by key."""
+    """Print one trial, key by key."""
     out = console()
     out.print(
         f"study {table['study']}, trial {table['trial']}: {table['name']} ({table['state']})"
@@ -232,7 +233,7 @@ def trial(table: Mapping[str, Any]) -> None:
 
 
 def _own(recipe: Mapping[str, Any], name: str) -> str:
-    """What a checkpoint has of its own: its density, and its weight in each group of layers."""
+    """A checkpoint's own settings: its density, and its weight in each group of layers."""
     text = ""
     for key, value in recipe["per_checkpoint"].get(name, {}).items():
         if key == "weight" and all("layers" in entry for entry in value):
@@ -252,7 +253,7 @@ def _value(value: Any) -> str:
 
 
 def studies(rows: Sequence[Mapping[str, Any]]) -> None:
-    """One line a study."""
+    """Print one line for each study."""
     names = ("study", "status", "scored", "pruned", "failed", "running", "created", "message")
     table = Table(*names)
     for row in rows:
@@ -270,7 +271,7 @@ def studies(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def pool(spec: Mapping[str, Any]) -> None:
-    """The checkpoints of a registered pool."""
+    """Print the checkpoints of a registered pool."""
     table = Table("checkpoint", "fingerprint", "path", "about", title=f"pool {spec['name']}")
     rows = [*spec["checkpoints"], *([spec["base"]] if spec["base"] else [])]
     for row in rows:
@@ -280,7 +281,7 @@ def pool(spec: Mapping[str, Any]) -> None:
 
 
 def check(found: Pool | None, findings: Sequence[Finding], reading: "Reading | None") -> None:
-    """Findings, the like of them counted, then the deep reading if any, then what a merge takes."""
+    """Print findings, similar ones counted, then the deep check if any, then the cost of a merge."""
     out = console()
     groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
@@ -319,7 +320,7 @@ def _estimate(out: Console, pool: Pool) -> None:
 
 
 def _geometry(out: Console, reading: "Reading") -> None:
-    """Norms, and the cosines of each checkpoint with those it is most and least parallel to."""
+    """Print norms, and the cosines of each checkpoint with its most and least parallel one."""
     table = Table(
         title=Text(f"task vectors, from {printable(reading.reference)}"),
         title_justify="left",
@@ -354,7 +355,7 @@ def _geometry(out: Console, reading: "Reading") -> None:
 def check_json(
     found: Pool | None, findings: Sequence[Finding], reading: "Reading | None"
 ) -> dict[str, Any]:
-    """The check as data: `{"checkpoints", "findings", "estimate", "deep"}`; all findings."""
+    """The check as data: `{"checkpoints", "findings", "estimate", "deep"}`, with all findings."""
     deep = asdict(reading) if reading is not None and reading.norms else None
     if deep:
         del deep["findings"]
