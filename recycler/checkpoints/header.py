@@ -109,13 +109,9 @@ def open_regular(file: Path) -> BinaryIO:
         BrokenCheckpoint: it is something else, or can't be read.
     """
     try:
-        if stat.S_ISREG(
-            file.stat().st_mode
-        ):  # before open: opening a device can have side effects
+        if stat.S_ISREG(file.stat().st_mode):  # before open: opening a device can have effects
             descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            if stat.S_ISREG(
-                os.fstat(descriptor).st_mode
-            ):  # the path may lead to another file by now
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):  # the path may be another file now
                 return os.fdopen(descriptor, "rb")
             os.close(descriptor)
     except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
@@ -157,9 +153,7 @@ def read_json(file: Path) -> dict[str, Any]:
         )
     with open_regular(file) as stream:
         size = os.fstat(stream.fileno()).st_size
-        raw = (
-            b"" if size > HEADER_LIMIT else stream.read(size)
-        )  # read() allocates this much at once
+        raw = b"" if size > HEADER_LIMIT else stream.read(size)  # allocates this much at once
     if size > HEADER_LIMIT:
         raise broken(f"has {size} bytes, more than {HEADER_LIMIT}")
     try:

@@ -46,9 +46,7 @@ class Sources:
         self._tied: dict[tuple[str, str], bool] = {}
         self._stamps = {c.name: c.stamp() for c in pool.everything}
         self._order: dict[str, tuple[str, str]] | None = None
-        self.facts: dict[
-            tuple[Any, ...], Any
-        ] = {}  # cached results of `FileFacts`, for later merges
+        self.facts: dict[tuple[Any, ...], Any] = {}  # `FileFacts` results, for later merges
 
     def __enter__(self) -> "Sources":
         return self

@@ -187,9 +187,7 @@ def _resumed(old: Plan, plan: Plan, trials: Sequence[Trial], where: str) -> Plan
             hint="give the study another name, restore the setting to resume it, or begin it anew "
             "with --replace.",
         )
-    if (
-        after > before and plan.stop_gain
-    ):  # the new evaluations come before the stop rule is applied
+    if after > before and plan.stop_gain:  # the new evaluations precede the stop rule
         made = sum(t.kind == "search" and not t.copied for t in trials)
         return changed(plan, stop_after=made + AHEAD)
     return plan
