@@ -189,7 +189,7 @@ class RayWorkers:
         self._cluster.close()
 
     def _refill(self) -> None:
-        """Start missing workers; after several failed starts, only once something went well again."""
+        """Start missing workers, unless too many starts have failed."""
         missing = self._workers - len(self._starting) - len(self._idle) - len(self._flights)
         for _ in range(missing if self._strikes <= RETRIES else 0):
             actor = _actor(self._factory, self._settings.gpus)
