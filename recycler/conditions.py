@@ -1,4 +1,4 @@
-"""What scores may depend on besides weights, items and settings: libraries, processor, threads."""
+"""Run conditions that may change scores: versions of libraries, processor, threads."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "lm-eval", "numpy")
 
 
 def conditions() -> dict[str, str]:
-    """Versions of the libraries that score, the processor, and the threads of this process."""
+    """Return library versions, processor and number of threads of this process."""
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in _LIBRARIES},
@@ -20,7 +20,7 @@ def conditions() -> dict[str, str]:
 
 
 def differing(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """One phrase for each recorded condition that is another one now."""
+    """Return a phrase for each recorded condition that differs now."""
     return [
         f"{name} is {now[name] or 'unset'} here, it was {value or 'unset'}"
         for name, value in then.items()
@@ -36,7 +36,7 @@ def _version(library: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's model where the system tells it, else its architecture."""
+    """Return the processor's model name if known, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

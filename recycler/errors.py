@@ -1,15 +1,15 @@
-"""What can go wrong for a user, each with the next step. Leaf: imports nothing.
+"""The errors that users see, each with a hint what to do. Imports nothing.
 
 RecyclerError
 ├── InvalidConfig      a field of a YAML file, a recipe or an argument is wrong
-├── NotFound           a pool, study, trial, file or name that does not exist
-├── Conflict           it exists already, with other settings, or is busy
-├── BrokenCheckpoint   a folder or file that is not a readable checkpoint
-├── Incompatible       checkpoints that can't be merged with each other
+├── NotFound           a pool, study, trial, file or name does not exist
+├── Conflict           something exists with other settings, or is in use
+├── BrokenCheckpoint   a folder or file is not a readable checkpoint
+├── Incompatible       checkpoints can't be merged with each other
 ├── MissingExtra       an optional package is not installed
 ├── StudyFailed        too many candidates of a study failed
-├── Mismatch           bytes or scores differ from what the ledger says
-├── Unavailable        a disk, database or cluster is away; later it may work
+├── Mismatch           bytes or scores differ from those in the ledger
+├── Unavailable        a disk, database or cluster can't be reached now
 └── NotFinite          a score or a merged number is NaN or infinite
 """
 
@@ -17,9 +17,9 @@ from typing import ClassVar
 
 
 class RecyclerError(Exception):
-    """A mistake the user can mend: `message` states the fact, `hint` the next action.
+    """Base of all errors: `message` states the fact, `hint` says what to do.
 
-    `code` names the kind of mistake for programs; it never changes.
+    `code` is a stable name of the class, for programs.
     """
 
     code: ClassVar[str] = "error"
@@ -30,7 +30,7 @@ class RecyclerError(Exception):
         self.hint = hint
 
     def to_json(self) -> dict[str, str]:
-        """What a program is told: `{"error", "hint", "code"}`."""
+        """Return `{"error", "hint", "code"}` for programs."""
         return {"error": self.message, "hint": self.hint, "code": self.code}
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Conflict(RecyclerError):
 
 
 class BrokenCheckpoint(RecyclerError):
-    """`finding`, `file` and `tensor` are those of the finding that the pool check makes of it."""
+    """`finding`, `file` and `tensor` go into the finding that the pool check reports."""
 
     code = "broken-checkpoint"
 

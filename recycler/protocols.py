@@ -1,6 +1,6 @@
-"""The five sockets: what a merge method, sampler, evaluator, executor and store must do.
+"""The protocols of the extension points: merge method, sampler, evaluator, executor and store.
 
-Each has a contract suite in tests/contracts that any implementation can be run against.
+Each has a contract test suite in tests/contracts that runs against any implementation.
 Letters: n checkpoints, m objectives, d coordinates of a point.
 """
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 class MergeMethod(Protocol):
-    """A pure function of tensors: the same inputs give the same bytes, on every device.
+    """A pure function of tensors: equal inputs give equal bytes on every device.
 
     * Weights (1, 0, …) return the first input unchanged, bit for bit.
-    * Inputs arrive in the order of the recipe's ingredients, zero weights left out.
-    * Sums are kept in float32 at least; the caller rounds once.
+    * Inputs are in the order of the recipe's ingredients, without zero weights.
+    * Sums are computed in float32 or better; the caller rounds once.
     """
 
     needs_base: bool
@@ -43,17 +43,17 @@ class MergeMethod(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a sampler may know: the space, the objectives, the fixed corner and the scales.
+    """What a sampler may know of a study.
 
     Attributes:
-        space: the points; every trial's parameters are one. Mostly the n weights, which sum to 1.
-        objectives: the m directions are always `maximize`: values are gains.
-        reference: (m,) worst corner, as gains.
-        scales: (m,) one step of each objective, for averages.
-        seed: the study's seed.
-        settings: the sampler's own settings, checked. `max_nonzero` in it bounds how many checkpoints
-            a merge mixes, baselines aside; `search.samplers.Proposer` sees to it for every sampler.
-        evaluations: the budget as it stands now.
+        space: the search space; the parameters of a trial are a point of it, mostly n weights.
+        objectives: objectives of the study. Values are gains, so all m directions are `maximize`.
+        reference: (m,) fixed worst corner, as gains.
+        scales: (m,) step of each objective in averages.
+        seed: seed of the study.
+        settings: checked settings of the sampler. `max_nonzero` bounds the number of checkpoints in a
+            merge, except baselines; `search.samplers.Proposer` enforces it for every sampler.
+        evaluations: current budget.
     """
 
     space: Space
@@ -66,7 +66,7 @@ class Problem:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """(d,) of the parameters: those of the checkpoints, where only weights are searched."""
+        """(d,) names of the parameters: those of the checkpoints if only weights are searched."""
         return self.space.coordinates
 
     @property
@@ -75,23 +75,23 @@ class Problem:
 
 
 # A sampler is an `optuna.samplers.BaseSampler` whose relative parameters are a point's coordinates.
-# A new one is made for each proposal: (problem, seed of this proposal) -> sampler. It may read
-# the study it is given (finished trials with values = gains, user attribute `stderr`; running
-# trials) and its own notes (system attributes) and nothing else, so that a stopped study
-# goes on as if it had not been stopped. What it takes besides `max_nonzero` it declares as
-# `Settings`, a model that extends `search.simplex.SamplerSettings`; all else is refused.
+# A new one is made for each proposal: (problem, seed of this proposal) -> sampler. It may read only
+# the study it is given (finished trials with values = gains and user attribute `stderr`; running
+# trials) and its own notes (system attributes), so that a resumed study makes the same proposals.
+# A sampler with settings besides `max_nonzero` declares them as `Settings`, a subclass of
+# `search.simplex.SamplerSettings`; unknown settings are refused.
 SamplerFactory = Callable[[Problem, int], "optuna.samplers.BaseSampler"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What an evaluator is made with, besides settings of its own.
+    """What an evaluator is constructed from, besides its own settings.
 
     Attributes:
-        objectives: those it is asked to score: all of the study but `merge.nonzero` and the like.
-        items: sizes of the splits and `seed`, as in a study file.
+        objectives: objectives to score: all of the study except properties of the merge (`merge.…`).
+        items: sizes of the splits, and `seed`, as in a study file.
         tokenizer: folder of the tokenizer.
-        root: folder that relative paths of the settings are relative to.
+        root: folder for relative paths in the settings.
         device: torch device of the resident model.
     """
 
@@ -103,18 +103,19 @@ class Context:
 
 
 class Evaluator(Protocol):
-    """Scores a merge; never remembers scores of earlier weights. Made as `Class(context, settings)`.
+    """Scores a merge; constructed as `Class(context, settings)`.
 
-    * `Settings` is a pydantic model of its own settings; a study file's `evaluator:` section, less
-      `kind`, is checked against it when the study is submitted.
-    * `takes` says what `evaluate` gets first: the resident `model`, or the `folder` of a merge.
-    * `measures()` gives, for each objective of the context, everything that decides what its scores
-      are scores of, as JSON data by name (content of tasks and data, items, versions …). Scores are
-      compared and reused only where all of it is equal.
-    * Weights A, then B, then A again give A's outcomes again.
-    * The items of a split are the same in every call, in the same order, in every process.
-    * `part` asks for the items from one share of that order to another; the outcomes of all parts,
-      one after the other, are those of the whole.
+    * `Settings` is a pydantic model. A study file's `evaluator:` section without `kind` is checked
+      against it at submission.
+    * `takes` is the type of the first argument of `evaluate`: the resident `model`, or the `folder`
+      of a merge.
+    * `measures()` returns, for each objective of the context, everything besides the merge that
+      decides its scores, as JSON data by name (content of tasks and data, items, versions …). Scores
+      are compared and reused only if all of it is equal.
+    * No state is kept between weights: A, then B, then A again gives the outcomes of A again.
+    * The items of a split and their order are the same in every call and every process.
+    * `part` is a (start, stop) range of that order, as shares. The outcomes of consecutive parts,
+      joined, are those of the whole.
     """
 
     Settings: ClassVar[type[Any]]
@@ -132,27 +133,28 @@ class Evaluator(Protocol):
 
 
 class Scorer(Protocol):
-    """Turns a job into scores: materialize the recipe, evaluate it. One lives in each worker."""
+    """Merges the recipe of a job and evaluates it. Each worker has one."""
 
     def __call__(self, job: Job) -> Evaluation: ...
 
 
-# Makes a scorer inside a worker; it must travel to other processes.
+# Makes a scorer inside a worker; must be picklable.
 ScorerFactory = Callable[[], Scorer]
 
 
 class Executor(Protocol):
-    """Runs jobs somewhere; every submitted job comes back exactly once, as scores or a failure.
+    """Runs jobs; each submitted job is returned once, as an evaluation or a failure.
 
-    Made as `Class(factory, settings)`.
+    Constructed as `Class(factory, settings)`.
 
-    * `Settings` is a pydantic model of its own settings; a study file's `execution:` section, less
-      `executor` and `device`, is checked against it. `workers` is always among what is given.
-    * An exception, a dead worker or a hang is a Failure; the other jobs go on. It says whose fault
-      it is (see `execute.faults`); what is the environment's was tried again if there is elsewhere.
-    * `free` is how many jobs may be submitted now: as many as workers are ready and idle, but at
-      least one where nothing is under way.
-    * Settings with which no worker can be made are an error, not a failure: `wait` raises it.
+    * `Settings` is a pydantic model. A study file's `execution:` section without `executor` and
+      `device` is checked against it; `workers` is always given.
+    * An exception, a dead worker or a hang gives a Failure with its `fault` (see `execute.faults`);
+      other jobs go on. A job that failed by the environment's fault is first retried on another
+      worker or node, if there is one.
+    * `free` is the number of jobs that may be submitted now: the workers that are ready and idle, or
+      1 if no job is running.
+    * If no worker can be made with these settings, `wait` raises an error.
     """
 
     Settings: ClassVar[type[Any]]
@@ -163,24 +165,24 @@ class Executor(Protocol):
     def submit(self, job: Job) -> None: ...
 
     def wait(self) -> Sequence[tuple[Job, Evaluation | Failure]]:
-        """Block until at least one submitted job is done; give all that are."""
+        """Block until at least one submitted job is done; return all that are."""
         ...
 
     def close(self) -> None: ...
 
 
 class HeldLease(Protocol):
-    """What a driver holds while it runs a study; `wanted` is what another process asks of it."""
+    """The lease on a study that is running; `wanted` is the request of another process."""
 
     @property
     def wanted(self) -> Wanted: ...
 
 
 class Store(Protocol):
-    """The ledger. Every call is one transaction: after a kill it has happened or it has not.
+    """The ledger: studies, trials and scores. Every call is one transaction.
 
-    * One process drives a study: it writes inside `hold`. Writes of any other are a Conflict.
-    * Scores under a measure are kept for every study; `known` and `adopt` give them again.
+    * One process at a time runs a study, inside `hold`. Writes of other processes raise Conflict.
+    * Scores of an objective with a measure are shared between studies, by `known` and `adopt`.
     """
 
     def create_study(self, plan: Plan) -> None: ...
@@ -230,7 +232,7 @@ class Store(Protocol):
     def outcomes(self, study: str, number: int, split: str) -> Mapping[str, Outcomes]: ...
 
     def read(self, study: str) -> Reading:
-        """A study with its trials and item outcomes, in one read transaction."""
+        """Read a study with its trials and item outcomes in one transaction."""
         ...
 
     def looked_at(self, split: str, measures: Collection[str]) -> int: ...

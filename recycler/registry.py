@@ -1,4 +1,4 @@
-"""Names to implementations: one table, then entry points; an unknown name lists the known ones.
+"""Look up an implementation by name: in a table of built-in ones, then among entry points.
 
 Third parties register under the entry-point group `recycler.samplers`, `recycler.merge_methods`,
 `recycler.evaluators` or `recycler.executors`.
@@ -14,15 +14,15 @@ from recycler.errors import InvalidConfig
 
 
 def resolve(what: str, name: str, table: Mapping[str, Any]) -> Any:
-    """The implementation called `name`.
+    """Return the implementation called `name`.
 
     Args:
-        what: the kind in words, such as `merge method`; names the entry-point group too.
-        name: what the user wrote.
-        table: our own implementations; a string value `module:attribute` is imported first.
+        what: the kind, such as `merge method`; also gives the entry-point group.
+        name: name as the user wrote it.
+        table: built-in implementations; a string `module:attribute` is imported.
 
     Raises:
-        InvalidConfig: no such name; the hint lists the known ones and the nearest.
+        InvalidConfig: no such name; the hint has the nearest and all known names.
     """
     if name in table:
         found = table[name]

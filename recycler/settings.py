@@ -1,4 +1,4 @@
-"""Settings of a part, such as a sampler: a pydantic model of its own, held to strictly."""
+"""Base model and checking of settings, such as those of a sampler or an evaluator."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ from recycler.errors import InvalidConfig
 
 
 class Settings(BaseModel):
-    """Base of all settings: no unknown name, no silent conversion, every number finite."""
+    """Base of all settings: no unknown names, no type conversion, only finite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -19,15 +19,15 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def checked(model: type[S], given: Mapping[str, Any], where: str) -> S:
-    """The settings as their model holds them.
+    """Validate settings against their model.
 
     Args:
-        model: of the part whose settings they are.
-        given: as the user wrote them.
-        where: place in the study file, such as `search.settings`.
+        model: pydantic model of the settings.
+        given: settings as the user wrote them.
+        where: key in the study file, such as `search.settings`.
 
     Raises:
-        InvalidConfig: an unknown name (the nearest known one is named), or a value that is refused.
+        InvalidConfig: an unknown name (the hint has the nearest known one), or an invalid value.
     """
     known = sorted(model.model_fields)
     for name in given if model.model_config.get("extra") == "forbid" else ():

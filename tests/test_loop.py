@@ -347,7 +347,7 @@ def test_a_floor_whose_baseline_failed_ends_the_study() -> None:
             raise ValueError("no soup")
         return linear(job, w)
 
-    with pytest.raises(StudyFailed, match="the floor of 'f1' is 'uniform', which failed"):
+    with pytest.raises(StudyFailed, match="'f1' has its floor at the baseline 'uniform'"):
         finish(plan, no_soup)
 
 

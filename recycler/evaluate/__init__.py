@@ -1,1 +1,1 @@
-"""Scoring a resident model: through lm-eval's tasks or any Python callable."""
+"""The evaluators: lm-eval tasks, or any Python function."""

@@ -1,6 +1,6 @@
-"""From the raw outcomes of a metric's items to outcomes whose mean gives the task's own number.
+"""Aggregations of lm-eval tasks, expressed as item outcomes whose mean is the task's own score.
 
-Letters: n items, c clusters.
+Letters: n items, c blocks.
 Reference: Efron & Tibshirani 1993, ch. 11 (jackknife); Künsch 1989 (blocks).
 """
 
@@ -15,18 +15,18 @@ import numpy as np
 from recycler.errors import InvalidConfig
 from recycler.nouns.evaluation import Outcomes
 
-BLOCKS = 100  # at most so many parts are left out in turn; an aggregate is computed for each
-MISSING = object()  # raw outcome of an item that the task gave no value for
+BLOCKS = 100  # most blocks of the jackknife; each costs one aggregation
+MISSING = object()  # raw outcome of an item without a value
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How a task makes one number of its items' outcomes.
+    """The aggregation of a metric: from item outcomes to one score.
 
     Attributes:
-        objective: what messages call it.
-        name: lm-eval's name of the aggregation; empty for a function of the task's own.
-        function: the aggregation itself, of the list of raw outcomes.
+        objective: name of the objective, for messages.
+        name: lm-eval's name of the aggregation; empty for a function of the task.
+        function: the aggregation: list of raw outcomes -> score.
     """
 
     objective: str
@@ -35,24 +35,24 @@ class Rule:
 
     @property
     def of_single_items(self) -> bool:
-        """Whether some of the items can be scored now and the others later."""
+        """Whether parts of the items can be scored separately and joined."""
         return self.name in _ITEMWISE
 
     def outcomes(
         self, ids: Sequence[int], raw: Sequence[Any], clusters: Sequence[int] = ()
     ) -> Outcomes:
-        """Outcomes whose score is `function(raw)`.
+        """Return outcomes whose score is `function(raw)`.
 
-        Means stay as they are; functions of a mean carry their link (`Outcomes.link`); of anything
-        else each value is the aggregate plus the item's influence on it (see `influences`).
+        A mean keeps its values, and a function of a mean has a link (`Outcomes.link`). For any other
+        aggregation, a value is the aggregate plus the item's influence on it (see `influences`).
 
         Args:
-            ids: (n,) the items.
-            raw: (n,) what the task's `process_results` gave for each, or MISSING.
-            clusters: (n,) labels of dependent items; empty: each item on its own.
+            ids: (n,) item ids.
+            raw: (n,) outcome of each item from the task's `process_results`, or MISSING.
+            clusters: (n,) labels of dependent items; empty: all items independent.
 
         Raises:
-            InvalidConfig: an outcome or the aggregate is no number.
+            InvalidConfig: an outcome or the aggregate is not a number.
         """
         known = [x for x in raw if x is not MISSING]
         if not known or self.name == "bypass":
@@ -84,7 +84,7 @@ class Rule:
     def _aggregate(self, raw: Sequence[Any]) -> float:
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")  # a class that is never predicted, and the like
+                warnings.simplefilter("ignore")  # such as: a class is never predicted
                 return float(self.function(list(raw)))
         except ZeroDivisionError:
             return math.nan
@@ -118,13 +118,13 @@ def influences(
 ) -> Any:
     """(n,) values whose mean is the aggregate and whose spread over blocks is its jackknife error.
 
-    With T of all items and T₋ᵦ without block b of c, the block's influence is (c-1)(T - T₋ᵦ), less
-    the mean of all; it is spread over the items of the block. The mean stays T itself, not the
-    bias-corrected one, so that scores are the task's own.
+    With T on all items and T₋ᵦ without block b of c, the influence of a block is (c-1)(T - T₋ᵦ) minus
+    the mean over blocks, divided among its items. The mean of the values is T, not the bias-corrected
+    estimate, so that scores equal the task's.
 
     Args:
-        aggregate: number of a list of raw outcomes.
-        raw: n outcomes.
+        aggregate: raw outcomes -> score.
+        raw: n raw outcomes.
         blocks: (n,) label of each item's block.
     """
     whole = aggregate(raw)
@@ -143,7 +143,7 @@ def influences(
 
 
 def blocks_of(labels: Any) -> Any:
-    """(n,) labels of at most BLOCKS blocks, each of whole clusters that follow one another."""
+    """(n,) labels of at most BLOCKS blocks, each of consecutive whole clusters."""
     order = {label: k for k, label in enumerate(dict.fromkeys(labels.tolist()))}
     numbers = np.array([order[label] for label in labels.tolist()])
     return numbers * BLOCKS // len(order) if len(order) > BLOCKS else numbers
@@ -166,13 +166,13 @@ def _size(raw: Any, unit: float) -> tuple[float, float]:
 
 
 def _brier(raw: Any) -> tuple[float, float]:
-    """Σ over classes of (p - [is gold])² (Brier 1950, as lm-eval sums it)."""
+    """Σ over classes of (p - [class is gold])² (Brier 1950, summed as in lm-eval)."""
     gold, shares = raw
     shares = np.asarray(shares, dtype=np.float64)
     return float(np.sum((shares - np.eye(len(shares))[gold]) ** 2)), 1.0
 
 
-# aggregation -> ((value, weight) of a raw outcome, link from their mean to the score)
+# aggregation -> (raw outcome -> (value, weight), link from the mean to the score)
 _ITEMWISE: dict[str, tuple[Callable[[Any], tuple[float, float]], str]] = {
     "mean": (_mean, ""),
     "nanmean": (_nanmean, ""),

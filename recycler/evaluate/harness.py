@@ -1,9 +1,9 @@
-"""Objectives through lm-eval tasks: built once a worker, scored below `simple_evaluate`.
+"""The evaluator `lm-eval`: scores on lm-eval tasks, item by item, without `simple_evaluate`.
 
-What keeps the numbers right (each has a test): few-shot examples are drawn once from a fixed seed
-and the requests kept; document ids are passed sorted; no response cache, whose key would omit the
-weights; the task's own aggregation with our own errors; each task is batched alone, so its scores
-do not depend on which other tasks are asked for; sampled answers have a seed an item.
+To keep scores comparable (each point has a test): few-shot examples are drawn once from a fixed seed
+and requests are reused; document ids are passed sorted; there is no response cache, whose key would
+omit the weights; aggregation is the task's own, with standard errors added; each task is batched
+alone, so that its scores do not depend on the other tasks; sampled answers are seeded per item.
 """
 
 import hashlib
@@ -37,8 +37,8 @@ from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import WHOLE
 from recycler.protocols import Context
 
-FEWSHOT_SEED = 1234  # that of lm_eval.simple_evaluate
-# What a model might answer, to see which metrics a task makes of it before there is a model.
+FEWSHOT_SEED = 1234  # as in lm_eval.simple_evaluate
+# Made-up answers by request type, to check a task's metrics before there is a model.
 _PROBES: Mapping[str, Any] = {
     "loglikelihood": (-1.0, False),
     "loglikelihood_rolling": -1.0,
@@ -47,7 +47,7 @@ _PROBES: Mapping[str, Any] = {
 
 
 class _QuietHFLM(HFLM):  # type: ignore[misc]
-    """HFLM without the progress bars that it shows even when asked not to."""
+    """HFLM without the progress bars that ignore `disable_tqdm`."""
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
@@ -65,11 +65,11 @@ class LmEval:
     takes: ClassVar[Literal["model", "folder"]] = "model"
 
     def __init__(self, context: Context, settings: LmEvalSettings) -> None:
-        """Load the tasks of all objectives and check all that can be checked without a model.
+        """Load the tasks of all objectives and check them as far as possible without a model.
 
         Raises:
-            NotFound: a task, a folder or a file of data is not there.
-            InvalidConfig: a metric, filter, field, direction or setting that can't be.
+            NotFound: a task, a folder or a data file is missing.
+            InvalidConfig: a metric, filter, field, direction or setting is invalid.
         """
         self._context, self._settings = context, settings
         self._tokenizer = AutoTokenizer.from_pretrained(context.tokenizer)
@@ -106,16 +106,16 @@ class LmEval:
         split: str,
         part: tuple[float, float] = WHOLE,
     ) -> dict[str, Outcomes]:
-        """Item outcomes of each objective for the weights the model holds now.
+        """Return item outcomes of each objective for the model's current weights.
 
         Args:
-            model: a language model from transformers, in eval mode.
-            objectives: some of those given at construction.
+            model: a transformers language model in eval mode.
+            objectives: a subset of those given at construction.
             split: dev, select or test.
-            part: from which share of the split's items to which.
+            part: (start, stop) as shares of the split's items.
 
         Raises:
-            InvalidConfig: a part is asked for of a metric that has no meaning on some of the items.
+            InvalidConfig: `part` is not the whole and a metric can't be scored on part of the items.
         """
         self._attach(model)
         results: dict[str, Outcomes] = {}
@@ -159,7 +159,7 @@ class LmEval:
         }
 
     def _answer(self, kind: str, split: str, requests: Sequence[Instance]) -> None:
-        """Let the model answer each request as often as it repeats."""
+        """Add the model's answers to each request, one per repeat."""
         repeated = [request for request in requests for _ in range(request.repeats or 1)]
         if kind == "generate_until" and any(_sampled(request) for request in requests):
             answers = self._sampled_answers(split, requests)
@@ -169,9 +169,9 @@ class LmEval:
             request.resps.append(answer)
 
     def _sampled_answers(self, split: str, requests: Sequence[Instance]) -> list[str]:
-        """Answers drawn one at a time, each from a seed of (task, split, item, prompt, repeat).
+        """Sample answers one at a time, each seeded by (task, split, item, prompt, repeat).
 
-        So an answer depends neither on the batch nor on what was drawn before.
+        An answer then depends neither on the batch nor on earlier draws.
         """
         device = self._lm.device
         answers = []
@@ -187,7 +187,7 @@ class LmEval:
         return answers
 
     def _frozen(self, name: str, split: str) -> list[Instance]:
-        """The task's requests on a split, built on first use and kept: same prompts for all."""
+        """Return the task's requests on a split; built once, so all merges see the same prompts."""
         if (name, split) not in self._requests:
             chat = self._settings.apply_chat_template
             self._requests[name, split] = _built(
@@ -201,7 +201,7 @@ class LmEval:
         return self._requests[name, split]
 
     def _clusters(self, objective: Objective, ids: Sequence[int]) -> list[int]:
-        """Labels of dependent items, the same in every part; empty where all are independent."""
+        """Labels of dependent items, consistent across parts; empty if all are independent."""
         key = (objective.task, objective.cluster)
         if key not in self._labels:
             fields = [objective.cluster] if objective.cluster else []
@@ -211,15 +211,15 @@ class LmEval:
         return [] if alone else [labels[i] for i in ids]
 
     def _probe(self, name: str, task: Any, objectives: Sequence[Objective]) -> None:
-        """Put made-up answers to two items through the task's own code, before there is a model.
+        """Run the task's code on made-up answers to two items, before there is a model.
 
-        What no aggregation of the task makes a number of is refused here. Code that may not run
-        without a model's answer (`unsafe_code`), or that breaks on ours, is left to the first item.
+        This refuses unknown metrics and metrics that do not aggregate to a number. Tasks with
+        `unsafe_code`, or whose code fails on made-up answers, are checked at their first evaluation.
         """
         ids = sorted(sorted(self._splits[name]["test"])[:2])
         try:
             requests = _built(task, ids, apply_chat_template=False)
-        except Exception as error:  # a task's own code raises anything
+        except Exception as error:  # a task's code may raise anything
             shots = task.config.num_fewshot
             raise InvalidConfig(
                 f"task {name!r}: no prompt can be made of its items: {type(error).__name__}: "
@@ -235,7 +235,7 @@ class LmEval:
                 request.resps = [_PROBES[request.request_type]] * (request.repeats or 1)
             documents = list(_filtered(task, requests).values())
             found = [_results(task, document, "") for document in documents]
-        except Exception:  # what it makes of a made-up answer tells nothing
+        except Exception:  # failing on a made-up answer proves nothing
             return
         for objective in objectives:
             metric = objective.metric.partition(",")[0]
@@ -244,10 +244,10 @@ class LmEval:
                 raise _unknown(objective, "metric", metric, known)
             _rule(objective, task).outcomes(ids, [row.get(metric, MISSING) for row in found])
 
-    # --- what scores are scores of ---
+    # --- measures ---
 
     def measures(self) -> dict[str, dict[str, Any]]:
-        """What decides each objective's scores, part by part (see `protocols.Evaluator`)."""
+        """Return the parts of each objective's measure (see `protocols.Evaluator`)."""
         shared = {name: self._task_parts(name) for name in self._tasks}
         packages = measure.versions("lm-eval", "transformers", "tokenizers", "torch", "datasets")
         settings, chat = self._settings, None
@@ -317,19 +317,19 @@ def _require_chat_template(tokenizer: Any, settings: LmEvalSettings) -> None:
 
 
 def _backend(folder: str) -> str:
-    """`seq2seq` where the checkpoint's config says encoder-decoder, else `causal`."""
+    """`seq2seq` if the checkpoint's config says encoder-decoder, else `causal`."""
     file = Path(folder) / "config.json"
     if not file.is_file():
         return "causal"
     try:
         config: Any = AutoConfig.from_pretrained(folder).is_encoder_decoder
-    except (ValueError, KeyError, OSError):  # code of its own, or a model that is not known here
+    except (ValueError, KeyError, OSError):  # remote code or unknown model type
         config = json.loads(file.read_text(encoding="utf-8")).get("is_encoder_decoder", False)
     return "seq2seq" if config else "causal"
 
 
 def _set_fewshot(task: Any, wanted: int | None) -> None:
-    """Set the number of examples as `simple_evaluate` does: a 0 in the task's config stays 0."""
+    """Set the number of few-shot examples as `simple_evaluate` does: a task's own 0 stays 0."""
     own = task.get_config("num_fewshot")
     if wanted is not None and own != 0:
         task.set_config(key="num_fewshot", value=wanted)
@@ -342,7 +342,7 @@ def _require_known(objective: Objective, task: Any) -> None:
     metric, _, wanted = objective.metric.partition(",")
     fields = [str(key) for key in next(iter(task.eval_docs))]
     declared = declared_metrics(task)
-    several = getattr(task, "UNSAFE_CODE", False)  # one function, metrics known when it has run
+    several = getattr(task, "UNSAFE_CODE", False)  # its metrics are known only after a run
     for what, name, known in (
         ("filter", wanted, [ensemble.name for ensemble in task._filters]),
         ("field", objective.cluster, fields),
@@ -389,14 +389,14 @@ def _rule(objective: Objective, task: Any) -> Rule:
 
 
 def _built(task: Any, ids: Sequence[int], **chat: Any) -> list[Instance]:
-    """Requests of some documents, with examples drawn anew from the fixed seed."""
+    """Build the requests of some documents; few-shot examples come from the fixed seed."""
     task.set_fewshot_seed(FEWSHOT_SEED)
     task.build_all_requests(samples=list(ids), rank=0, world_size=1, **chat)
     return list(task._instances)
 
 
 def _filtered(task: Any, requests: Sequence[Instance]) -> dict[int, list[Instance]]:
-    """Document's position -> its answered requests, put through the task's filters."""
+    """Position of a document -> its answered requests, after the task's filters."""
     task._instances = list(requests)
     task.apply_filters()
     found: dict[int, list[Instance]] = {}
@@ -408,7 +408,7 @@ def _filtered(task: Any, requests: Sequence[Instance]) -> dict[int, list[Instanc
 def _processed(
     task: Any, documents: Sequence[list[Instance]], objectives: Sequence[Objective]
 ) -> dict[str, list[Any]]:
-    """Objective -> raw outcome of each document; each filter's answers are processed once."""
+    """Objective -> raw outcome per document; the answers of each filter are processed once."""
     filters = dict.fromkeys(o.metric.partition(",")[2] for o in objectives)
     rows = {chosen: [_results(task, d, chosen) for d in documents] for chosen in filters}
     found = {}
@@ -423,7 +423,7 @@ def _processed(
 
 
 def _results(task: Any, requests: Sequence[Instance], wanted: str) -> Mapping[str, Any]:
-    """What the task makes of one document's answers behind a filter; empty: the first filter."""
+    """Metrics of one document from its filtered answers; `wanted` empty: the first filter."""
     chosen = wanted or next(iter(requests[0].filtered_resps))
     answers = [request.filtered_resps[chosen] for request in requests]
     found: Mapping[str, Any] = task.process_results(requests[0].doc, answers)
@@ -431,7 +431,7 @@ def _results(task: Any, requests: Sequence[Instance], wanted: str) -> Mapping[st
 
 
 def _sampled(request: Instance) -> bool:
-    """Whether the answer to a request is drawn at random."""
+    """Whether the answer to a request is sampled."""
     settings = request.args[1]
     sampled = settings.get("do_sample")
     return bool(settings.get("temperature", 0.0) > 0 if sampled is None else sampled)

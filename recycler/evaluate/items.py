@@ -1,6 +1,6 @@
-"""Which item belongs to which split: decided once by a seeded hash of the item's content.
+"""The splits: a seeded hash of its content assigns each item to dev, select or test.
 
-Dependent items (one cluster, or the same content twice) never lie in two splits.
+Dependent items (same cluster or same content) are always in the same split.
 """
 
 import hashlib
@@ -21,23 +21,23 @@ def split_items(
     wanted: Mapping[str, float],
     clusters: Sequence[str] = (),
 ) -> dict[str, tuple[int, ...]]:
-    """Divide a task's documents into dev, select and test.
+    """Split a task's documents into dev, select and test.
 
     Units of dependent documents (see `dependent`) are ranked by a hash of (seed, task, content), so
-    the split depends neither on their order nor on other tasks. The first ranks are dev, the next
-    select, the next test. A unit that would make a split larger than asked opens the next one.
+    the split depends neither on their order nor on other tasks. The first units are dev, the next
+    select, the next test. A unit that does not fit into a split goes to the next one.
 
     Args:
-        task: the task's name.
-        documents: what the task evaluates, in the evaluator's order.
-        wanted: size of each split, and `seed`; see `split_sizes`.
+        task: name of the task.
+        documents: the task's documents, in the evaluator's order.
+        wanted: size of each split (see `split_sizes`), and `seed`.
         clusters: fields whose equal values mark dependent documents.
 
     Returns:
         split -> ids (positions in `documents`), disjoint.
 
     Raises:
-        InvalidConfig: fewer than three units, so that one of the splits would be empty.
+        InvalidConfig: fewer than three units, so one of the splits would be empty.
     """
     seed = int({**DEFAULT_ITEMS, **wanted}["seed"])
     ranks = [_rank(seed, task, document) for document in documents]
@@ -62,10 +62,10 @@ def split_items(
 
 
 def split_sizes(count: int, wanted: Mapping[str, float]) -> dict[str, int]:
-    """How many items each split gets from a task of `count` ≥ 3 items.
+    """Size of each split for a task of `count` ≥ 3 items; each has at least 1.
 
-    A number from 1 on counts items; one between 0 and 1 is a share of the task's items. Where the
-    task has fewer than all splits ask for together, all shrink in proportion. Each gets at least 1.
+    A wanted size of 1 or more is a number of items; below 1, a share of the task's items. If the task
+    has fewer items than all splits together want, all shrink in proportion.
     """
     sizes = {**DEFAULT_ITEMS, **wanted}
     asked = [sizes[name] * (count if sizes[name] < 1 else 1) for name in SPLITS]
@@ -76,20 +76,20 @@ def split_sizes(count: int, wanted: Mapping[str, float]) -> dict[str, int]:
     by_rest = sorted(range(len(SPLITS)), key=lambda i: (whole[i] - asked[i], i))
     for i in by_rest[: max(left, 0)]:
         whole[i] += 1
-    for _ in range(max(-left, 0)):  # a split was raised to 1: the largest one pays
+    for _ in range(max(-left, 0)):  # a split was raised to 1: take it from the largest
         whole[max(range(len(SPLITS)), key=lambda i: whole[i])] -= 1
     return dict(zip(SPLITS, whole, strict=True))
 
 
 def dependent(documents: Sequence[Any], fields: Sequence[str] = ()) -> list[int]:
-    """For each document the first one that it depends on, perhaps over others; itself if none.
+    """Return for each document the position of the first document of its unit.
 
-    Two documents depend on each other where a field has the same value in both, or where all their
-    content is the same.
+    Two documents are dependent if a field has the same value in both, or if their content is equal.
+    Units are the connected components.
 
     Args:
-        documents: mappings, or anything with a text.
-        fields: names of the fields.
+        documents: mappings or strings.
+        fields: names of the fields to compare.
     """
     first = list(range(len(documents)))
 
@@ -110,13 +110,13 @@ def dependent(documents: Sequence[Any], fields: Sequence[str] = ()) -> list[int]
 
 
 def part_of(items: Sequence[Any], part: tuple[float, float]) -> Sequence[Any]:
-    """The items from one share of their order to another; consecutive parts leave none out."""
+    """Return the items between two shares of their order; consecutive parts cover all items."""
     start, stop = (round(share * len(items)) for share in part)
     return items[start:stop]
 
 
 def content_of(document: Any) -> str:
-    """A document as one text, the same for equal content."""
+    """Return a document as text; equal content gives equal text."""
     return document if isinstance(document, str) else canonical(_plain(document))
 
 
@@ -125,13 +125,13 @@ def _rank(seed: int, task: str, document: Any) -> str:
 
 
 def _joint(ranks: Sequence[str], members: Sequence[int]) -> str:
-    """The rank of a unit; that of its content where all members are the same."""
+    """Return the rank of a unit: that of its content if all members are equal."""
     apart = sorted({ranks[i] for i in members})
     return apart[0] if len(apart) == 1 else hashlib.sha256("".join(apart).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:
-    """JSON-ready copy; what JSON has no word for is taken by its text."""
+    """Return a JSON-ready copy; values of other types become strings."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

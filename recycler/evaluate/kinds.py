@@ -1,4 +1,4 @@
-"""Kinds of evaluators: the class behind a name, its settings checked, one of them made."""
+"""The evaluators by name: check the settings of one, and make it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,15 +20,15 @@ _OWN: Mapping[str, type[BaseModel]] = {"lm-eval": LmEvalSettings, "python": Pyth
 
 
 def checked_settings(kind: str, given: Mapping[str, Any], where: str = "evaluator") -> BaseModel:
-    """The settings of an evaluator, as its own model of them.
+    """Check the settings of an evaluator against the model that it declares.
 
     Args:
         kind: name of the evaluator.
         given: settings as a study file has them.
-        where: what the settings are called in messages.
+        where: name of the settings in messages.
 
     Raises:
-        InvalidConfig: no such kind, or a setting is wrong; the field is named.
+        InvalidConfig: no such evaluator, or a wrong setting, which the message names.
     """
     model: type[BaseModel] | None = _OWN.get(kind) or getattr(
         resolve("evaluator", kind, EVALUATORS), "Settings", None
@@ -49,13 +49,13 @@ def make_evaluator(
     tokenizer: str,
     device: str = "cpu",
 ) -> Evaluator:
-    """The evaluator of a study, made anew.
+    """Make the evaluator of a study.
 
     Args:
-        described: `kind`, `root` (of relative paths) and the evaluator's own settings, as
-            `StudyFile.evaluator_settings` gives them.
-        objectives: of the study; properties of a merge are asked of no evaluator.
-        items: sizes of the splits and their seed.
+        described: `kind`, `root` (for relative paths) and the evaluator's own settings (see
+            `StudyFile.evaluator_settings`).
+        objectives: objectives of the study; properties of the merge are left out.
+        items: sizes of the splits, and `seed`.
         tokenizer: folder of the tokenizer.
         device: torch device of the resident model.
     """

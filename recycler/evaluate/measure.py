@@ -1,6 +1,6 @@
-"""What decides a score, as short parts that can be compared: digests of data, code and versions.
+"""Parts of a measure: digests of documents, code and tokenizers, and versions of packages.
 
-No part holds a path or a time: the same files elsewhere give the same parts.
+No part depends on a path or a time: the same files in another folder give the same parts.
 """
 
 import ast
@@ -12,13 +12,13 @@ from typing import Any
 
 from recycler.evaluate.items import content_of
 
-# Files of a checkpoint's folder that decide what a text's tokens are.
+# Files of a checkpoint's folder that decide the tokens of a text.
 _TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt")
 _MODELS = ("*.model", "*.tiktoken", "chat_template*")
 
 
 def digest(*contents: str | bytes) -> str:
-    """One digest over texts, each told apart from the next."""
+    """Digest of a sequence of texts, with their lengths."""
     sha = hashlib.sha256()
     for content in contents:
         held = content.encode() if isinstance(content, str) else content
@@ -27,12 +27,12 @@ def digest(*contents: str | bytes) -> str:
 
 
 def documents_digest(documents: Iterable[tuple[Any, Any]]) -> str:
-    """Digest of (id, document) pairs in their order; where no id matters it is None."""
+    """Digest of ordered (id, document) pairs; the id is None where it does not matter."""
     return digest(*(f"{number}\0{content_of(document)}" for number, document in documents))
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Part name -> version of each package that is installed."""
+    """Part name -> version, for each package that is installed."""
     found = {}
     for package in packages:
         try:
@@ -50,14 +50,14 @@ def tokenizer_digest(folder: str | Path) -> str:
 
 
 def sources(files: Iterable[Path], roots: Sequence[Path]) -> dict[str, str]:
-    """Digest of each Python file, and of every module beside it or in `roots` that it imports.
+    """Digest of Python files and of the local modules that they import, directly or not.
 
     Args:
-        files: where to begin.
-        roots: folders that names of modules are looked up in, besides that of each file.
+        files: the Python files.
+        roots: folders in which modules are looked up, besides that of the importing file.
 
     Returns:
-        `helper NAME` -> digest; the name is relative to the first root that holds the file.
+        `helper NAME` -> digest; NAME is the path relative to the first root that contains it.
     """
     homes = [root.resolve() for root in roots]
     waiting, seen = [file.resolve() for file in files], set[Path]()
@@ -75,7 +75,7 @@ def sources(files: Iterable[Path], roots: Sequence[Path]) -> dict[str, str]:
 
 
 def _imported(file: Path, homes: Sequence[Path]) -> list[Path]:
-    """Files that a Python file imports from some folders, as far as its text tells."""
+    """Return the files that a Python file imports from `homes`, by its import statements."""
     try:
         tree = ast.parse(file.read_bytes())
     except SyntaxError:
@@ -100,5 +100,5 @@ def _imported(file: Path, homes: Sequence[Path]) -> list[Path]:
 
 
 def plain(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Parts in the order of their names, without those that are empty."""
+    """Return the parts sorted by name, without empty ones."""
     return {name: parts[name] for name in sorted(parts) if parts[name] not in ("", None)}

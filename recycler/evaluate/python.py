@@ -1,7 +1,7 @@
-"""Objectives through any Python callable `module:function(model, tokenizer, split)`.
+"""The evaluator `python`: scores from a user's function `module:function(model, tokenizer, split)`.
 
-It returns a mapping from objective to a list of item values (best: errors and pairing come from
-them), a pair (mean, stderr) or a plain mean.
+The function returns a mapping from objective to a list of item values (best: these give errors and
+pairing), a tuple (mean, stderr) or a mean.
 """
 
 import sys
@@ -30,13 +30,13 @@ class PythonEvaluator:
     takes: ClassVar[Literal["model", "folder"]] = "model"
 
     def __init__(self, context: Context, settings: PythonSettings) -> None:
-        """Import the function; its module may lie in the context's root."""
+        """Import the function; its module may be in the context's root."""
         self._context, self._settings = context, settings
         self._function = load_function(settings.function, context.root)
         self._tokenizer = AutoTokenizer.from_pretrained(context.tokenizer)
 
     def measures(self) -> dict[str, dict[str, Any]]:
-        """Source of the function's module and the local ones it imports, tokenizer, versions."""
+        """Digests of the function's module, its local imports and the tokenizer; versions."""
         file = getsourcefile(unwrap(self._function))
         root = Path(self._context.root or ".")
         parts = {
@@ -66,10 +66,11 @@ class PythonEvaluator:
         split: str,
         part: tuple[float, float] = WHOLE,
     ) -> dict[str, Outcomes | Score]:
-        """Call the function and read what it returned, objective by objective.
+        """Call the function and read the values of each objective.
 
-        A function that takes `part` is asked for the items from one share of the split to another;
-        with one that does not, candidates can't be raced.
+        Raises:
+            InvalidConfig: the function returned something else, or lacks the argument `part`, which
+                racing needs.
         """
         if part != WHOLE and "part" not in signature(self._function).parameters:
             raise InvalidConfig(
@@ -96,7 +97,7 @@ class PythonEvaluator:
 
 
 def load_function(path: str, root: str = "") -> Callable[..., Any]:
-    """The function behind `module:name`."""
+    """Import the function named `module:name`."""
     module, _, name = path.partition(":")
     if root and str(Path(root).resolve()) not in sys.path:
         sys.path.insert(0, str(Path(root).resolve()))

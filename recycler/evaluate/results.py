@@ -1,4 +1,4 @@
-"""From what an evaluator returned to scores with errors."""
+"""Convert the return value of an evaluator to scores with standard errors."""
 
 import math
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from recycler.nouns.trial import Job
 def evaluation_of(
     job: Job, results: Mapping[str, Outcomes | Score], digest: str, seconds: Mapping[str, float]
 ) -> Evaluation:
-    """Scores with errors from what an evaluator returned.
+    """Make an evaluation from the results of an evaluator.
 
     Raises:
         NotFinite: a mean is NaN or infinite.
     """
     outcomes = {name: r for name, r in results.items() if isinstance(r, Outcomes)}
-    with np.errstate(all="ignore"):  # what is not finite is told below
+    with np.errstate(all="ignore"):  # non-finite scores raise below
         scores = {name: r.score() if isinstance(r, Outcomes) else r for name, r in results.items()}
     for name, score in scores.items():
         if not math.isfinite(score.mean) or not math.isfinite(score.stderr):
@@ -34,10 +34,10 @@ def evaluation_of(
 
 
 def read_values(value: Any) -> Outcomes | Score:
-    """Item values, a pair (mean, stderr) as a tuple, or a plain mean, as our nouns.
+    """Convert item values, a tuple (mean, stderr) or a mean to `Outcomes` or a `Score`.
 
     Raises:
-        InvalidConfig: it is none of them.
+        InvalidConfig: the value is none of these.
     """
     if isinstance(value, Outcomes | Score):
         return value

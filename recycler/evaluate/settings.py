@@ -1,4 +1,4 @@
-"""Settings of our own evaluators, as a study file's `evaluator:` section gives them."""
+"""Settings of the built-in evaluators: the `evaluator:` section of a study file."""
 
 from pydantic import Field
 
@@ -6,17 +6,17 @@ from recycler.settings import Settings
 
 
 class LmEvalSettings(Settings):
-    """Settings of `kind: lm-eval`; defaults are those of `lm_eval.simple_evaluate`.
+    """Settings of `kind: lm-eval`; few-shot and chat defaults are those of `simple_evaluate`.
 
     Attributes:
-        tasks: folder of tasks, read as `lm_eval --include_path` reads it; empty: lm-eval's own.
-        batch_size: sequences a forward pass.
-        max_length: longest sequence [tokens]; None takes the model's.
-        num_fewshot: examples in each prompt; None takes the tasks' own. A task whose config says 0
+        tasks: folder of tasks, as for `lm_eval --include_path`; empty: lm-eval's own tasks.
+        batch_size: sequences per forward pass.
+        max_length: longest sequence [tokens]; None: the model's.
+        num_fewshot: examples per prompt; None: the task's own number. A task whose config says 0
             keeps 0.
-        apply_chat_template: wrap prompts in the tokenizer's chat template.
-        fewshot_as_multiturn: with a chat template, each example is a turn of its own.
-        allow_unsafe_code: run tasks that execute what the model writes.
+        apply_chat_template: whether to put prompts into the tokenizer's chat template.
+        fewshot_as_multiturn: with a chat template, whether each example is a turn of its own.
+        allow_unsafe_code: whether tasks may execute code that the model writes.
     """
 
     tasks: str = ""
@@ -32,7 +32,7 @@ class PythonSettings(Settings):
     """Settings of `kind: python`.
 
     Attributes:
-        function: `module:name` of the scoring function; the module may lie beside the study file.
+        function: `module:name` of the scoring function; the module may be beside the study file.
     """
 
     function: str = Field(min_length=1)

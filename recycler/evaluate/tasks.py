@@ -1,7 +1,7 @@
-"""lm-eval's tasks by name, from a folder or lm-eval's own: the only module that knows its insides.
+"""Load lm-eval tasks by name, and read their config; the only module that uses lm-eval internals.
 
-Folders are read by lm-eval's own `TaskManager` (includes, helpers, groups, tags, subfolders). Paths
-of data are relative to the task's YAML, then to the files it includes, then to the study file.
+`lm_eval.tasks.TaskManager` reads folders (includes, helpers, groups, tags, subfolders). Data paths
+are relative to the task's YAML file, then to the files it includes, then to the study file.
 """
 
 import functools
@@ -20,7 +20,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from recycler.errors import InvalidConfig, NotFound
 
-# Aggregations that `evaluate.aggregates` has formulas for, besides the general way.
+# Aggregations that `evaluate.aggregates` knows by name; others are treated in general.
 KNOWN_AGGREGATIONS = (
     "mean",
     "nanmean",
@@ -35,7 +35,7 @@ _NOT_CONTENT = ("tag", "task_alias", "dataset_kwargs", "dataset_path", "metadata
 
 @dataclass(frozen=True, slots=True)
 class LoadedTask:
-    """A task of lm-eval and the folder of its YAML."""
+    """An lm-eval task and the folder of its YAML file."""
 
     task: Any
     home: Path
@@ -44,17 +44,17 @@ class LoadedTask:
 def load_tasks(
     names: Iterable[str], folder: Path | None, root: Path, allow_unsafe: bool
 ) -> dict[str, LoadedTask]:
-    """The tasks of some names.
+    """Load tasks by name.
 
     Args:
-        names: of tasks, not of groups or tags.
-        folder: what `lm_eval --include_path` would be given; None: lm-eval's own tasks alone.
-        root: folder that paths of data may be relative to, besides that of the YAML.
-        allow_unsafe: whether tasks may run what a model writes.
+        names: names of tasks, not of groups or tags.
+        folder: folder as for `lm_eval --include_path`; None: lm-eval's own tasks.
+        root: folder of the study file, for relative data paths.
+        allow_unsafe: whether tasks may run code that a model writes.
 
     Raises:
-        NotFound: no such task, folder or file of data.
-        InvalidConfig: the name of a group, unsafe code without consent, or a task that breaks.
+        NotFound: no such task, folder or data file.
+        InvalidConfig: a group or tag, unsafe code without consent, or a task that fails to load.
     """
     names = sorted(set(names))
     if folder is not None and not folder.is_dir():
@@ -64,7 +64,7 @@ def load_tasks(
 
 
 def _manager(names: Sequence[str], folder: Path | None) -> TaskManager:
-    """The folder's index; with lm-eval's own tasks (seconds of reading) only where needed."""
+    """Index the folder; lm-eval's own tasks, which take seconds, are added only if needed."""
     if folder is not None:
         manager = TaskManager(include_path=str(folder), include_defaults=False)
         if set(names) <= set(manager.all_tasks):
@@ -82,7 +82,7 @@ def _load(
     file = Path(manager.task_index[name].yaml_path)
     if load_yaml(file, resolve_func=False).get("unsafe_code") and not allow_unsafe:
         raise _unsafe(name)
-    if allow_unsafe:  # the metric's own lock; the study file has said yes
+    if allow_unsafe:  # required by the metric; the study file has consented
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"
     try:
         config = load_yaml(file)
@@ -90,7 +90,7 @@ def _load(
         task = manager.load([_located(config, homes, name)])["tasks"][name]
     except (NotFound, InvalidConfig):
         raise
-    except Exception as error:  # a task's own code and libraries of data raise anything
+    except Exception as error:  # a task's code and its data loader may raise anything
         raise InvalidConfig(
             f"task {name!r} can't be loaded: {type(error).__name__}: {error}.",
             hint=f"check {file.name} with `lm_eval validate --tasks {name}`; data that is not on "
@@ -143,7 +143,7 @@ def _unknown(manager: TaskManager, name: str, folder: Path | None) -> NotFound:
 
 
 def _broken(folder: Path) -> list[str]:
-    """What is wrong with the YAML files that lm-eval passes over in silence."""
+    """Return a message for each YAML file that lm-eval skips silently."""
     found = []
     for file in sorted(folder.rglob("*.yaml")):
         try:
@@ -154,7 +154,7 @@ def _broken(folder: Path) -> list[str]:
 
 
 def _includes(file: Path) -> list[Path]:
-    """Folders of the files that a task's YAML includes, over any number of steps."""
+    """Return the folders of all files that a task's YAML includes, directly or not."""
     found: list[Path] = []
     listed = load_yaml(file, resolve_func=False, recursive=False).get("include", [])
     for name in [listed] if isinstance(listed, str) else listed:
@@ -163,11 +163,11 @@ def _includes(file: Path) -> list[Path]:
     return found
 
 
-# --- where data lies ---
+# --- data paths ---
 
 
 def _located(config: Mapping[str, Any], homes: Sequence[Path], name: str) -> dict[str, Any]:
-    """A task's config with the paths of its data made absolute."""
+    """Return a task's config with absolute data paths."""
     made = dict(config)
     kwargs = dict(made.get("dataset_kwargs") or {})
     path = made.get("dataset_path")
@@ -185,7 +185,7 @@ def _located(config: Mapping[str, Any], homes: Sequence[Path], name: str) -> dic
 
 
 def _folder(path: str, homes: Sequence[Path], name: str) -> Path | None:
-    """The local folder or file that `path` names; None for a builder or a name on the hub."""
+    """Return the local folder or file at `path`; None for a builder or a name on the hub."""
     local = Path(path).expanduser()
     tried = [local] if local.is_absolute() else [home / local for home in homes]
     for found in tried:
@@ -218,17 +218,17 @@ def _files(files: Any, homes: Sequence[Path], name: str) -> Any:
 
 
 def _matches(pattern: Path) -> Iterable[Path]:
-    """Files that a path with `*`, `?` or `[` matches."""
+    """Return the files that match a glob pattern."""
     return Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
 
 
-# --- what decides a task's scores ---
+# --- metrics and config ---
 
 
 def aggregation_of(task: Any, metric: str) -> tuple[str, Callable[[Any], Any]]:
-    """Name and function of a metric's aggregation; the name is empty for one of the task's own.
+    """Name and function of a metric's aggregation; the name is empty for a custom one.
 
-    A metric that the task does not declare is averaged, as `lm_eval` does.
+    A metric that the task does not declare is averaged, as in lm-eval.
     """
     function = task.aggregation().get(metric) or get_aggregation("mean")
     for name in KNOWN_AGGREGATIONS:
@@ -238,12 +238,12 @@ def aggregation_of(task: Any, metric: str) -> tuple[str, Callable[[Any], Any]]:
 
 
 def declared_metrics(task: Any) -> list[str]:
-    """Metrics that the task names in its config or class."""
+    """Return the metrics that a task declares in its config or class."""
     return [str(metric) for metric in task.aggregation()]
 
 
 def higher_is_better(task: Any, metric: str) -> bool | None:
-    """Which way a metric is better, None where the task does not say."""
+    """Whether a higher metric is better; None if the task does not say."""
     declared = task.higher_is_better()
     found = declared.get(metric)
     if found is None and metric not in declared and len(declared) == 1:
@@ -252,7 +252,7 @@ def higher_is_better(task: Any, metric: str) -> bool | None:
 
 
 def config_of(task: Any) -> Any:
-    """What the task's config says, as plain data; functions by name, data and paths left out."""
+    """Return the task's config as plain data, without data and paths; functions by name."""
     config = {k: v for k, v in vars(task.config).items() if k not in _NOT_CONTENT}
     data = {
         "path": getattr(task, "DATASET_PATH", None),
@@ -264,7 +264,7 @@ def config_of(task: Any) -> Any:
 
 
 def helper_files(task: Any) -> list[Path]:
-    """Python files of the functions that a task's config names, and of its own class."""
+    """Return the Python files of the functions in a task's config and of its class."""
     found = list(_functions(vars(task.config)))
     if type(task).__module__ != "lm_eval.api.task":
         found.append(type(task))

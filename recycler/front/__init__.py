@@ -1,1 +1,1 @@
-"""What a study found: Pareto arithmetic, the front, races, the verdict; pure functions."""
+"""The results of a study: Pareto sets, the front, racing and the verdict, as pure functions."""

@@ -1,7 +1,7 @@
-"""The baselines every search is held against: read off the ledger, or proposed to it.
+"""The baselines of a study and the greedy soup: their proposals, and their trials in the ledger.
 
-Singles, uniform soup and merge-best come before the budget; the greedy-soup path opens it.
-Letters: n checkpoints, w (n,).
+Singles, uniform and merge-best come on top of the budget; the greedy-soup path is its first part.
+Letters: n checkpoints, m objectives, k trials.
 
 Reference: arXiv 2412.04144, § 4 (uniform, merge-best); Wortsman et al. 2022, arXiv 2203.05482
 (greedy soup).
@@ -15,18 +15,18 @@ from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Kind, Proposal, State, Trial
 
-# Steps of the greedy path. All n - 1 would be 31 of 50 evaluations at n = 32, and the surrogate
-# reaches the path's average without it (bench/search_bench.py).
+# Most steps of the greedy path. All n - 1 would take 31 of 50 evaluations at n = 32, and the
+# surrogate reaches the path's average without it (bench/search_bench.py).
 GREEDY_STEPS = 8
 
 
 def soup(n: int, members: Sequence[int]) -> tuple[float, ...]:
-    """(n,) weights of the plain average of some checkpoints, given by their positions."""
+    """(n,) weights of the plain average of the checkpoints at positions `members`."""
     return tuple(1.0 / len(members) if i in members else 0.0 for i in range(n))
 
 
 def proposals(plan: Plan, trials: Sequence[Trial]) -> Iterator[Proposal]:
-    """Singles and uniform, then merge-best once every single is finished; in that order."""
+    """Yield the singles, uniform, and merge-best once every single is finished, in that order."""
     for i, name in enumerate(plan.names):
         yield Proposal(
             kind=Kind.SINGLE, name=f"single:{name}", recipe=plan.recipe(soup(plan.n, [i]))
@@ -41,7 +41,7 @@ def proposals(plan: Plan, trials: Sequence[Trial]) -> Iterator[Proposal]:
 
 
 def singles(plan: Plan, trials: Sequence[Trial]) -> dict[int, Trial]:
-    """Position -> trial of each single checkpoint that is in the ledger."""
+    """Position in the pool -> trial of each single in the ledger."""
     by_id = {trial.recipe.id: trial for trial in trials}
     ids = [plan.recipe(soup(plan.n, [i])).id for i in range(plan.n)]
     return {i: by_id[id_] for i, id_ in enumerate(ids) if id_ in by_id}
@@ -54,7 +54,7 @@ def singles_done(plan: Plan, trials: Sequence[Trial]) -> bool:
 
 
 def single_gains(plan: Plan, trials: Sequence[Trial]) -> dict[int, Array]:
-    """Position -> (m,) dev gains of each single that was scored."""
+    """Position in the pool -> (m,) dev gains of each scored single."""
     done = {i: t for i, t in singles(plan, trials).items() if t.state == State.COMPLETE}
     return {i: plan.objectives.gains([t.means("dev")])[0] for i, t in done.items()}
 
@@ -72,10 +72,10 @@ def best_of_each(plan: Plan, trials: Sequence[Trial]) -> list[int]:
 
 
 def greedy_step(plan: Plan, trials: Sequence[Trial], limit: int = GREEDY_STEPS) -> Proposal | None:
-    """The next merge on the greedy-soup path, or None if it is complete or waits for a score.
+    """Return the next merge of the greedy-soup path; None if it is complete or waits for a score.
 
-    Singles in order of their average; each is added to the soup and stays if the average of the
-    dev gains, in steps of each objective's scale, gets larger. At most `limit` are tried.
+    Singles are tried in order of their average dev gain, in steps of each objective's scale. A
+    single stays in the soup if it raises that average. At most `limit` are tried.
     """
     known = single_gains(plan, trials)
     if len(known) < 2:
@@ -101,20 +101,20 @@ def greedy_step(plan: Plan, trials: Sequence[Trial], limit: int = GREEDY_STEPS) 
 
 
 def scored(plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
-    """What the front is held against: the scored baselines and the greedy soup, by number."""
+    """Return the scored baselines by number, then the greedy soup if there is one."""
     soup = greedy_soup(plan, trials)
     known = [t for t in trials if t.is_baseline and t.state == State.COMPLETE]
     return [*known, *([soup] if soup else [])]
 
 
 def scales(plan: Plan, trials: Sequence[Trial]) -> Array:
-    """(m,) one step of each objective in averages: its scale, or the range of the singles."""
+    """(m,) step of each objective in averages: its scale, or the range of the singles."""
     singles = [t for t in trials if t.kind == Kind.SINGLE and t.state == State.COMPLETE]
     return plan.objectives.scales(plan.objectives.gains([t.means("dev") for t in singles]))
 
 
 def greedy_soup(plan: Plan, trials: Sequence[Trial]) -> Trial | None:
-    """The trial that is the greedy soup so far: the best average of the path; None before."""
+    """Return the trial with the best average on the greedy path so far; None before the first."""
     known = single_gains(plan, trials)
     path = [t for t in trials if t.kind == "greedy" and t.state == State.COMPLETE]
     if not path:
@@ -125,7 +125,7 @@ def greedy_soup(plan: Plan, trials: Sequence[Trial]) -> Trial | None:
 
 
 def less_one(plan: Plan, trials: Sequence[Trial]) -> Iterator[Proposal]:
-    """The greedy soup without each of its members in turn, once its path is complete."""
+    """Yield the greedy soup without each of its members in turn, once the path is complete."""
     made = greedy_soup(plan, trials)
     if made is None or any(t.kind == "greedy" and t.state == State.RUNNING for t in trials):
         return

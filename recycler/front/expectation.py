@@ -1,8 +1,8 @@
-"""What merges are expected to score on further items: their luck shrunk by what the others say.
+"""The gains expected of merges on further items: their scores, shrunk by the surrogate.
 
-The best of many merges by noisy scores owes a part of its lead to the items it was scored on. The
-surrogate's posterior mean at the merge itself does not (bench/LOG.md: picks by it are better on test
-items than picks by the scores).
+The best of many noisy scores is too high: selection favours luck (the winner's curse). The
+surrogate's posterior mean at the merge corrects for it; picks by it are better on test items than
+picks by the scores (bench/LOG.md).
 
 Letters: k trials, m objectives.
 """
@@ -22,17 +22,17 @@ from recycler.nouns.trial import SCORED, Trial
 def expected(
     plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | Array, split: str = "dev"
 ) -> Mapping[int, Array]:
-    """Number of a trial -> (m,) gains that are expected of it, given all that was measured.
+    """Trial number -> (m,) expected gains, given all scores.
 
-    Gains on select items are further, independent measurements of the same merges, up to what these
-    items are harder or easier for all of them.
+    Scores on select or test items are further, independent measurements of the same merges, apart
+    from a shift that all merges share: these items may be easier or harder than the dev items.
 
     Args:
         plan: the study.
         trials: its ledger.
         reference: (m,) fixed worst corner, as gains.
-        split: whose scores count: those on dev items alone, or those on this split too; in its
-            terms, for the trials scored there.
+        split: `dev`: from dev scores alone, for all scored trials. Else also from the scores on this
+            split, on its scale, for the trials scored there.
     """
     scored, x, y, errors = _ledger(plan, trials)
     if len(scored) > MANY and split == "dev":
@@ -60,9 +60,9 @@ def expected(
 def predicted(
     plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | Array, recipe: Recipe
 ) -> tuple[Array, Array] | None:
-    """(m,) gains that scored trials let one expect of another merge, and (m,) their deviations.
+    """(m,) gains predicted for a merge not scored yet, and (m,) their standard deviations.
 
-    None where there are too many trials to ask.
+    None if there are more than MANY scored trials.
     """
     scored, x, y, errors = _ledger(plan, trials)
     if len(scored) > MANY:
@@ -72,14 +72,14 @@ def predicted(
 
 
 def _ledger(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Trial], Array, Array, Array]:
-    """Of k scored trials: they, (k, d) points, (k, m) dev gains and (k, m) standard errors."""
+    """Return k scored trials, their (k, d) points, (k, m) dev gains and (k, m) standard errors."""
     scored = [trial for trial in trials if trial.state in SCORED]
     x = np.array([plan.points.point_of(trial.recipe) for trial in scored])
     return scored, x, *_measured(plan, scored, "dev")
 
 
 def _measured(plan: Plan, trials: Sequence[Trial], split: str) -> tuple[Array, Array]:
-    """(k, m) gains on a split and (k, m) their standard errors, 0 where not known."""
+    """(k, m) gains on a split and (k, m) their standard errors, 0 where unknown."""
     objectives = plan.objectives
     scores = [trial.evaluations[split].scores for trial in trials]
     errors = [[row[o.name].stderr for o in objectives.searched] for row in scores]

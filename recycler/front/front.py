@@ -1,6 +1,6 @@
-"""The Pareto front of a study: its members, how sure they are, and how to pick one.
+"""The Pareto front of a study: its members, the probability of each, and rules to pick one.
 
-Letters: k members, m objectives.
+Letters: k members or trials, m objectives.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from recycler.nouns.evaluation import Outcomes, Score
 from recycler.nouns.objectives import Array, Floor, Objective, Objectives
 from recycler.nouns.trial import State, Trial
 
-DRAWS = 2000  # bootstrap draws behind each probability
+DRAWS = 2000  # bootstrap draws per probability
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A trial on the front and the probability that it truly is non-dominated."""
+    """A trial on the front, and the probability that it is truly non-dominated."""
 
     trial: Trial
     p_nondominated: float
@@ -31,16 +31,16 @@ class Front:
     """Members of the front, ordered by their gains in the first objective, best first.
 
     Attributes:
-        objectives: what was searched.
-        members: the front by the point estimates on `basis` items.
-        basis: split whose items decided the membership: `dev` while the search runs (optimistic:
-            the search saw them), `select` after the re-check. On dev items of a raced search it is
-            what is expected of the members that decides (see `front_rows`).
-        certainty: split whose items gave `p_nondominated`.
-        reference: (m,) fixed worst corner, as gains; None before the singles are known.
+        objectives: the study's objectives.
+        members: the front by the mean scores on `basis` items.
+        basis: split that decided membership: `dev` until the re-check (optimistic: the search saw
+            these items), then `select`. With racing, dev membership uses expected gains (see
+            `front_rows`).
+        certainty: split that `p_nondominated` was computed on.
+        reference: (m,) fixed worst corner, as gains; None before the singles are scored.
         floors: (m,) smallest gains allowed on `basis` items; -inf where there is no floor.
-        expected: (k, m) gains of the members without the luck of the items that chose them (see
-            `front.expectation`), by which members are picked; None: by the scores themselves.
+        expected: (k, m) expected gains of the members (see `front.expectation`), used to pick
+            one; None: the scores are used.
     """
 
     objectives: Objectives
@@ -61,27 +61,27 @@ class Front:
 
     @property
     def judged(self) -> Array:
-        """(k, m) gains of the members that picks go by."""
+        """(k, m) gains by which a member is picked: expected ones if known, else the scores."""
         return self.gains(self.basis) if self.expected is None else self.expected
 
     @property
     def feasible(self) -> bool:
-        """Whether the members meet the floors; else nothing did, and the front is of all merges."""
+        """Whether the members meet all floors. If no merge does, the front is that of all merges."""
         return bool(meeting(self.trials, self.objectives, self.basis, self.floors).all())
 
     def hypervolume(self, split: str) -> float | None:
-        """Volume above the fixed reference on a split; None before it is known."""
+        """Hypervolume above the reference on a split; None before that is known."""
         return volume(self.trials, self.objectives, self.reference, split)
 
     def knee(self) -> Trial:
-        """The best balanced member (see `pareto.knee`)."""
+        """Return the best balanced member (see `pareto.knee`)."""
         self._require_members()
         return self.trials[pareto.knee(self.judged)]
 
     def prefer(self, weights: Mapping[str, float] | None = None) -> Trial:
-        """The member with the largest weighted sum of gains, each scaled to the front's range.
+        """Return the member with the largest weighted sum of gains, scaled to the front's range.
 
-        Without weights, those of the objectives count.
+        The default weights are those of the objectives.
         """
         self._require_members()
         if weights is None:
@@ -93,7 +93,7 @@ class Front:
         return self.trials[int(np.argmax((gains / np.where(span > 0, span, 1.0)) @ wanted))]
 
     def above(self, floors: Mapping[str, float]) -> Trial:
-        """The knee among the members whose raw scores are at least as good as all floors."""
+        """Return the knee among the members whose raw scores meet all the given floors."""
         self._require_members()
         self._require_known(floors)
         gains = self.gains(self.basis)
@@ -135,7 +135,7 @@ class Front:
 def volume(
     trials: Sequence[Trial], objectives: Objectives, reference: Array | None, split: str
 ) -> float | None:
-    """Hypervolume of some trials' gains on a split; None where one of them has none."""
+    """Hypervolume of the trials' gains on a split; None if one of them is not scored there."""
     gains = objectives.gains([trial.means(split) for trial in trials])
     if reference is None or not len(gains) or np.isnan(gains).any():
         return None
@@ -145,13 +145,12 @@ def volume(
 def floor_gains(trials: Sequence[Trial], objectives: Objectives, split: str) -> Array:
     """(m,) smallest gain that each objective's floor allows on a split's items.
 
-    It is -inf where there is no floor, NaN where the floor's baseline failed (or never was: the
-    study of one checkpoint) and +inf while the baseline is not scored yet.
+    -inf: no floor. +inf: the floor's baseline is not scored yet. NaN: that baseline failed.
 
     Args:
-        trials: the ledger; its baselines are what floors are relative to.
-        objectives: whose floors.
-        split: on whose items.
+        trials: the ledger, with the baselines that floors are relative to.
+        objectives: objectives of the study.
+        split: dev, select or test.
     """
     return np.array([_floor_gain(trials, objectives, o, split) for o in objectives.searched])
 
@@ -167,7 +166,7 @@ def _floor_gain(
     named = _baselines(trials, objectives, floor)
     known = [trial.means(split).get(objective.name) for trial in named]
     scores = [score for score in known if score is not None]
-    # on dev items the best single is not known before all are; elsewhere who failed never comes
+    # a trial that failed on dev items gets no scores on other splits: do not wait for it
     awaited = [
         t
         for t in named
@@ -182,14 +181,14 @@ def _floor_gain(
 
 
 def _baselines(trials: Sequence[Trial], objectives: Objectives, floor: Floor) -> list[Trial]:
-    """The trials that a floor is relative to; none if they are not in the ledger yet."""
+    """Return the trials that a floor is relative to; none if they are not in the ledger yet."""
     singles = [trial for trial in trials if trial.kind == "single"]
     if floor.baseline == "best-single":
         return singles
     named = [trial for trial in trials if trial.name == floor.baseline and trial.is_baseline]
     if named or floor.baseline not in ("uniform", "merge-best"):
         return named
-    # where two references are the same merge, the ledger has the first alone
+    # baselines that are the same merge are in the ledger only once, as the first of them
     if len(singles) == 1:
         return singles
     if floor.baseline == "merge-best" and singles:
@@ -206,13 +205,13 @@ def _baselines(trials: Sequence[Trial], objectives: Objectives, floor: Floor) ->
 def meeting(
     trials: Sequence[Trial], objectives: Objectives, split: str, floors: Array | None
 ) -> pareto.Mask:
-    """(k,) which trials are at least as good as all floors on a split's items.
+    """(k,) which trials meet all floors on a split's items.
 
     Args:
-        trials: k trials scored there.
-        objectives: searched.
-        split: on whose items.
-        floors: (m,) from `floor_gains`, or None; a floor that is not known yet excludes nobody.
+        trials: k trials scored on the split.
+        objectives: objectives of the study.
+        split: dev, select or test.
+        floors: (m,) from `floor_gains`, or None; a floor not known yet excludes no trial.
     """
     gains = objectives.gains([trial.means(split) for trial in trials])
     limits = np.full(objectives.m, -np.inf) if floors is None else floors
@@ -224,7 +223,7 @@ def meeting(
 def feasible(
     trials: Sequence[Trial], objectives: Objectives, split: str, floors: Array | None
 ) -> list[Trial]:
-    """The trials that meet all floors on a split; all of them if none does."""
+    """Return the trials that meet all floors on a split; all of them if none does."""
     met = meeting(trials, objectives, split, floors)
     kept = [trial for trial, kept in zip(trials, met, strict=True) if kept]
     return kept or list(trials)
@@ -237,10 +236,10 @@ def front_rows(
     floors: Array | None = None,
     expected: Mapping[int, Array] | None = None,
 ) -> list[Trial]:
-    """The trials that are non-dominated by their means on a split, among those above the floors.
+    """Return the non-dominated trials on a split, among those that meet the floors.
 
-    Where nobody meets the floors, among all. If racing stopped some of the trials, what is expected
-    of each of them decides, where it is given: estimates from some of the items are mostly luck.
+    If none meets them, among all. Means decide. If racing pruned some trials, expected gains decide
+    on dev items instead, where given: estimates from part of the items are mostly luck.
     """
     allowed = feasible(trials, objectives, split, floors)
     if expected and split == "dev" and any(trial.state == State.PRUNED for trial in trials):
@@ -254,13 +253,13 @@ def front_rows(
 def regrets(
     trials: Sequence[Trial], rivals: Sequence[Trial], objective: Objective, split: str
 ) -> Array:
-    """(k,) how far each trial is from the best of all in one objective, in its unit; 0 is best.
+    """(k,) distance of each trial to the best score of one objective, in its unit; 0 is best.
 
     Args:
-        trials: k trials scored on the split.
-        rivals: others that the best may be among, as far as they are scored there.
-        objective: any objective of the study; NaN for a trial that has no score.
-        split: on whose items.
+        trials: k trials; NaN for one without a score.
+        rivals: further trials that may hold the best score.
+        objective: any objective of the study.
+        split: dev, select or test.
     """
 
     def gains(of: Sequence[Trial]) -> Array:
@@ -279,7 +278,7 @@ def probabilities(
     objectives: Objectives,
     seed: int = 0,
 ) -> Array:
-    """(k,) probability of each of k candidates to be non-dominated among all of them, in [0, 1].
+    """(k,) probability in [0, 1] that each of k candidates is non-dominated among them.
 
     See `drawn_gains` for the arguments and the bootstrap.
     """
@@ -292,21 +291,21 @@ def drawn_gains(
     objectives: Objectives,
     seed: int = 0,
 ) -> Array:
-    """Gains of k candidates as they might have come out on other items of the same tasks.
+    """Draw gains of k candidates on other items of the same tasks, by paired cluster bootstrap.
 
-    Items are resampled once a task and draw for all candidates together (paired), by cluster.
-    The means of a candidate without outcomes on all items are drawn from normals with its stderr; if
-    racing stopped it after some of them, around what the items do to the others.
+    Each draw resamples the clusters of a task once, for all candidates together. A candidate
+    without outcomes on all items is drawn from a normal with its standard error. If racing pruned
+    it, that normal is centred on its score plus the mean deviation of the others in that draw.
 
-    Where the items can't show how far a mean may be off (`Outcomes.least_error`), it is moved by that
-    much, up or down at even odds and each candidate's for itself: one more item, which nobody has
-    seen. Candidates that are alike on every item of every objective are moved together.
+    A mean is also moved by its `Outcomes.least_error`, up or down with equal probability and
+    independently per candidate, as one unseen item would move it. Candidates with equal outcomes on
+    all items of all objectives move together.
 
     Args:
         outcomes: k mappings from objective to item outcomes on one split.
         scores: k mappings from objective to score on the same split.
-        objectives: only the searched ones count.
-        seed: seed of the bootstrap.
+        objectives: objectives of the study; only the searched ones are drawn.
+        seed: random seed of the bootstrap.
 
     Returns:
         (draws, k, m) larger is better.

@@ -1,11 +1,11 @@
-"""Pareto arithmetic on plain arrays: no trials, no files, no global randomness.
+"""Pareto sets on plain arrays: dominance, hypervolume, knee, bootstrap.
 
 Letters in shapes (the same in the whole package):
     n  checkpoints in the pool        k  points (trials) in a set
     m  objectives                     w  a point of the simplex, (n,)
 
-Orientation: every array called `gains` is larger-is-better. Raw scores keep their own direction
-and unit until `Objectives.gains` turns them; nothing below this line asks again.
+Orientation: in every array called `gains`, larger is better. `Objectives.gains` makes them from raw
+scores, which keep their own direction and unit.
 Reference: Zitzler & Thiele 1998 (hypervolume); Das 1999 (knee); Miller 2024, arXiv 2411.00640
 (clustered and paired errors of evaluations).
 """
@@ -23,7 +23,7 @@ def nondominated(gains: Array) -> Mask:
     """Which rows no other row dominates; equal rows do not dominate each other.
 
     Args:
-        gains: (k, m) larger is better; k may be 0. A row with NaN or infinity never is in it.
+        gains: (k, m) larger is better; k may be 0. Rows with NaN or infinity are never members.
 
     Returns:
         (k,) True for members of the front.
@@ -43,7 +43,7 @@ def hypervolume(gains: Array, reference: Array) -> float:
 
     Args:
         gains: (k, m) larger is better; k may be 0. Rows with NaN add nothing.
-        reference: (m,) the worst corner; rows not above it in every column add nothing.
+        reference: (m,) worst corner; rows not above it in every column add nothing.
 
     Returns:
         The volume, in the product of the objectives' units.
@@ -58,12 +58,12 @@ def hypervolume(gains: Array, reference: Array) -> float:
 
 
 def covering(gains: Array, reference: Array, size: int) -> list[int]:
-    """At most `size` rows, chosen one by one for the hypervolume they add; ties: first row.
+    """Choose at most `size` rows greedily by the hypervolume they add; ties: first row.
 
     Args:
         gains: (k, m) larger is better.
         reference: (m,) the worst corner.
-        size: how many rows to keep; all where k is not larger.
+        size: number of rows to keep; all rows if k <= size.
 
     Returns:
         Row numbers, ascending.
@@ -74,12 +74,12 @@ def covering(gains: Array, reference: Array, size: int) -> list[int]:
 
 
 def by_volume(gains: Array, reference: Array, size: int) -> list[int]:
-    """Row numbers in the order in which each adds most hypervolume to those before; ties: first.
+    """Row numbers in greedy order: each adds most hypervolume to those before; ties: first row.
 
     Args:
         gains: (k, m) larger is better.
         reference: (m,) the worst corner.
-        size: how many rows are wanted.
+        size: number of rows to return.
     """
     left, chosen = list(range(len(gains))), list[int]()
     while left and len(chosen) < size:
@@ -92,14 +92,14 @@ def neighbours(gains: Array) -> list[tuple[int, int, float]]:
     """Pairs of rows with no third row between them, and their distance; largest gap first.
 
     A row lies between two others if it is nearer to each of them than they are to each other (the
-    relative neighbourhood graph, Toussaint 1980). On a front of two objectives these are exactly
-    the rows that follow one another.
+    relative neighbourhood graph, Toussaint 1980). With two objectives, these are the adjacent rows of
+    the front.
 
     Args:
         gains: (k, m) the front, larger is better, each column in steps of its own scale.
 
     Returns:
-        (row, row, distance), rows ascending; equal gaps in the order of rows.
+        (row, row, distance) with the smaller row first; equal gaps are ordered by row.
     """
     apart = np.linalg.norm(gains[:, None] - gains[None], axis=2)
     pairs = []
@@ -111,21 +111,20 @@ def neighbours(gains: Array) -> list[tuple[int, int, float]]:
 
 
 def expected_gain(before: float, now: float, evaluations: int, window: int, ahead: int) -> float:
-    """Hypervolume that further evaluations are expected to add, from what the last ones added.
+    """Hypervolume that further evaluations are expected to add, extrapolated from the last ones.
 
-    The t-th evaluation of a search adds about c/t, so with H the harmonic numbers the mean gain of
-    the window, (now - before)/window, decays to
+    If the t-th evaluation of a search adds c/t, the next `ahead` evaluations add
 
         (now - before) · (H(K + ahead) - H(K)) / (H(K) - H(K - window))
 
-    over the next ones, K being the evaluations so far. Exact where gains do fall as 1/t.
+    where K is the number of evaluations so far and H(t) the t-th harmonic number.
 
     Args:
         before: volume before the window.
-        now: volume after it.
-        evaluations: K ≥ 1, of the search, so far.
-        window: how many of them the gain was made in, 1 to K.
-        ahead: how many are to come.
+        now: volume after the window.
+        evaluations: K ≥ 1, evaluations of the search so far.
+        window: number of last evaluations in the window, 1 to K.
+        ahead: number of evaluations to extrapolate over.
 
     Returns:
         In the unit of the volumes.
@@ -136,14 +135,14 @@ def expected_gain(before: float, now: float, evaluations: int, window: int, ahea
 
 
 def worst_corner(gains: Array, margin: float = 0.1) -> Array:
-    """A reference point just below every row: column minimum less `margin` of the column's range.
+    """Reference point just below every row: column minimum less `margin` of the column's range.
 
     Args:
         gains: (k, m) larger is better, k >= 1.
         margin: share of each column's range, unitless.
 
     Returns:
-        (m,) strictly below every entry also where a column is constant.
+        (m,) strictly below every row, even if a column is constant.
     """
     low, high = gains.min(axis=0), gains.max(axis=0)
     span = np.where(high > low, high - low, np.maximum(np.abs(low), 1.0))
@@ -152,7 +151,7 @@ def worst_corner(gains: Array, margin: float = 0.1) -> Array:
 
 
 def knee(gains: Array) -> int:
-    """Row with the best balanced gains: farthest from the plane through the front's corners.
+    """Row with the best balanced gains: the farthest above the plane through the front's corners.
 
     Each column is scaled to [0, 1] over the front; the distance to the plane through the corners
     (1,0,..), (0,1,..) is then the plain sum of the scaled gains (Das 1999). Ties: first row.
@@ -168,13 +167,13 @@ def knee(gains: Array) -> int:
 def bootstrap_means(
     values: Array, weights: Array, clusters: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> Array:
-    """Means of k candidates over the same resampled items, paired and clustered.
+    """Bootstrap means of k candidates on the same resampled clusters of items (paired).
 
     Args:
         values: (k, items) outcome of each item for each candidate, in the metric's unit.
         weights: (k, items) weight of each item in the mean (bytes for bits per byte, else 1).
         clusters: (items,) cluster index 0..c-1 of each item.
-        counts: (draws, c) how often each cluster was drawn.
+        counts: (draws, c) number of times each cluster was drawn.
 
     Returns:
         (draws, k) weighted mean of each candidate in each draw, in the metric's unit.
@@ -190,7 +189,7 @@ def draw_counts(clusters: int, draws: int, rng: np.random.Generator) -> NDArray[
 
 
 def share_nondominated(draws: NDArray[np.float64]) -> Array:
-    """How often each candidate is non-dominated over joint draws of all candidates' gains.
+    """Share of joint draws of all gains in which each candidate is non-dominated.
 
     Args:
         draws: (draws, k, m) larger is better.

@@ -1,11 +1,11 @@
-"""What the scores of some merges say of others: one Gaussian process an objective, numpy only.
+"""The surrogate model: Gaussian process regression of each objective's gains, numpy only.
 
-The process lives in a point's coordinates (mostly the weights). Its kernel holds a constant, a linear
-and a quadratic part (near one basin a loss is a quadratic form in the weights, arXiv 2406.07529)
-and a smooth rest. Functions are drawn from the posterior by pathwise conditioning and can be read off
-at any number of points.
+The inputs are a point's coordinates (mostly the weights). The kernel is the sum of a constant, a
+linear, a quadratic and an RBF part: within one basin a loss is a quadratic form in the weights
+(arXiv 2406.07529). Functions are drawn from the posterior by pathwise conditioning and can be
+evaluated at any points.
 
-Letters: k finished trials, d coordinates, m objectives, c points asked for. Gains: larger is better.
+Letters: k finished trials, d coordinates, m objectives, c query points. Gains: larger is better.
 Reference: Wilson et al. 2021, arXiv 2011.04026 (pathwise conditioning).
 """
 
@@ -19,31 +19,29 @@ from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.space import Space
 
-MANY = 2000  # trials from which all this, whose time grows with their cube, no longer pays
-FITTED = 160  # at most so many trials decide the kernel's scales; all of them condition the result
-FEATURES = 128  # random Fourier features of the smooth part
-# Scales are tried on these grids; variances are in those of the values.
+MANY = 2000  # most trials for which the model is used: its time grows with their cube
+FITTED = 160  # most trials used to fit the kernel's scales; all trials condition the posterior
+FEATURES = 128  # random Fourier features of the RBF part
+# Grids of the kernel's scales; variances are relative to the variance of the values.
 _GRID = {
     "linear": (1e-4, 0.01, 0.1, 1.0, 10.0),
     "quadratic": (1e-4, 0.01, 0.1, 1.0, 10.0),
     "smooth": (1e-4, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0),
     "length": (0.1, 0.2, 0.35, 0.6, 1.0),
 }
-_NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)  # where it is not known
-_EXACT = 1e-5  # noise, as a share of the variance of the values, that counts as none
-_PAIRED = (1.0, 0.5, 0.25, 0.1)  # share of a known variance that merges do not have in common
-CONSTANT = 10.0  # prior variance of the constant, in variances of the values
+_NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)  # used if the noise is unknown
+_EXACT = 1e-5  # noise, relative to the variance of the values, that counts as none
+_PAIRED = (1.0, 0.5, 0.25, 0.1)  # share of a known error variance that is not common to all merges
+CONSTANT = 10.0  # prior variance of the constant, relative to the variance of the values
 
 
 @dataclass(frozen=True, slots=True)
 class Squeeze:
-    """Squeezes gains logarithmically where they lie far below a floor.
-
-    A merge that falls out of the basin must not decide the scales of those that do not.
+    """Compresses gains below a floor by a logarithm: collapsed merges must not set the scale.
 
     Attributes:
-        floor: from here downwards; above it nothing changes.
-        unit: size of a step that counts.
+        floor: gains above it stay unchanged, in the unit of the gains.
+        unit: size of a step below it, in the unit of the gains.
     """
 
     floor: float
@@ -51,30 +49,30 @@ class Squeeze:
 
     @classmethod
     def of(cls, values: Array, corner: float) -> "Squeeze":
-        """From where a model of (k,) gains should stop to care.
+        """Choose the floor for (k,) gains.
 
-        That is the fixed corner, or three spreads of the upper half below the median where that is
-        higher.
+        It is the reference corner or, if that is higher, the median less three times the distance
+        from the median to the best.
         """
         middle, best = float(np.median(values)), float(values.max())
         floor = max(corner, middle - 3 * (best - middle)) if best > middle else corner
         return cls(floor, max(best - floor, 1e-12))
 
     def __call__(self, values: Array) -> tuple[Array, Array]:
-        """(k,) squeezed values, and (k,) by how much their errors shrink."""
+        """(k,) compressed values, and the (k,) factors by which their errors shrink."""
         below = np.maximum(self.floor - values, 0.0) / self.unit
         squeezed = np.where(below > 0, self.floor - self.unit * np.log1p(below), values)
         return squeezed, 1 / (1 + below)
 
     def undone(self, squeezed: Array) -> Array:
-        """(k,) gains again."""
+        """(k,) gains from compressed values."""
         below = np.maximum(self.floor - squeezed, 0.0) / self.unit
         return np.where(below > 0, self.floor - self.unit * np.expm1(below), squeezed)
 
 
 @dataclass(frozen=True, slots=True)
 class Scales:
-    """Prior variances of the parts of the kernel, the smooth part's length, the noise's factor."""
+    """Prior variances of the kernel's parts, length of the RBF part, and factor of the noise."""
 
     linear: float = 1.0
     quadratic: float = 1.0
@@ -84,7 +82,7 @@ class Scales:
 
 
 def kernel(scales: Scales, centre: Array, a: Array, b: Array) -> Array:
-    """(k, c) prior covariance of (k, d) and (c, d) points, around the (d,) centre of the space."""
+    """(k, c) prior covariance of (k, d) and (c, d) points; `centre` is (d,), that of the space."""
     inner = (a - centre) @ (b - centre).T
     near = np.exp(-_squared(a, b) / (2 * scales.length**2))
     covariance: Array = (
@@ -99,16 +97,16 @@ def _squared(a: Array, b: Array) -> Array:
 
 
 class Posterior:
-    """What the finished trials say about one objective."""
+    """Gaussian process posterior of one objective, given the finished trials."""
 
     def __init__(self, x: Array, values: Array, variance: Array | None, centre: Array) -> None:
-        """Choose scales by marginal likelihood, then condition on all trials.
+        """Fit the scales by marginal likelihood, then condition on all trials.
 
         Args:
             x: (k, d) points.
             values: (k,) gains.
-            variance: (k,) variance of the observations; None where it is not known.
-            centre: (d,) of the space.
+            variance: (k,) noise variance of the gains; None if unknown, then it is fitted.
+            centre: (d,) centre of the space.
         """
         self.x, self._centre = x, centre
         self.offset = float(values.mean())
@@ -135,7 +133,7 @@ class Posterior:
         return spread
 
     def draws(self, rng: np.random.Generator, count: int) -> Callable[[Array], Array]:
-        """Functions of the posterior: (c, d) points -> (c, count) values."""
+        """Draw `count` functions from the posterior: (c, d) points -> (c, count) values."""
         prior = _prior_draws(self.scales, self._centre, rng, count)
         errors = np.sqrt(self._noise())[:, None] * rng.standard_normal((len(self.x), count))
         weights = _solve(self._root, self._target[:, None] - prior(self.x) - errors)
@@ -150,7 +148,7 @@ class Posterior:
         return np.maximum(self.scales.noise * self._variance, 1e-6)
 
     def _fitted(self) -> Scales:
-        """Scales of large marginal likelihood: steps on the grids, one scale at a time."""
+        """Maximise the marginal likelihood over the grids by coordinate ascent."""
         rows = np.unique(np.linspace(0, len(self.x) - 1, FITTED).astype(int))
         evidence = _Evidence(self.x[rows], self._centre, self._target[rows], self._variance[rows])
         grids = {**_GRID, "noise": _PAIRED if self._known else _NOISE}
@@ -173,7 +171,7 @@ def _scales(grids: Mapping[str, Sequence[float]], place: Sequence[int]) -> Scale
 
 
 class _Evidence:
-    """Log marginal likelihood of scales, with a weak prior on them."""
+    """Log marginal likelihood of scales, plus a weak log prior on them."""
 
     def __init__(self, x: Array, centre: Array, target: Array, variance: Array) -> None:
         self._inner = (x - centre) @ (x - centre).T
@@ -194,7 +192,7 @@ class _Evidence:
 
 
 def _root(covariance: Array) -> Array:
-    """Lower Cholesky factor; the diagonal is raised until there is one."""
+    """Lower Cholesky factor; jitter is added to the diagonal until it exists."""
     jitter = 1e-8
     while True:
         try:
@@ -212,7 +210,7 @@ def _solve(root: Array, right: Array) -> Array:
 def _prior_draws(
     s: Scales, centre: Array, rng: np.random.Generator, count: int
 ) -> Callable[[Array], Array]:
-    """Functions whose covariance is `kernel`'s; the smooth part by Fourier features they share."""
+    """Draw `count` functions from the prior; the RBF part uses shared random Fourier features."""
     d = len(centre)
     constant = np.sqrt(CONSTANT) * rng.standard_normal(count)
     slope = np.sqrt(s.linear) * rng.standard_normal((d, count))
@@ -234,7 +232,7 @@ def _prior_draws(
 def posteriors(
     space: Space, reference: Array, x: Array, y: Array, errors: Array
 ) -> Iterator[tuple[Posterior, Squeeze]]:
-    """One posterior an objective, of squeezed gains; arguments as in `shrunk`."""
+    """Yield the posterior of each objective's compressed gains; arguments as in `shrunk`."""
     for j in range(y.shape[1]):
         squeeze = Squeeze.of(y[:, j], float(reference[j]))
         values, factor = squeeze(y[:, j])
@@ -243,18 +241,18 @@ def posteriors(
 
 
 def shrunk(plan: Plan, reference: Array, x: Array, y: Array, errors: Array) -> Array:
-    """(k, m) gains that are expected of merges on further items, given those of all of them.
+    """(k, m) expected gains of merges on further items: the posterior mean at each merge.
 
     The noisier a merge's score, the more it is pulled towards what the model predicts from the
-    other merges. Where no error is known, the noise is what the evidence finds. Gains without noise
-    stay, and so do properties of the merges themselves.
+    other merges. Unknown noise is fitted. Gains without noise and properties of the merge itself
+    (`merge.…`) stay as they are.
 
     Args:
-        plan: gives the space and the objectives.
+        plan: the study, with its space and objectives.
         reference: (m,) fixed worst corner, as gains.
         x: (k, d) points of the merges.
-        y: (k, m) their gains.
-        errors: (k, m) standard errors; a column of zeros where they are not known.
+        y: (k, m) gains.
+        errors: (k, m) standard errors; a column of zeros where they are unknown.
     """
     made, objectives = y.copy(), plan.objectives.searched
     for j, (model, squeeze) in enumerate(posteriors(plan.points, reference, x, y, errors)):
@@ -267,7 +265,7 @@ def shrunk(plan: Plan, reference: Array, x: Array, y: Array, errors: Array) -> A
 def predicted(
     space: Space, reference: Array, x: Array, y: Array, errors: Array, point: Array
 ) -> tuple[Array, Array]:
-    """(m,) gains that scored merges predict at another (d,) point, and (m,) their deviations.
+    """(m,) gains predicted at a (d,) point, and (m,) their standard deviations.
 
     The other arguments are those of `shrunk`.
     """

@@ -1,8 +1,8 @@
-"""Racing: whether a candidate scored on some of the dev items is worth the rest of them.
+"""Racing: early stopping of candidates that were scored on part of the dev items.
 
-All candidates see the items in the same seeded order, so a candidate is compared with each member of
-the front on the very same items. What is random is only how it does on the items it has not seen.
-Letters: k rivals, m objectives, s the share of items seen.
+All candidates see the items in the same seeded order, so a candidate and the members of the front are
+compared on the same items. Only its outcomes on the unseen items are uncertain.
+Letters: k rivals, m objectives, s share of items seen.
 
 Reference: Maron & Moore 1994 (races); Cochran 1977, § 2.6 (finite populations).
 """
@@ -26,23 +26,23 @@ DEFAULTS: Mapping[str, Any] = {"blocks": [0.125, 0.25, 0.5, 1.0], "chance": 0.05
 
 @dataclass(frozen=True, slots=True)
 class Improvement:
-    """What a candidate is expected to add to the front once it is scored on all dev items.
+    """The expected improvement of the front by a candidate once it has all dev items.
 
     Attributes:
-        chance: probability that it will be non-dominated on all dev items.
-        gain: hypervolume it is expected to add then, as a share of the front's.
+        chance: probability that it is non-dominated on all dev items.
+        gain: expected hypervolume added, as a share of the front's.
     """
 
     chance: float
     gain: float
 
     def suffices(self, settings: Mapping[str, Any]) -> bool:
-        """Whether it should go on: neither below the wanted chance nor below the wanted gain."""
+        """Whether to go on: both chance and gain reach the settings' limits."""
         return bool(self.chance >= settings["chance"] and self.gain >= settings["gain"])
 
 
 def settings_of(wanted: bool | Mapping[str, Any]) -> dict[str, Any]:
-    """Racing's settings from a study file: off, the defaults, or some of one's own.
+    """Racing's settings from a study file: `false`, `true` (the defaults), or a mapping.
 
     Raises:
         InvalidConfig: unknown names, or blocks that do not rise to 1.
@@ -74,11 +74,11 @@ def _refused(found: Any) -> InvalidConfig:
 
 def _is_share(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0.0 <= value <= 1.0  # NaN is not
+    return number and 0.0 <= value <= 1.0  # false for NaN
 
 
 def require_items(objectives: Objectives, measures: Mapping[str, Parts]) -> None:
-    """Raise InvalidConfig if some of the items alone can't score a searched objective."""
+    """Raise InvalidConfig if a searched objective can't be scored on part of the items."""
     for objective in objectives.searched:
         if measures.get(objective.name, {}).get("scored") == TOGETHER:
             raise InvalidConfig(
@@ -89,7 +89,7 @@ def require_items(objectives: Objectives, measures: Mapping[str, Parts]) -> None
 
 
 def _rising(blocks: Any) -> bool:
-    """Whether these are shares above 0 that rise to 1."""
+    """Whether these are shares above 0 in rising order, the last one 1."""
     if not isinstance(blocks, list) or not blocks or not all(map(_is_share, blocks)):
         return False
     steps = [0.0, *blocks]
@@ -105,23 +105,20 @@ def expected_improvement(
     floors: Array | None = None,
     prior: tuple[Array, Array] | None = None,
 ) -> Improvement:
-    """What a candidate is expected to add to the present front.
+    """Expected improvement of the current front by a candidate that has seen part of the items.
 
-    The candidate's mean on all items is drawn as the rivals' average plus the paired difference on
-    the items seen, bootstrapped by cluster; its spread is cut by √(1-s), for a mean over
-    all items is known to that extent. With a prior the draws are moved and narrowed to what both say
-    together.
+    The candidate's mean on all items is the rivals' average plus the paired difference on the items
+    seen, bootstrapped by cluster. The spread is multiplied by √(1-s), the finite-population
+    correction. A prior is combined with the draws as a product of two normals.
 
     Args:
-        candidate: objective -> outcomes of the first items, or the score of an objective that is
-            known exactly.
-        rivals: k ≥ 1 mappings with the outcomes of all items; the front's members.
-        objectives: only the searched ones count.
+        candidate: objective -> outcomes of the first items, or the score if it is known exactly.
+        rivals: k ≥ 1 mappings, the members of the front with outcomes of all items.
+        objectives: objectives of the study; only the searched ones count.
         reference: (m,) fixed worst corner, as gains.
-        seed: of the bootstrap.
-        floors: (m,) smallest gains allowed; below one of them nothing is on the front.
-        prior: (m,) gains that other merges let one expect of the candidate, and (m,) their standard
-            deviations.
+        seed: random seed of the bootstrap.
+        floors: (m,) smallest gains allowed; a draw below one of them is not on the front.
+        prior: (m,) gains predicted from other merges, and (m,) their standard deviations.
     """
     rng = np.random.default_rng(seed)
     means = np.empty((len(rivals), objectives.m))
@@ -145,15 +142,15 @@ def estimate(
     rivals: Sequence[Mapping[str, Outcomes | Score]],
     objectives: Objectives,
 ) -> dict[str, Score]:
-    """Objective -> score of a candidate on all dev items, estimated from the first of them.
+    """Objective -> score of a candidate on all dev items, estimated from the first items.
 
-    The plain mean of a block is off by what the block is easier or harder than the rest, alike for
-    all candidates; the rivals' average on all items plus the paired difference is not.
+    The estimate is the rivals' average on all items plus the paired difference on the items seen.
+    The plain mean of the first items would be biased where they are easier or harder than the rest.
 
     Args:
         candidate: as in `expected_improvement`.
         rivals: as in `expected_improvement`.
-        objectives: only the searched ones are estimated.
+        objectives: objectives of the study; only the searched ones are estimated.
     """
     made = {}
     for objective in objectives.searched:
@@ -179,7 +176,7 @@ def _paired(
     counts: dict[tuple[str, int], Any],
     rng: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """(k,) gains of the rivals on all items, (draws,) gains that the candidate may have there."""
+    """(k,) gains of the rivals on all items, and (draws,) drawn gains of the candidate there."""
     others = _comparable(objective, seen, rivals)
     means = np.array([other.plain().score().mean for other in others])
     values, weights, clusters = _difference(seen, others).arrays()
@@ -195,9 +192,9 @@ def _paired(
 
 
 def _with_prior(draws: Array, mean: float, deviation: float) -> Array:
-    """Draws of a normal variable moved and narrowed to the product of its law and a prior's."""
+    """Shift and scale normal draws so that they follow the product with a normal prior."""
     centre, spread = float(draws.mean()), float(draws.std())
-    if spread == 0.0 or deviation == 0.0:  # no law to multiply
+    if spread == 0.0 or deviation == 0.0:  # one of them is exact
         return draws
     weight = spread**-2 / (spread**-2 + deviation**-2)
     both = weight * centre + (1 - weight) * mean
@@ -208,7 +205,7 @@ def _with_prior(draws: Array, mean: float, deviation: float) -> Array:
 def _comparable(
     objective: Objective, seen: Outcomes, rivals: Sequence[Outcomes | Score]
 ) -> list[Outcomes]:
-    """The rivals' outcomes, whose first items must be those that the candidate has seen."""
+    """Return the rivals' outcomes; their first items must be those the candidate has seen."""
     others = [other for other in rivals if isinstance(other, Outcomes)]
     size = len(seen.ids)
     if len(others) < len(rivals) or any(other.ids[:size] != seen.ids for other in others):
@@ -221,11 +218,11 @@ def _comparable(
 
 
 def _difference(seen: Outcomes, rivals: Sequence[Outcomes]) -> Outcomes:
-    """Item by item, the candidate less the rivals' average, on the items it has seen."""
+    """Candidate minus the rivals' average, per item that the candidate has seen."""
     size = len(seen.ids)
     control = np.mean([rival.arrays()[0][:size] for rival in rivals], axis=0)
     known = np.min([o.arrays()[1][:size] > 0 for o in (seen, *rivals)], axis=0)
-    weights = seen.arrays()[1] * known  # an item without a value for one of them tells nothing
+    weights = seen.arrays()[1] * known  # drop items that one of them has no value for
     return replace(
         seen.plain(),
         values=tuple(np.asarray(seen.values) - control),
@@ -236,7 +233,7 @@ def _difference(seen: Outcomes, rivals: Sequence[Outcomes]) -> Outcomes:
 def _improvement(
     draws: Array, front: Array, reference: Array, floors: Array | None
 ) -> Improvement:
-    """From (draws, m) gains of the candidate and the (k, m) gains of the front."""
+    """Improvement from (draws, m) gains of the candidate and (k, m) gains of the front."""
     beaten = np.any(np.all(front[None] >= draws[:, None], axis=2), axis=1)
     if floors is not None:
         beaten |= (draws < floors).any(axis=1)

@@ -1,7 +1,7 @@
-"""Results: one frozen reading of a study, and all that follows from it.
+"""Results: everything that is reported about a study, computed from one reading of its ledger.
 
-Front, verdict, gaps, regrets, floors, costs and their JSON are functions of the same moment, so they
-never disagree, whatever a running study writes meanwhile. Letters: k trials, m objectives.
+Front, verdict, gaps, regrets, floors, costs and their JSON come from one read transaction, so they
+agree with each other while the study goes on. Letters: k trials, m objectives.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,14 +35,14 @@ from recycler.protocols import Store
 
 
 class Results:
-    """A study as it stood at one event; nothing in it ever changes.
+    """A study as it was at one event; immutable.
 
     Attributes:
         plan: the study's plan.
         event: number of the last event that was read.
-        status: name, status, message, created, reference and trials in each state.
+        status: name, status, message, created, reference, and number of trials per state.
         trials: all trials by number.
-        looked_at: how many studies, this one too, have scored merges on these test items.
+        looked_at: number of studies, this one included, that scored merges on these test items.
     """
 
     def __init__(self, reading: Reading) -> None:
@@ -58,7 +58,7 @@ class Results:
 
     @classmethod
     def read(cls, store: Store, study: str) -> "Results":
-        """Read a study in one transaction; NotFound if the ledger has none of that name."""
+        """Read a study in one transaction; NotFound if there is none of that name."""
         return cls(store.read(study))
 
     @property
@@ -66,7 +66,7 @@ class Results:
         return self.plan.name
 
     def trial(self, number: int) -> Trial:
-        """The trial of that number; NotFound if there is none."""
+        """Return the trial of that number; NotFound if there is none."""
         if not 0 <= number < len(self.trials):
             raise NotFound(
                 f"study {self.name!r} has no trial {number}.",
@@ -77,7 +77,7 @@ class Results:
         return self.trials[number]
 
     def outcomes(self, trial: Trial, split: str) -> Mapping[str, Outcomes]:
-        """Objective -> item outcomes of a trial on a split; objectives without items are left out."""
+        """Objective -> item outcomes of a trial on a split, for objectives that have items."""
         key = (trial.number, split)
         if key not in self._unpacked:
             self._unpacked[key] = self._outcomes(*key)
@@ -91,16 +91,16 @@ class Results:
 
     @cached_property
     def baselines(self) -> list[Trial]:
-        """Singles, uniform, merge-best and the greedy soup, as far as they are scored."""
+        """The scored ones of singles, uniform, merge-best and the greedy soup."""
         return baselines.scored(self.plan, self.trials)
 
     @cached_property
     def scales(self) -> Array:
-        """(m,) one step of each objective in averages: its scale, or the range of the singles."""
+        """(m,) step of each objective in averages: its scale, or the range of the singles."""
         return baselines.scales(self.plan, self.trials)
 
     def expected(self, split: str) -> Mapping[int, Array]:
-        """Number of a trial -> gains expected of it on a split; empty before singles are scored."""
+        """Trial number -> (m,) expected gains on a split; empty before the singles are scored."""
         if self.reference is None or self.plan.n < 2:
             return {}
         if split not in self._expected:
@@ -111,13 +111,13 @@ class Results:
         """(m,) smallest gains that the floors allow on a split's items (see `floor_gains`)."""
         return floor_gains(self.trials, self.plan.objectives, split)
 
-    # --- where it stands ---
+    # --- progress ---
 
     @cached_property
     def rechecks(self) -> dict[str, tuple[int, int]]:
-        """Split -> how many of the trials that are due there have been scored, and how many are due.
+        """Split -> (number of due trials that are scored there, number of due trials).
 
-        Select items: the finalists and the baselines. Test items: the front and the baselines.
+        Due on select items: finalists and baselines. Due on test items: front and baselines.
         """
         if self.reference is None:
             return {"select": (0, 0), "test": (0, 0)}
@@ -128,26 +128,26 @@ class Results:
         return found
 
     def is_rechecked(self, split: str) -> bool:
-        """Whether everyone who is due on select or test items has been scored there."""
+        """Whether all trials due on the split (select or test) have been scored there."""
         done, wanted = self.rechecks[split]
         over = self.status["status"] == "complete" and done > 0
         return over or 0 < wanted == done
 
     @cached_property
     def basis(self) -> str:
-        """Split that decides who is on the front: `dev` until the re-check is over, then `select`."""
+        """Split that decides membership: `dev` until the re-check is over, then `select`."""
         return "select" if self.is_rechecked("select") else "dev"
 
     @cached_property
     def certainty(self) -> str:
-        """Split whose items tell how sure the members are."""
+        """Split on which the probabilities of the members are computed."""
         if self.basis == "dev":
             return "dev"
         return "test" if self.is_rechecked("test") else "select"
 
     @property
     def rechecking(self) -> str:
-        """What is said while finalists are re-checked; empty before and afterwards."""
+        """Message while finalists are re-checked; empty before and afterwards."""
         done, wanted = self.rechecks["select"]
         if self.basis != "dev" or not done:
             return ""
@@ -158,7 +158,7 @@ class Results:
 
     @property
     def seen_by(self) -> str:
-        """What is said where other studies have scored merges on the same test items; else empty."""
+        """Warning if other studies have scored merges on the same test items; else empty."""
         if self.looked_at < 2:
             return ""
         return (
@@ -170,7 +170,7 @@ class Results:
 
     @cached_property
     def front(self) -> Front:
-        """The reported front after the re-check; before it, the front on dev items."""
+        """The front on select items after the re-check; before it, the front on dev items."""
         basis, objectives = self.basis, self.plan.objectives
         foreseen, floors = self.expected(basis), self.floors(basis)
         if basis == "select":
@@ -198,7 +198,7 @@ class Results:
         )
 
     def _chances(self, split: str) -> dict[int, float]:
-        """Number of each trial scored on a split -> probability to be non-dominated among them."""
+        """Trial number -> probability that it is non-dominated among all trials scored on a split."""
         rivals = [t for t in self.trials if split in t.evaluations and t.state in SCORED]
         if not rivals:
             return {}
@@ -211,7 +211,7 @@ class Results:
         return dict(zip([t.number for t in rivals], chances.tolist(), strict=True))
 
     def verdict(self, trial: Trial | None = None) -> Verdict | None:
-        """A trial, or the front's knee, against the best single and the greedy soup."""
+        """Compare a trial (default: the knee) with the best single and the greedy soup."""
         key = trial.number if trial else None
         if key not in self._verdicts:
             self._verdicts[key] = self._verdict(trial)
@@ -237,21 +237,21 @@ class Results:
 
     @cached_property
     def best_average(self) -> Trial | None:
-        """The member with the best expected average, in the verdict's steps; None if empty."""
+        """Member with the best average of expected gains in steps of `scales`; None if no member."""
         if not self.front.members:
             return None
         return self.front.trials[int((self.front.judged / self.scales).mean(axis=1).argmax())]
 
     @cached_property
     def meets_floors(self) -> list[bool]:
-        """For each member: whether it is at least as good as all floors on the reported items."""
+        """For each member: whether it meets all floors on the items of `certainty`."""
         split = self.front.certainty
         met = meeting(self.front.trials, self.plan.objectives, split, self.floors(split))
         return [bool(meets) for meets in met]
 
     @cached_property
     def gaps(self) -> list[dict[str, Any]]:
-        """Neighbouring members and how far apart they are in scaled gains, largest gap first."""
+        """Pairs of neighbouring members and their distance in scaled gains, largest first."""
         gains = self.front.gains(self.front.certainty) / self.scales
         numbers = [trial.number for trial in self.front.trials]
         return [
@@ -271,10 +271,10 @@ class Results:
 
     @cached_property
     def costs(self) -> dict[str, Any]:
-        """How many trials ended how, and the share of item evaluations that racing left.
+        """Number of trials per final state, and the share of items that racing evaluated.
 
-        `item_share` is that of the trials inside the budget: items evaluated over items of full
-        evaluations; None where scores came without items.
+        `item_share` is evaluated items over the items of full evaluations, for the trials inside
+        the budget; None if scores came without items.
         """
         counts = {
             s: sum(t.state == s for t in self.trials)
@@ -292,7 +292,7 @@ class Results:
     # --- JSON ---
 
     def front_json(self) -> dict[str, Any]:
-        """The front as documented under `recycler front STUDY --json`."""
+        """Return the front as `recycler front STUDY --json` prints it."""
         front, objectives = self.front, self.plan.objectives
         found = self.verdict()
         return {
@@ -345,7 +345,7 @@ class Results:
         ]
 
     def _floors_json(self, split: str) -> dict[str, float | None]:
-        """Objective -> worst score allowed on a split; None while it is not known."""
+        """Objective -> worst score allowed on a split; None while it is unknown."""
         limits = self.plan.objectives.raw(self.floors(split))
         return {
             o.name: float(limit) if np.isfinite(limit) else None
@@ -354,7 +354,7 @@ class Results:
         }
 
     def trial_json(self, number: int) -> dict[str, Any]:
-        """One trial with recipe, id, digest, timings and failure."""
+        """Return one trial with recipe, id, digest, timings and failure."""
         trial = self.trial(number)
         return {
             "study": self.name,
@@ -372,7 +372,7 @@ class Results:
 
 
 def _expected_scores(front: Front) -> Sequence[dict[str, float] | None]:
-    """For each member: objective -> score that is expected of it, by which it may be picked."""
+    """For each member: objective -> expected score; None if picks use the scores."""
     if front.expected is None:
         return [None] * len(front.members)
     names = [objective.name for objective in front.objectives.searched]
@@ -390,7 +390,7 @@ def _described(objective: Objective) -> dict[str, Any]:
 
 
 def _scored(trial: Trial) -> dict[str, Any]:
-    """trial, kind, method, weights and the scores on each split."""
+    """Number, kind, method, weights, and the scores on each split."""
     scores: dict[str, Mapping[str, Any]] = {
         split: {name: asdict(score) for name, score in evaluation.scores.items()}
         for split, evaluation in trial.evaluations.items()

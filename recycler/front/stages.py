@@ -1,4 +1,4 @@
-"""The stages of a study, as pure functions of its plan and trials: when the search ends, who goes on.
+"""The stages of a study as pure functions of plan and trials: stop rule, finalists, elected.
 
 Letters: m objectives.
 """
@@ -13,27 +13,27 @@ from recycler.nouns.objectives import Array, Objectives
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import SCORED, State, Trial
 
-AHEAD = 10  # evaluations that `remaining_gain` looks ahead
+AHEAD = 10  # evaluations that `remaining_gain` extrapolates over
 
-# Number of a trial -> (m,) gains that are expected of it (see `front.expectation`).
+# Trial number -> (m,) expected gains (see `front.expectation`).
 Expected = Mapping[int, Array]
 
 
 def spent(trials: Sequence[Trial]) -> int:
-    """Evaluations of the budget that are used: all but the baselines and copied scores."""
+    """Evaluations of the budget used so far: baselines and copied scores are free."""
     return sum(not trial.is_baseline and not trial.copied for trial in trials)
 
 
 def remaining_gain(
     trials: Sequence[Trial], objectives: Objectives, reference: Sequence[float] | Array | None
 ) -> float | None:
-    """Hypervolume that the next AHEAD evaluations are expected to add, as a share of the present.
+    """Hypervolume that the next AHEAD evaluations are expected to add, as a share of the current.
 
-    Read off the dev hypervolume before and after the sampler's last evaluations: 30 % of them, at
-    least AHEAD (`pareto.expected_gain` has the formula). Stopped and failed trials added nothing.
+    It is extrapolated from the gain in dev hypervolume over the sampler's last evaluations: 30 % of
+    them, at least AHEAD (see `pareto.expected_gain`). Pruned and failed trials count as no gain.
 
     Returns:
-        None before AHEAD evaluations have ended, and while nothing lies above the reference.
+        None before AHEAD evaluations have ended, and while no trial lies above the reference.
     """
     ended = [t for t in trials if t.kind == "search" and t.state != State.RUNNING and not t.copied]
     ended.sort(key=lambda trial: (trial.finished or 0, trial.number))
@@ -47,15 +47,15 @@ def remaining_gain(
         pareto.hypervolume(objectives.gains([t.means("dev") for t in some]), np.array(reference))
         for some in ([t for t in scored if t.number not in recent], scored)
     )
-    before = min(before, now)  # sums in another order differ in their last digits
+    before = min(before, now)  # the order of sums changes the last digits
     return pareto.expected_gain(before, now, k, window, AHEAD) / now if now > 0 else None
 
 
 def exhausted(
     plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | None
 ) -> float | None:
-    """The remaining gain that ends the search by `plan.stop_gain`; None where it goes on."""
-    if plan.stop_gain <= 0.0:  # a volume that is summed in another order may seem to shrink
+    """Return the remaining gain if it ends the search by `plan.stop_gain`; None to go on."""
+    if plan.stop_gain <= 0.0:  # rounding may make the gain negative
         return None
     made = sum(t.kind == "search" and t.state != State.RUNNING and not t.copied for t in trials)
     left = remaining_gain(trials, plan.objectives, reference) if made >= plan.stop_after else None
@@ -65,14 +65,13 @@ def exhausted(
 def finalists(
     plan: Plan, trials: Sequence[Trial], reference: Array, expected: Expected | None = None
 ) -> list[Trial]:
-    """Merges re-checked on select items: the front by expected gains, then ranks behind it.
+    """Return the merges to re-check on select items: the front, then the next ranks.
 
-    Without `expected`, the front by the scores themselves. Those that racing stopped are among them.
-    The baselines are re-checked anyway and take no place.
-    A front by noisy scores leaves true members out by chance; the ranks behind it get a second
-    look while less than half of the places are taken. Where a rank is larger than the places left,
-    those that add most hypervolume are taken. Merges below a floor are not among them, unless all
-    are.
+    Fronts are by expected gains, or by scores without `expected`; pruned trials take part. Because
+    noisy scores leave true members out by chance, further ranks are added until half of
+    `plan.finalists` are chosen. A rank larger than the places left is cut to the merges that add most
+    hypervolume. Merges below a floor are left out, unless all are below. Baselines are re-checked
+    anyway and take no place.
     """
     floors = floor_gains(trials, plan.objectives, "dev")
     scored = [trial for trial in trials if trial.state in SCORED]
@@ -92,10 +91,10 @@ def finalists(
 
 
 def elected(plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
-    """Members of the reported front: who is non-dominated on select items.
+    """Return the members of the reported front: the non-dominated trials on select items.
 
-    The references stand for election too: a single checkpoint that nothing beats is a member. Who
-    is below a floor on these items is not elected, unless all are.
+    Baselines take part: a single checkpoint that no merge dominates is a member. Trials below a
+    floor on these items are left out, unless all are below.
     """
     checked = [trial for trial in trials if "select" in trial.evaluations]
     floors = floor_gains(trials, plan.objectives, "select")
@@ -109,14 +108,14 @@ def due(
     reference: Array,
     expected: Expected | None = None,
 ) -> list[Trial]:
-    """Who has to be scored on select or test items, by number.
+    """Return the trials to score on select or test items, by number.
 
     Args:
         plan: the study.
         trials: its ledger.
         split: `select`: the finalists and the baselines; `test`: the elected and the baselines.
         reference: (m,) fixed worst corner, as gains.
-        expected: number of a trial -> (m,) gains that are expected of it on dev items.
+        expected: trial number -> (m,) expected gains on dev items.
     """
     if split == "select":
         chosen = finalists(plan, trials, reference, expected)

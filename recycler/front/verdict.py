@@ -1,7 +1,7 @@
-"""The answer in one sentence: a merge against the best single checkpoint and the greedy soup.
+"""The verdict in one sentence: a merge against the best single checkpoint and the greedy soup.
 
-The average is that of the gains in steps of each objective's scale, weights included; differences are
-resampled over items, paired and by cluster. Letters: m objectives.
+They are compared by the average of their gains in steps of each objective's scale, weights included.
+Intervals come from a paired cluster bootstrap over items. Letters: m objectives.
 
 Reference: Miller 2024, arXiv 2411.00640 (paired, clustered differences).
 """
@@ -17,7 +17,7 @@ from recycler.nouns.evaluation import SPLITS, Outcomes
 from recycler.nouns.objectives import Array, Objectives
 from recycler.nouns.trial import Trial
 
-SURE = 0.95  # from this probability on a difference is stated as a fact
+SURE = 0.95  # probability from which a difference is stated as a fact
 _OPTIMISTIC = {
     "dev": " Optimistic: the search saw these items.",
     "select": " Optimistic: the choice saw these items.",
@@ -26,15 +26,15 @@ _OPTIMISTIC = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How far a merge is ahead of a rival in the average.
+    """The difference of the averages of a merge and a rival.
 
     Attributes:
         trial: number of the rival.
-        name: its name, without its kind.
-        difference: of the averages, in steps of the objectives' scales; positive is better.
-        interval: what 95 % of the resampled differences lie in.
-        p_better: share of them that are positive; ties count half.
-        below: whether the rival is below a floor on these items, so that it was no choice.
+        name: name of the rival, without `single:`.
+        difference: merge minus rival, in steps of the objectives' scales; positive is better.
+        interval: 95 % bootstrap interval of the difference.
+        p_better: share of resampled differences above 0; ties count half.
+        below: whether the rival is below a floor on these items and so could not be chosen.
     """
 
     trial: int
@@ -45,7 +45,7 @@ class Comparison:
     below: bool = False
 
     def phrase(self, rival: str, average: str, said: str = "") -> str:
-        """`beats RIVAL by 0.034 [0.021, 0.047] …`; the verb is left out where it was `said`."""
+        """`beats RIVAL by 0.034 [0.021, 0.047] …`, without the verb if it was `said` before."""
         sign = 1.0 if self.difference >= 0 else -1.0
         low, high = sorted(sign * bound for bound in self.interval)
         chance = _chance(self.p_better if sign > 0 else 1.0 - self.p_better)
@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def verb(self) -> str:
-        """What can be said of the merge with this certainty."""
+        """The verb that the probability supports."""
         if self.difference >= 0:
             return "beats" if self.p_better >= SURE else "is ahead of"
         return "is worse than" if self.p_better <= 1.0 - SURE else "is behind"
@@ -64,17 +64,17 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """A merge against the two references a user would take instead.
+    """A merge compared with the two alternatives: the best single and the greedy soup.
 
     Attributes:
-        trial: its number.
+        trial: number of the merge.
         role: how it was picked, such as `knee`.
-        split: on whose items.
-        single: against the best single checkpoint by the same average; None if it is that one.
-        best_single: that checkpoint's name.
-        greedy: against the greedy soup; None where there is none or it is that one.
-        items: least and most items behind an objective; zeros where scores came without.
-        weighted: whether the objectives count differently.
+        split: items they are compared on.
+        single: comparison with the best single by the same average; None if it is that single.
+        best_single: name of that checkpoint.
+        greedy: comparison with the greedy soup; None if there is none or it is the soup.
+        items: least and most items of an objective; zeros if scores came without items.
+        weighted: whether the objectives have different weights.
     """
 
     trial: int
@@ -88,7 +88,7 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The answer."""
+        """The verdict in words."""
         average = "scaled, weighted average" if self.weighted else "scaled average"
         text, said = f"Trial {self.trial} ({self.role})", ""
         if self.single is None:
@@ -105,7 +105,7 @@ class Verdict:
         return f"{text}.{_OPTIMISTIC.get(self.split, '')}"
 
     def to_json(self) -> dict[str, Any]:
-        """The sentence and its numbers."""
+        """Return the sentence and its numbers."""
         return {
             "sentence": self.sentence,
             "trial": self.trial,
@@ -126,24 +126,24 @@ def verdict(
     floors: Callable[[str], Array] = lambda split: np.array(-np.inf),
     seed: int = 0,
 ) -> Verdict | None:
-    """Hold a merge against the best single and the greedy soup, on the most honest items of all.
+    """Compare a merge with the best single and the greedy soup on the last split all have scores on.
 
-    Both the merge and the best single are picked on other items than those reported, where there
-    are any: the single by its average on select items, for a report on test items.
+    For a comparison on test items, the best single is chosen on select items if possible, so that
+    neither it nor the merge is chosen on the items that are reported.
 
     Args:
         pick: the merge.
         role: how it was picked.
-        singles: the single checkpoints that were scored.
+        singles: scored single checkpoints.
         greedy: the greedy soup, if there is one.
-        objectives: the searched ones count.
-        scales: (m,) one step of each objective.
+        objectives: objectives of the study; only the searched ones count.
+        scales: (m,) step of each objective.
         outcomes: item outcomes of a trial on a split.
-        floors: (m,) smallest gains allowed on a split.
-        seed: of the bootstrap.
+        floors: split -> (m,) smallest gains allowed.
+        seed: random seed of the bootstrap.
 
     Returns:
-        None where no split has scores of all of them.
+        None if no split has scores of all of them.
     """
     everyone = [pick, *singles, *([greedy] if greedy else [])]
     common = [s for s in SPLITS if all(s in trial.evaluations for trial in everyone)]

@@ -1,1 +1,1 @@
-"""Plain data that every other room speaks of: no files, no clocks."""
+"""The data types that all other packages use: plain data, without files or clocks."""

@@ -1,6 +1,6 @@
-"""What evaluating a merge gave: item outcomes, means with their errors, or a failure.
+"""The result of evaluating a merge: item outcomes, means with standard errors, or a failure.
 
-Letters: items of one objective in one split.
+Letters: `items` of one objective in one split, c clusters of items.
 References: Miller 2024, arXiv 2411.00640 (clustered errors); Wilson 1927, J. Am. Stat. Assoc. 22
 (errors of shares near 0 and 1).
 """
@@ -18,7 +18,7 @@ from recycler.nouns.objectives import Array
 
 
 class Split(StrEnum):
-    """Which items: the search sees dev, finalists are re-ranked on select, test is reported once."""
+    """Part of the items: dev is searched on, select re-ranks finalists, test is reported."""
 
     DEV = "dev"
     SELECT = "select"
@@ -30,7 +30,7 @@ SPLITS = tuple(Split)
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Mean of one objective in the metric's own unit, its standard error, and how many items."""
+    """Mean of one objective in the metric's unit, its standard error, and the number of items."""
 
     mean: float
     stderr: float
@@ -39,15 +39,15 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Every item's outcome for one objective, so that two merges can be compared item by item.
+    """Outcomes of one objective per item, so that merges can be compared item by item.
 
     Attributes:
         ids: (items,) the evaluator's item ids, in the order of evaluation.
         values: (items,) outcome of each item, in the metric's unit.
-        weights: (items,) its weight in the mean, such as bytes; empty means all 1.
-        clusters: (items,) label shared by dependent items; empty means each item on its own.
-        link: how the score follows from the mean of the values: empty, it is the mean; `exp`, its
-            exponential (a perplexity).
+        weights: (items,) weight of each item in the mean, such as bytes; empty: all 1.
+        clusters: (items,) label shared by dependent items; empty: all items independent.
+        link: function from the mean of the values to the score: empty: none; `exp`: exponential,
+            as for a perplexity.
     """
 
     ids: tuple[int, ...]
@@ -61,9 +61,9 @@ class Outcomes:
             assert len(part) in (0, len(self.ids)), "one entry an item"
 
     def joined(self, other: "Outcomes") -> "Outcomes":
-        """These items and then others; cluster labels mean the same in both.
+        """Return these items followed by others; both must use the same cluster labels.
 
-        Items without ids of their own (0, 1, … in both) are numbered on.
+        If both have default ids (0, 1, …), the others are renumbered to follow.
         """
         if self._unnamed() and other._unnamed():
             more = range(len(self.ids), len(self.ids) + len(other.ids))
@@ -96,21 +96,20 @@ class Outcomes:
         return values, weights, np.unique(labels, return_inverse=True)[1]
 
     def plain(self) -> "Outcomes":
-        """The same items without the link: their score is the mean of the values."""
+        """Return the same items without the link: their score is the mean of the values."""
         return replace(self, link="")
 
     def linked(self, means: Array) -> Array:
-        """Scores that follow from means of the values, whatever the shape."""
+        """Apply the link to means of the values, of any shape."""
         return np.exp(means) if self.link == "exp" else means
 
     def least_error(self) -> float:
-        """Standard error of the mean that this few items can't go below, in the values' unit.
+        """Lower bound of the standard error of the mean, in the unit of the values.
 
-        Where all values are equal, or lie in [0, 1] and touch a bound of it, the sample's spread says
-        too little: of n items that are all right the next may well be wrong. One more item, right or
-        wrong at even odds, moves the mean by ± span / (2 (c + 1)); that is the half-width of Wilson's
-        interval at one standard error for shares of 0 and 1. The span is 1 in [0, 1], else the
-        size of the one value, at least 1. Elsewhere the least error is 0.
+        If all values are equal, or lie in [0, 1] and touch a bound, the sample spread is too small:
+        after n right items the next may be wrong. The bound is span / (2 (c + 1)), the half-width of
+        Wilson's interval at one standard error for shares of 0 and 1. The span is 1 in [0, 1], else
+        the absolute value, at least 1. In all other cases the bound is 0.
         """
         values, weights, clusters = self.arrays()
         values = values[weights > 0]
@@ -124,12 +123,12 @@ class Outcomes:
         return span / (2 * (len(np.unique(clusters)) + 1))
 
     def score(self) -> Score:
-        """Weighted mean, put through the link, and its cluster-robust standard error.
+        """Weighted mean after the link, and its cluster-robust standard error.
 
-        With residuals r = weight · (value - mean) summed by cluster, and c clusters, the squared
-        error is c/(c-1) · Σ r² / (Σ weight)²; for equal weights and no clusters this is the usual
-        sample variance over the number of items. A single cluster has the spread of its values. It
-        is never below `least_error`. Through a link f it is |f'(mean)| times that (delta method).
+        With residuals r = weight · (value - mean) summed by cluster, the squared error is
+        c/(c-1) · Σ r² / (Σ weight)²; with equal weights and no clusters, this is the sample variance
+        over the number of items. With one cluster, the error is the standard deviation of the values.
+        It is at least `least_error`. A link f multiplies it by |f'(mean)| (delta method).
         """
         values, weights, clusters = self.arrays()
         total = weights.sum()
@@ -141,7 +140,7 @@ class Outcomes:
         else:
             stderr = float(np.sqrt(c / (c - 1) * (residuals**2).sum()) / total)
         stderr = max(stderr, self.least_error())
-        if self.link == "exp":  # its derivative is itself
+        if self.link == "exp":  # exp is its own derivative
             mean = float(np.exp(mean))
             stderr *= mean
         return Score(mean, stderr, len(values))
@@ -149,13 +148,13 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What evaluating one merge on one split returned, and what it cost.
+    """The scores of one merge on one split, and their cost.
 
     Attributes:
         split: dev, select or test.
         scores: objective -> mean, error, items.
         outcomes: objective -> item outcomes; empty when read back without them.
-        digest: hash over the bytes of the merge that was scored; empty for functions of weights.
+        digest: hash of the merged bytes that were scored; empty for functions of weights.
         seconds: wall-clock time of each part [s].
     """
 
@@ -166,10 +165,12 @@ class Evaluation:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def joined(self, other: "Evaluation") -> "Evaluation":
-        """This block of items and the next one of the same merge and split, scored as one.
+        """Return this block of items and the next one of the same merge and split as one.
 
-        An objective without items whose error is 0 is known exactly, and must be the same in both.
-        Others that came without item outcomes can't be joined: InvalidConfig.
+        An objective without items, with error 0 and the same score in both, is exact and kept.
+
+        Raises:
+            InvalidConfig: another objective has no item outcomes.
         """
         exact = {
             name: score
@@ -198,13 +199,13 @@ class Evaluation:
 
 
 class Fault(StrEnum):
-    """Who is to blame for a job without scores, and so what happens next.
+    """The cause of a failed job; it decides what happens next.
 
     Attributes:
-        CANDIDATE: the merge itself can't be scored. A result: it spends budget, others go on.
-        ENVIRONMENT: a machine, a file or a connection. The job is tried again elsewhere; if that does
-            not help, the study pauses. It spends no budget and its recipe stays possible.
-        SETUP: the study's settings. No candidate can be scored; the run ends at once.
+        CANDIDATE: the merge itself can't be scored. The trial fails and spends budget.
+        ENVIRONMENT: a machine, a file or a connection. The job is retried elsewhere; if that does not
+            help, the study pauses. No budget is spent and the recipe can be proposed again.
+        SETUP: the study's settings. No candidate can be scored, so the run ends at once.
     """
 
     CANDIDATE = "candidate"
@@ -214,7 +215,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a job has no scores: `kind` is a word to count by, the rest is for the reader."""
+    """Why a job has no scores. `kind` is a stable word to count by; the texts are for people."""
 
     kind: str
     message: str

@@ -1,16 +1,16 @@
-"""Settings that vary over a model: a number, a gradient over layers, or the first filter that fits.
+"""Merge settings that vary over a model: scalars, gradients over layers, entries with filters.
 
-The syntax is mergekit's, so that its files mean the same here.
+The syntax and its meaning are mergekit's.
 
-* `0.5`: the same everywhere.
-* `[0, 0.5, 1]`: a gradient, interpolated linearly from the first layer to the last; tensors outside
-  the layers (embeddings, final norm, head) take its first value. A model with several stacks of
-  layers (vision and text, encoder and decoder) has the whole gradient in each of them.
-* `[{filter: mlp, value: 0.5}, {layers: [0, 8], value: [0, 1]}, {value: 0.2}]`: the first entry whose
-  filter is part of the tensor's name and whose layers [start, stop) hold it; a gradient inside
-  `layers` runs over those. Layers are counted in the main stack, that of the text (of the decoder);
-  another stack has the range that is the same share of its layers. Embeddings belong to the first
-  layer's range, what follows the layers to the last one's.
+* `0.5`: one value for all tensors.
+* `[0, 0.5, 1]`: a gradient, interpolated linearly from the first layer to the last. Tensors outside
+  the layers (embeddings, final norm, head) take the first value. In a model with several stacks of
+  layers (vision and text, encoder and decoder), each stack has the whole gradient.
+* `[{filter: mlp, value: 0.5}, {layers: [0, 8], value: [0, 1]}, {value: 0.2}]`: the first entry that
+  matches. A filter matches if it is part of the tensor's name, `layers` if [start, stop) contains its
+  layer; a gradient inside `layers` runs over that range. Ranges count layers of the main stack (text
+  or decoder) and are scaled to the depth of other stacks. Tensors before the first layer belong to
+  the first range, tensors after the last layer to the last.
 """
 
 import math
@@ -27,21 +27,21 @@ _BEFORE = (
     "wte",
     "wpe",
     "shared.weight",
-)  # what names of tensors ahead of the layers have
-# What names of stacks that are not the main one have.
+)  # parts of names of tensors before the layers
+# Parts of names of stacks other than the main one.
 _ASIDE = ("vision", "visual", "image", "vit.", "audio", "speech", "encoder", "tower", "qformer")
 _KEYS = {"filter", "layers", "value"}
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tensor stands: its layer of so many; -1 before the layers, `layers` behind them.
+    """Position of a tensor in its stack of layers.
 
     Attributes:
-        tensor: its name.
-        layer: number in its own stack.
-        layers: of its own stack.
-        main: layers of the model's main stack, in which ranges are given; 0 means `layers`.
+        tensor: name of the tensor.
+        layer: layer number in the stack; -1 before the first layer, `layers` after the last.
+        layers: number of layers in the stack.
+        main: number of layers in the main stack, in which ranges are given; 0: `layers`.
     """
 
     tensor: str
@@ -54,7 +54,7 @@ class Place:
         return 0 <= self.layer < self.layers
 
     def own_range(self, start: int, stop: int) -> tuple[int, int]:
-        """Layers [start, stop) of the main stack in the tensor's own stack, as a share of it."""
+        """Scale layers [start, stop) of the main stack to the depth of the tensor's stack."""
         if not self.main:
             return start, stop
         first, last = start * self.layers, min(stop, self.main) * self.layers
@@ -62,9 +62,9 @@ class Place:
 
 
 def places(names: Sequence[str]) -> dict[str, Place]:
-    """The place of each tensor of a model, each stack of layers counted by itself."""
+    """Return the place of each tensor of a model; each stack counts its own layers."""
     found = {name: _layer(name) for name in names}
-    if not any(found.values()):  # no usual name of layers: the first number in a name is one
+    if not any(found.values()):  # unusual names: any number counts
         found = {name: _layer(name, usual=False) for name in names}
     sizes: dict[str, int] = {}
     for stack, layer in filter(None, found.values()):
@@ -81,12 +81,12 @@ def places(names: Sequence[str]) -> dict[str, Place]:
 
 
 def layer_count(names: Sequence[str]) -> int:
-    """Layers of a model's main stack; 0 where none is recognised."""
+    """Number of layers in a model's main stack; 0 if there is none."""
     return max((place.main or place.layers for place in places(names).values()), default=0)
 
 
 def _layer(name: str, usual: bool = True) -> tuple[str, int] | None:
-    """The stack and number of the layer that holds a tensor: the first number in its name."""
+    """Return stack and number of a tensor's layer, from the first number in its name."""
     parts = name.split(".")
     for i, part in enumerate(parts[1:-1], start=1):
         if part.isdecimal() and (not usual or parts[i - 1] in _STACKS):
@@ -95,13 +95,13 @@ def _layer(name: str, usual: bool = True) -> tuple[str, int] | None:
 
 
 def _main(sizes: Mapping[str, int]) -> str:
-    """The stack of the text, or of the decoder: the largest that is not called another."""
+    """Return the stack of the text or decoder: the largest without another part's name."""
     ours = [s for s in sizes if not any(part in s for part in _ASIDE)] or list(sizes)
     return max(ours, key=lambda stack: sizes[stack], default="")
 
 
 def _nearest(name: str, stacks: Iterable[str], main: str) -> str:
-    """The stack that a tensor outside of all layers belongs to: the one with the nearest name."""
+    """Return the stack of a tensor outside all layers: that with the longest common prefix."""
 
     def alike(stack: str) -> tuple[int, bool]:
         pairs = zip(name.split("."), stack.split("."), strict=False)
@@ -116,11 +116,11 @@ def _outside(name: str, layers: int) -> int:
 
 
 def value_at(setting: Any, place: Place) -> Any:
-    """What a setting is for one tensor; None where no entry matches.
+    """Return the value of a setting for one tensor; None if no entry matches.
 
     Args:
-        setting: a scalar (number, truth value or word), a gradient or a list of entries.
-        place: the tensor.
+        setting: a scalar (number, bool or string), a gradient or a list of entries.
+        place: position of the tensor.
     """
     if not isinstance(setting, list | tuple):
         return setting
@@ -139,7 +139,7 @@ def value_at(setting: Any, place: Place) -> Any:
 
 
 def scalars(setting: Any) -> list[Any]:
-    """Every value that a setting has somewhere."""
+    """Return all scalar values in a setting."""
     if isinstance(setting, Mapping):
         return scalars(setting["value"])
     if isinstance(setting, list | tuple):
@@ -148,17 +148,17 @@ def scalars(setting: Any) -> list[Any]:
 
 
 def varies(setting: Any) -> bool:
-    """Whether it is more than one scalar for all tensors."""
+    """Whether a setting may differ between tensors."""
     return isinstance(setting, list | tuple)
 
 
 def checked(setting: Any, where: str) -> Any:
-    """The setting in plain form (lists of floats or entries, numbers as they are).
+    """Check a setting and return it as plain data: a scalar, a list of floats or of entries.
 
     Raises:
-        InvalidConfig: it is none of the forms above; `where` names file and key.
+        InvalidConfig: the setting has none of the forms above; `where` names file and key.
     """
-    if isinstance(setting, Mapping):  # one entry alone, as mergekit allows
+    if isinstance(setting, Mapping):  # a single entry, as mergekit allows
         setting = [setting]
     if not isinstance(setting, list | tuple):
         return _scalar(setting, where)
@@ -187,10 +187,10 @@ def _entry(entry: Any, where: str) -> dict[str, Any]:
 
 
 def layer_range(layers: Any, where: str) -> list[int]:
-    """Layers [start, stop) as a list of the two.
+    """Check a range of layers and return it as [start, stop].
 
     Raises:
-        InvalidConfig: it is no such range; `where` names file and key.
+        InvalidConfig: it is not such a range; `where` names file and key.
     """
     whole = isinstance(layers, list | tuple) and [type(x) for x in layers] == [int, int]
     if not whole or not 0 <= layers[0] < layers[1]:

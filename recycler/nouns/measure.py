@@ -1,8 +1,8 @@
-"""A measure: what a score is a score of.
+"""The measure of an objective: everything besides the merge that decides a score.
 
-The recipe of a merge decides its bytes; the measure of an objective decides what is asked of them:
-the evaluator and its settings, the content of tasks and data, the items and their split, versions of
-libraries. Scores are compared, and reused by other studies, only where all of it is equal.
+Its parts are the evaluator and its settings, the content of tasks and data, the items and their
+split, and versions of libraries. Scores are compared, and reused by other studies, only if all parts
+are equal.
 """
 
 import hashlib
@@ -11,15 +11,15 @@ from typing import Any
 
 from recycler.nouns.recipe import canonical
 
-# Part of a measure, in the user's words, such as `data of task 'code'` -> its content or its digest.
+# Name of a part, as messages say it, such as `data of task 'code'` -> its content or digest.
 Parts = Mapping[str, Any]
 
-# The part `scored` of an objective whose score is one number of all items, such as F1 or BLEU.
+# Value of the part `scored` if the score is one aggregate over all items, such as F1 or BLEU.
 TOGETHER = "all items together"
 
 
 def measure_id(parts: Parts) -> str:
-    """Digest of a measure: equal where all parts are."""
+    """Digest of a measure: equal if all parts are."""
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:32]
 
 
@@ -27,12 +27,12 @@ def differences(here: Mapping[str, Parts], there: Mapping[str, Parts]) -> list[s
     """Names of the parts that differ between the measures of two plans.
 
     Args:
-        here: objective -> parts, or nothing where an objective has no measure.
-        there: the same of another plan.
+        here: objective -> parts; objectives without a measure are missing.
+        there: the same for the other plan.
 
     Returns:
-        Each name once, in the order of the objectives; an objective that only one plan has is named
-        by itself.
+        Each name once, in the order of the objectives. An objective that only one plan has appears as
+        `objective 'NAME'`.
     """
     found: dict[str, None] = {}
     for objective in {**here, **there}:

@@ -1,4 +1,4 @@
-"""Objectives: what is measured, in which unit, and which way is better.
+"""Objectives: what is measured, in which unit, and in which direction it is better.
 
 Letters: m objectives of the search, k points.
 """
@@ -16,7 +16,7 @@ from recycler.errors import InvalidConfig, NotFound
 
 Array = NDArray[np.float64]
 
-# Metrics whose unit and direction are known whatever the evaluator says.
+# Metric -> direction and unit, used if the evaluator does not give them.
 KNOWN_METRICS = {
     "acc": ("max", "share"),
     "acc_norm": ("max", "share"),
@@ -36,12 +36,12 @@ _FLOOR = re.compile(r"(?P<baseline>\S+)(?:\s+(?P<sign>[-+*])\s*(?P<number>\S+))?
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """The worst score allowed: `factor` times a baseline's score plus `shift`.
+    """Worst score allowed: `factor` times a baseline's score, plus `shift`.
 
     Attributes:
-        baseline: one of FLOORS or `single:NAME`; empty where the floor is `shift` alone.
-        factor: unitless.
-        shift: in the score's own unit.
+        baseline: one of FLOORS or `single:NAME`; empty: the floor is `shift`.
+        factor: factor of the baseline's score, unitless.
+        shift: added to it, in the unit of the score.
     """
 
     baseline: str = ""
@@ -53,7 +53,7 @@ class Floor:
         """Read `0.6`, `uniform`, `best-single - 0.5` or `single:NAME * 0.98`.
 
         Raises:
-            InvalidConfig: it is none of them; `where` names the objective.
+            InvalidConfig: `wanted` has none of these forms; `where` names the objective.
         """
         if isinstance(wanted, int | float) and not isinstance(wanted, bool):
             found: Floor | None = cls(shift=float(wanted))
@@ -68,7 +68,7 @@ class Floor:
         return found
 
     def score(self, baseline: float) -> float:
-        """The worst score allowed, where the baseline has this one."""
+        """Return the worst score allowed, given the baseline's score."""
         return self.factor * baseline + self.shift if self.baseline else self.shift
 
 
@@ -95,19 +95,18 @@ class Objective:
     """One capability and how it is scored.
 
     Attributes:
-        name: how the objective is called in every table; unique in a study.
+        name: name of the objective, unique in a study.
         metric: the evaluator's metric, such as `acc` or `exact_match,strict-match`.
-        direction: `max`, `min`, or `task` until the evaluator's task has said which (`directed`);
-            empty takes the known direction of the metric.
-        unit: unit of the score; empty takes the known unit of the metric.
-        task: the evaluator's task; empty means `name`.
-        held_out: reported, never seen by the search.
-        scale: how large a difference counts as one step when objectives are averaged, in the
-            score's own unit; None takes the range of the single checkpoints.
-        cluster: field of the task's documents whose equal values mark dependent items.
-        floor: the worst score allowed (a ceiling where smaller is better), see `Floor.parse`; a
-            merge below it is infeasible.
-        weight: how much it counts in averages and in `Front.prefer`, unitless.
+        direction: `max`, `min`, or `task`: to be read from the evaluator's task (see `directed`).
+            Empty: the metric's known direction, else `task`.
+        unit: unit of the score; empty: the metric's known unit.
+        task: the evaluator's task; empty: `name`.
+        held_out: whether it is only reported, never seen by the search.
+        scale: difference that counts as one step in averages over objectives, in the unit of the
+            score; None: the range of the single checkpoints.
+        cluster: field of the task's documents; items with equal values are dependent.
+        floor: worst score allowed (see `Floor.parse`); a merge beyond it is infeasible.
+        weight: weight in averages and in `Front.prefer`, unitless.
     """
 
     name: str
@@ -164,16 +163,16 @@ class Objective:
 
     @property
     def sign(self) -> float:
-        """+1 where larger scores are better, -1 where smaller ones are."""
+        """+1 if larger scores are better, -1 if smaller ones are."""
         if self.direction == "task":
             raise self._undirected()
         return 1.0 if self.direction == "max" else -1.0
 
     def directed(self, told: str = "") -> "Objective":
-        """The objective with a direction: its own, else what its task says, else the known one.
+        """Return the objective with a direction: its own, else the task's, else the metric's.
 
         Raises:
-            InvalidConfig: nobody knows which way is better.
+            InvalidConfig: none of them gives a direction.
         """
         if self.direction != "task":
             return self
@@ -191,7 +190,7 @@ class Objective:
 
     @property
     def of_merge(self) -> bool:
-        """Whether it is a property of the merge itself, which no evaluator is asked for."""
+        """Whether it is a property of the merge itself, scored without an evaluator."""
         return self.metric.startswith("merge.")
 
     @property
@@ -202,7 +201,7 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Objectives:
-    """The objectives of a study, in the order of every (m,) array; held-out ones apart."""
+    """The objectives of a study. (m,) arrays follow the order of the searched ones."""
 
     all: tuple[Objective, ...]
 
@@ -243,37 +242,37 @@ class Objectives:
         raise NotFound(f"no objective {name!r} in this study.", hint=f"it has: {known}.")
 
     def directed(self, measures: Mapping[str, Mapping[str, Any]]) -> "Objectives":
-        """The objectives, each with a direction: its own, else that of the evaluator's measure.
+        """Return the objectives, each with a direction: its own, else that of its measure.
 
         Args:
-            measures: objective -> parts, as `protocols.Evaluator.measures` gives them; `direction`
-                is one of them where the task says which way is better.
+            measures: objective -> parts (see `protocols.Evaluator.measures`). The part `direction` is
+                present if the task gives one.
         """
         return Objectives(
             tuple(o.directed(measures.get(o.name, {}).get("direction", "")) for o in self.all)
         )
 
     def gains(self, scores: Sequence[Mapping[str, float]]) -> Array:
-        """Turn raw scores into gains; the only place where direction is applied.
+        """Turn raw scores into gains. Directions are applied here and in `raw` only.
 
         Args:
-            scores: k mappings from objective name to raw score, in the score's unit.
+            scores: k mappings from objective name to raw score, each in its unit.
 
         Returns:
-            (k, m) larger is better; NaN where a score is missing.
+            (k, m) larger is better; NaN if a score is missing.
         """
         rows = [[o.sign * row.get(o.name, np.nan) for o in self.searched] for row in scores]
         return np.asarray(rows, dtype=np.float64).reshape(len(scores), self.m)
 
     def raw(self, gains: Array) -> Array:
-        """Inverse of `gains`: (..., m) gains back to raw scores in their own direction."""
+        """Inverse of `gains`: (..., m) gains to raw scores."""
         scores: Array = gains * np.array([o.sign for o in self.searched])
         return scores
 
     def scales(self, singles: Array) -> Array:
-        """(m,) what counts as one step in each objective, from the singles' (k, m) gains.
+        """(m,) step of each objective in averages, from the singles' (k, m) gains.
 
-        An objective of weight 2 counts twice: its step is half as large.
+        A step is the objective's scale, or else the range of the singles, divided by its weight.
         """
         span = np.ptp(singles, axis=0) if len(singles) else np.ones(self.m)
         given = [o.scale for o in self.searched]
@@ -284,5 +283,5 @@ class Objectives:
 
     @property
     def weights(self) -> Array:
-        """(m,) how much each objective counts in averages, unitless."""
+        """(m,) weight of each objective in averages, unitless."""
         return np.array([objective.weight for objective in self.searched])

@@ -1,4 +1,4 @@
-"""A plan: what a study is, decided before it starts and compared whenever it is resumed.
+"""The plan of a study: all its settings, fixed at submission and compared on resume.
 
 Letters: n checkpoints, m objectives, d coordinates of a point (see `space`).
 """
@@ -15,7 +15,7 @@ from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.recipe import Ingredient, Recipe, canonical
 from recycler.nouns.space import Space
 
-# Numbers of a plan and between which ends they lie, both included.
+# Fields of a plan that are numbers -> their bounds, inclusive.
 _BOUNDS = {
     "evaluations": (0, math.inf),
     "seed": (0, 2**32 - 1),
@@ -35,30 +35,31 @@ class Plan:
         ingredients: (name, fingerprint) of the n checkpoints, in the order of weight vectors.
         objectives: searched and held-out objectives.
         sampler: name of the sampler.
-        settings: the sampler's own settings.
-        evaluations: budget: merges evaluated besides singles, uniform and merge-best.
-        greedy: whether the greedy-soup path opens the search (inside the budget).
-        leave_one_out: whether the greedy soup is tried without each of its members, after the path.
-        seed: seed of the proposals.
-        method: merge method; merge_settings its parameters; dtype the output dtype, empty
-            where each tensor keeps that of its inputs.
+        settings: settings of the sampler.
+        evaluations: budget: number of merges besides singles, uniform and merge-best.
+        greedy: whether the search starts with the greedy-soup path (part of the budget).
+        leave_one_out: whether to try the greedy soup without each of its members, after the path.
+        seed: random seed of the proposals.
+        method: merge method.
+        merge_settings: parameters of the merge method.
+        dtype: output dtype; empty: each tensor keeps the dtype of its inputs.
         base: (name, fingerprint) of the base checkpoint, if any.
-        items: items wanted a split and objective; `seed` decides who is in which.
-        evaluator: description of the evaluator; part of what makes scores comparable.
-        finalists: at most so many trials are re-checked on select items.
+        items: number of items per split and objective, and the `seed` that assigns them.
+        evaluator: kind and settings of the evaluator.
+        finalists: largest number of merges re-checked on select items.
         racing: `blocks` (shares of dev items after which a candidate may be stopped), `chance` and
-            `gain` (see `racing.Improvement`); empty scores every candidate on all dev items.
-        failed_share: the study stops as failed when more than this share of trials failed.
-        fill: share of the evaluations, the last ones, that go into the largest gaps of the front.
-        space: what is searched besides one weight a checkpoint, as `space.settings_of` makes it.
-        stop_gain: the search ends when `stages.remaining_gain` falls below this share; 0 never.
+            `gain` (see `racing.Improvement`); empty: every candidate is scored on all dev items.
+        failed_share: the study fails when more than this share of its trials failed.
+        fill: share of the evaluations, at the end, spent on the largest gaps of the front.
+        space: what is searched besides one weight per checkpoint, from `space.settings_of`.
+        stop_gain: the search ends when `stages.remaining_gain` falls below this share; 0: never.
         stop_after: the stop rule is not applied before this many sampler evaluations; raised when
             the budget of a stopped study is extended.
         warm_start: names of earlier studies in the same ledger.
-        measures: objective -> parts of its measure (see `measure`). Scores of an objective that has
-            none belong to this study alone.
-        warm: what is proposed first, read from them when the study was registered (see
-            `search.warm.recipes`), so that nothing depends on them later.
+        measures: objective -> parts of its measure (see `measure`). Scores of an objective without a
+            measure are not reused by other studies.
+        warm: the first proposals, taken from the studies of `warm_start` at submission (see
+            `search.warm.recipes`).
     """
 
     name: str
@@ -109,7 +110,7 @@ class Plan:
                 )
 
     def _require_known(self, objective: Objective) -> None:
-        """Raise InvalidConfig where an objective needs a checkpoint that the study has not."""
+        """Raise InvalidConfig if an objective needs a checkpoint that the study lacks."""
         baseline = objective.limit.baseline if objective.limit else ""
         name = baseline.removeprefix("single:")
         if name != baseline and name not in self.names:
@@ -133,9 +134,10 @@ class Plan:
         return tuple(name for name, _ in self.ingredients)
 
     def recipe(self, weights: Sequence[float]) -> Recipe:
-        """The recipe of a weight vector; that of one weight of 1 is the checkpoint itself.
+        """Return the recipe of a weight vector.
 
-        A single checkpoint is a reference for every method, so none may trim or drop parts of it.
+        A one-hot vector gives the checkpoint itself, by method `linear`: singles are baselines, and
+        the study's merge method must not change them.
 
         Args:
             weights: (n,) in the order of `ingredients`, unitless.
@@ -155,11 +157,11 @@ class Plan:
 
     @property
     def points(self) -> Space:
-        """The points that the sampler may propose."""
+        """The space of points that a sampler may propose."""
         return Space.of(self.names, self.space)
 
     def merge_at(self, point: Array) -> Recipe:
-        """The recipe at a point of the search, (d,)."""
+        """Return the recipe at a (d,) point of the space."""
         points = self.points
         weights, values = points.weights(point), points.settings(point)
         plain = self.recipe(tuple(weights.mean(axis=0)))
@@ -168,7 +170,7 @@ class Plan:
         own: dict[str, dict[str, Any]] = {name: {**values.get(name, {})} for name in self.names}
         for column, name in enumerate(self.names if points.groups else ()):
             mean = weights[:, column].mean()
-            if mean != 0:  # else it is left out
+            if mean != 0:  # a weight of 0 is left out
                 own[name]["weight"] = [
                     {"layers": [start, stop], "value": float(weight / mean)}
                     for (start, stop), weight in zip(
@@ -184,11 +186,11 @@ class Plan:
 
     @property
     def measure_ids(self) -> dict[str, str]:
-        """Objective -> id of its measure, of those that have one."""
+        """Objective -> id of its measure, for objectives that have one."""
         return {name: measure_id(parts) for name, parts in self.measures.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as plain JSON data; `Plan.from_json` gives an equal one back."""
+        """Return the plan as JSON data, the inverse of `from_json`."""
         data = {key: getattr(self, key) for key in self.__dataclass_fields__}
         data["objectives"] = [asdict(objective) for objective in self.objectives]
         plain: dict[str, Any] = json.loads(canonical(data))
@@ -196,10 +198,10 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Plan":
-        """The plan that `to_json` gave.
+        """Return the plan written by `to_json`.
 
         Raises:
-            Conflict: a newer recycler wrote it, with settings that this one does not know.
+            Conflict: a newer recycler wrote it, with settings that are unknown here.
         """
         objectives = [dict(entry) for entry in data["objectives"]]
         known = {*Objective.__dataclass_fields__}
@@ -220,10 +222,10 @@ class Plan:
         return cls(**values)
 
     def changes(self, other: "Plan") -> dict[str, tuple[Any, Any]]:
-        """Fields of `other` that differ from this plan's, as (here, there); empty if none.
+        """Field -> (value here, value there) of the fields that differ in another plan.
 
-        Measures come as the names of the parts that differ, each as a field of its own. Where every
-        objective has one, the evaluator's description is not compared: files may lie elsewhere.
+        Each differing part of a measure is a field of its own. If every objective has a measure,
+        `evaluator` is not compared, because its paths may change.
         """
         here, there = self.to_json(), other.to_json()
         parts = differences(here.pop("measures"), there.pop("measures"))

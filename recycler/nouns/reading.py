@@ -1,4 +1,4 @@
-"""A reading: all that the ledger knew of a study at one moment."""
+"""A reading: what one read transaction found about a study."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from recycler.nouns.trial import Trial
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What one read transaction found; it never changes, whatever is written afterwards.
+    """An immutable snapshot of a study, from one read transaction.
 
     Attributes:
-        event: number of the study's last event at that moment.
-        status: name, status, message, created, reference (gains) and trials in each state.
+        event: number of the study's last event.
+        status: name, status, message, created, reference (gains), and number of trials per state.
         plan: the study's plan.
         trials: all trials by number, without item outcomes.
-        looked_at: how many studies, this one too, have scored merges on these test items.
-        outcomes: (number of a trial, split) -> objective -> item outcomes, unpacked when asked for.
+        looked_at: number of studies, this one included, that scored merges on these test items.
+        outcomes: (trial number, split) -> objective -> item outcomes; unpacked on each call.
     """
 
     event: int

@@ -1,6 +1,6 @@
-"""A recipe: everything that decides the bytes of one merge, and an id made of just that.
+"""A recipe: everything that decides the bytes of one merge, and the content id made from it.
 
-Letters: n checkpoints, w weights (n,).
+Letters: n checkpoints.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ class Ingredient:
     """One checkpoint in a recipe.
 
     Attributes:
-        fingerprint: which bytes.
-        name: for people.
-        weight: unitless, for all tensors alike.
-        settings: the method's parameters for this checkpoint alone, such as `density`; `weight`
-            here is what the weight is multiplied with, tensor by tensor (see `schedule`).
+        fingerprint: content hash of the checkpoint.
+        name: name for messages; not part of the id.
+        weight: weight of all its tensors, unitless.
+        settings: parameters of the method for this checkpoint alone, such as `density`; `weight` here
+            is a factor of the weight that may vary over tensors (see `layers`).
     """
 
     fingerprint: str
@@ -37,19 +37,18 @@ class Ingredient:
 class Recipe:
     """Method, ingredients, settings and output dtype of one merge.
 
-    Ingredients are kept in the order of their fingerprints and zero weights are dropped, so equal
-    merges have equal recipes, whatever the order of the pool. Where two checkpoints have the same
-    bytes, their weights and settings decide, so that names never do.
+    Ingredients are sorted by fingerprint (equal ones by weight and settings) and zero weights are
+    dropped, so equal merges have equal recipes in whatever order the pool is.
 
     Attributes:
         method: name of a merge method.
-        ingredients: the checkpoints with a weight other than zero, unitless.
-        dtype: torch name of the output dtype; empty where each tensor keeps that of its inputs.
+        ingredients: the checkpoints with a nonzero weight.
+        dtype: torch name of the output dtype; empty: each tensor keeps the dtype of its inputs.
         base: the base checkpoint of task-vector methods.
-        id: content id, equal for equal merges; names of checkpoints do not enter.
-        settings: the method's own parameters, each a scalar or a `schedule`; besides, how
-            `missing` tensors (tied, refuse, base, skip) and different `vocabulary` sizes (refuse,
-            common) are taken.
+        id: content id, equal for equal merges; independent of checkpoint names.
+        settings: parameters of the method, each a scalar or varying over layers (see `layers`); also
+            what to do with `missing` tensors (tied, refuse, base, skip) and with different
+            `vocabulary` sizes (refuse, common).
     """
 
     method: str
@@ -101,17 +100,17 @@ class Recipe:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight by checkpoint name, largest first; zero weights are left out."""
+        """Checkpoint name -> nonzero weight, largest first."""
         by_size = sorted(self.ingredients, key=lambda item: (-item.weight, item.name))
         return {item.name: item.weight for item in by_size}
 
     def vector(self, names: Sequence[str]) -> tuple[float, ...]:
-        """(n,) weights in the order of `names`; 0.0 for those that are not in the recipe."""
+        """(n,) weights in the order of `names`; 0.0 for names not in the recipe."""
         weights = self.weights
         return tuple(weights.get(name, 0.0) for name in names)
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe as plain data; `Recipe.from_json` gives an equal one back."""
+        """Return the recipe as JSON data, the inverse of `from_json`."""
         return {
             "method": self.method,
             "weights": self.weights,
@@ -138,5 +137,5 @@ class Recipe:
 
 
 def canonical(data: Any) -> str:
-    """JSON with sorted keys and no spaces: one text for one content."""
+    """Return canonical JSON: keys sorted, no spaces."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,9 +1,9 @@
-"""What a search varies: weights, one set of them for each group of layers, and settings in ranges.
+"""The search space: weights per group of layers, and settings of the merge method in ranges.
 
-A point is (d,) numbers: for each of g groups of layers n that lie on a simplex, then one in [0, 1]
-for each range. Samplers know points alone; `Plan.merge_at` and `Space.point_of` are the ways
-between points and recipes. Where weights may be negative, w = l + (1 - n l) p for a point p of the
-simplex, with l the smallest weight allowed. Letters: n checkpoints, g groups, w weights.
+A point is an array (d,): for each of g groups of layers, n shares on a simplex; then one number in
+[0, 1] per range. Samplers see points only; `Plan.merge_at` and `Space.point_of` convert to and from
+recipes. If weights may be negative, w = l + (1 - n l) p for shares p and smallest weight l.
+Letters: n checkpoints, g groups of layers, d coordinates, w weights.
 """
 
 import math
@@ -18,14 +18,14 @@ from recycler.nouns.layers import Place, value_at
 from recycler.nouns.objectives import Array
 from recycler.nouns.recipe import Recipe
 
-UNCHANGED = 1.0  # λ and density that leave a task vector as it is
-_BOUNDS = {"lambda": (-10.0, 10.0), "density": (0.001, 1.0)}  # of what can be searched
+UNCHANGED = 1.0  # value of λ and of density that leaves a task vector unchanged
+_BOUNDS = {"lambda": (-10.0, 10.0), "density": (0.001, 1.0)}  # widest ranges
 _KEYS = (*_BOUNDS, "layer_groups", "least_weight")
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A setting of the merge method between two numbers: of one checkpoint, or shared by all."""
+    """A searched setting of the merge method: of one checkpoint, or shared by all (empty name)."""
 
     setting: str
     checkpoint: str
@@ -44,10 +44,10 @@ class Space:
     """The points of a search.
 
     Attributes:
-        names: of the n checkpoints.
-        groups: layers [start, stop) of each group; empty where all layers have the same weights.
-        ranges: what else is searched.
-        least: smallest weight, 0 or below, unitless.
+        names: names of the n checkpoints.
+        groups: layers [start, stop) of each group; empty: all layers have the same weights.
+        ranges: settings that are searched too.
+        least: smallest weight allowed, 0 or below, unitless.
     """
 
     names: tuple[str, ...]
@@ -57,7 +57,7 @@ class Space:
 
     @classmethod
     def of(cls, names: Sequence[str], given: Mapping[str, Any]) -> "Space":
-        """From a plan's `space`, as `settings_of` made it."""
+        """Make the space from a plan's `space` (see `settings_of`)."""
         ranges = []
         for setting in _BOUNDS:
             if isinstance(given.get(setting), Mapping):
@@ -78,12 +78,12 @@ class Space:
 
     @property
     def blocks(self) -> list[slice]:
-        """Where in a point the weights of each group stand."""
+        """Slices of a point with the shares of each group."""
         return [slice(i * self.n, (i + 1) * self.n) for i in range(max(1, len(self.groups)))]
 
     @property
     def tail(self) -> slice:
-        """Where in a point the ranges stand."""
+        """Slice of a point with the ranges."""
         return slice(len(self.blocks) * self.n, self.d)
 
     @property
@@ -92,7 +92,7 @@ class Space:
 
     @property
     def coordinates(self) -> tuple[str, ...]:
-        """(d,) names: of the checkpoints where that is all there is."""
+        """(d,) names of the coordinates: those of the checkpoints if `is_plain`."""
         weights = list(self.names)
         if self.groups:
             weights = [f"{n} [{start}, {stop})" for start, stop in self.groups for n in self.names]
@@ -101,12 +101,12 @@ class Space:
 
     @property
     def centre(self) -> Array:
-        """(d,) the uniform soup in the middle of all ranges."""
+        """(d,) the uniform soup, with each range at its middle."""
         weights = np.full(len(self.blocks) * self.n, 1.0 / self.n)
         return np.concatenate([weights, np.full(len(self.ranges), 0.5)])
 
     def project(self, raw: Array) -> Array:
-        """(d,) any finite numbers to a point; a point comes back unchanged, bit for bit."""
+        """Map (d,) finite numbers to a point; a point is returned unchanged, bit for bit."""
         point = np.array(raw, dtype=np.float64)
         for block in self.blocks:
             point[block] = normalised(point[block])
@@ -114,27 +114,27 @@ class Space:
         return point
 
     def draw(self, rng: np.random.Generator, concentration: float) -> Array:
-        """(d,) Dirichlet(concentration, …) weights a group, and anything between the ranges' ends."""
+        """Draw a (d,) point: Dirichlet(concentration, …) shares per group, uniform ranges."""
         return self.project(self.draws(rng, concentration, 1)[0])
 
     def draws(self, rng: np.random.Generator, concentration: float, count: int) -> Array:
-        """(count, d) of `draw`, all at once."""
+        """Draw (count, d) points as `draw` does."""
         weights = [rng.dirichlet(np.full(self.n, concentration), count) for _ in self.blocks]
         return np.concatenate([*weights, rng.random((count, len(self.ranges)))], axis=1)
 
     def near(self, rng: np.random.Generator, centre: Array) -> Array:
-        """(d,) a draw around a point."""
+        """Draw a (d,) point near another."""
         drawn = [rng.dirichlet(40.0 * centre[block] + 0.05) for block in self.blocks]
         moved = centre[self.tail] + 0.15 * rng.standard_normal(len(self.ranges))
         return self.project(np.concatenate([*drawn, moved]))
 
     def sparsest(self, point: Array, most: int) -> Array:
-        """The point with only its `most` largest checkpoints, by their weights in all groups."""
+        """Keep the `most` checkpoints with the largest weights over all groups; set others to 0."""
         sizes = np.abs(self.weights(point)).sum(axis=0)
         if np.count_nonzero(sizes) <= most:
             return point
         left = np.argsort(-sizes, kind="stable")[most:]
-        nothing = -self.least / (1.0 - self.n * self.least)  # the share of a weight of 0
+        nothing = -self.least / (1.0 - self.n * self.least)  # the share that gives a weight of 0
         sparse = point.copy()
         for block in self.blocks:
             shares = point[block].copy()
@@ -153,12 +153,12 @@ class Space:
         return found
 
     def _shares(self, weights: Array) -> Array:
-        """(g, n) on simplices: `weights` the other way round."""
+        """(g, n) shares on the simplex: the inverse of `weights`."""
         shares = (weights - self.least) / (1.0 - self.n * self.least)
         return np.stack([normalised(row) for row in shares])
 
     def point_of(self, recipe: Recipe) -> Array:
-        """(d,) where a recipe of the study lies; what it does not set changes nothing."""
+        """(d,) point of a recipe; a setting that it lacks takes the value that changes nothing."""
         items = {item.name: item for item in recipe.ingredients}
         last = self.groups[-1][1] if self.groups else 1
         weights = np.zeros((len(self.blocks), self.n))
@@ -177,7 +177,7 @@ class Space:
         return np.concatenate([points.reshape(-1), shares])
 
     def settings(self, point: Array) -> dict[str, dict[str, float]]:
-        """The ranges' values at a point: checkpoint, or "" for all -> setting -> value."""
+        """Checkpoint, or "" for all of them -> setting -> its value at a point."""
         found: dict[str, dict[str, float]] = {}
         for r, share in zip(self.ranges, point[self.tail], strict=True):
             found.setdefault(r.checkpoint, {})[r.setting] = r.value(float(share))
@@ -185,19 +185,19 @@ class Space:
 
 
 def normalised(raw: Array) -> Array:
-    """Non-negative numbers divided by their sum; all zeros become the uniform soup.
+    """Divide non-negative numbers by their sum; all zeros become the uniform soup.
 
     Args:
-        raw: (n,) any finite numbers; negative ones count as 0.
+        raw: (n,) finite numbers; negative ones count as 0.
 
     Returns:
         (n,) on the simplex.
 
-    Invariants: what is on the simplex already comes back unchanged, bit for bit.
+    Invariants: a point of the simplex is returned unchanged, bit for bit.
     """
     positive: Array = np.clip(np.asarray(raw, dtype=np.float64), 0.0, None)
     total = positive.sum()
-    if abs(total - 1.0) <= 1e-12:  # dividing by a rounded sum would only move last digits
+    if abs(total - 1.0) <= 1e-12:  # dividing by a rounded sum would change last digits
         return positive
     if not total > 0.0:
         return np.full(len(positive), 1.0 / len(positive))
@@ -211,17 +211,17 @@ def settings_of(
     """Check `search.space` of a study file.
 
     Args:
-        given: `lambda: [low, high]`, `density: [low, high]` or `density: {each: [low, high]}` for
-            one a checkpoint, `layer_groups: count`, `least_weight: number`.
+        given: `lambda: [low, high]`, `density: [low, high]` or (one per checkpoint) `density: {each:
+            [low, high]}`, `layer_groups: count`, `least_weight: number`.
         method: name of the merge method.
         known: names of the method's settings.
-        layers: of the checkpoints' architecture.
+        layers: number of layers of the checkpoints.
 
     Returns:
-        The same in plain form, `layer_groups` as layers [start, stop) of each.
+        The settings as plain data, `layer_groups` as a list of [start, stop).
 
     Raises:
-        InvalidConfig: naming the key, what was found and what was expected.
+        InvalidConfig: a key is unknown or its value out of bounds.
     """
     for key in given:
         if key not in _KEYS:

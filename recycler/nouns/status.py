@@ -1,4 +1,4 @@
-"""Where a study stands, and what is wanted of the process that runs it."""
+"""The status of a study, the process that runs it, and what is requested of that process."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Where a study stands.
+    """Status of a study.
 
     Attributes:
         NEW: submitted, never run.
         RUNNING: a live process holds its lease.
-        PAUSED: halted by a fault of the environment, or on request; running it again goes on.
-        STOPPED: its process was stopped or died; running it again goes on.
+        PAUSED: halted by a fault of the environment or on request; a new run continues it.
+        STOPPED: its process was stopped or died; a new run continues it.
         FAILED: too many candidates failed.
-        COMPLETE: searched, re-checked and reported.
+        COMPLETE: search, re-check and test are done.
     """
 
     NEW = "new"
@@ -26,7 +26,7 @@ class Status(StrEnum):
 
 
 class Wanted(StrEnum):
-    """What another process asks of the one that runs a study; jobs in flight are finished first."""
+    """Request to the process that runs a study; it finishes its running jobs first."""
 
     RUN = "run"
     PAUSE = "pause"
@@ -39,9 +39,9 @@ class Holder:
 
     Attributes:
         pid: process id.
-        host: name of its machine.
-        machine: identity of its kernel and process namespace: pids can be compared within it only.
-        started: when the process started [s since 1970]; pids are used again.
+        host: host name.
+        machine: identity of the kernel and process namespace in which `pid` is valid.
+        started: start time of the process [s since 1970]; tells reused pids apart.
     """
 
     pid: int

@@ -1,4 +1,4 @@
-"""A trial: one merge in the ledger, from its proposal to its scores or its failure."""
+"""Trials: a merge in the ledger, from proposal through jobs to scores or failure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ WHOLE = (0.0, 1.0)
 
 
 class Kind(StrEnum):
-    """How a trial came about."""
+    """Origin of a trial."""
 
     SINGLE = "single"
     UNIFORM = "uniform"
@@ -21,13 +21,13 @@ class Kind(StrEnum):
     SEARCH = "search"
 
 
-BASELINES = (Kind.SINGLE, Kind.UNIFORM, Kind.MERGE_BEST)  # on top of the budget of evaluations
+BASELINES = (Kind.SINGLE, Kind.UNIFORM, Kind.MERGE_BEST)  # not counted in the budget
 
 
 class State(StrEnum):
-    """Where a trial is.
+    """State of a trial.
 
-    A pruned trial was stopped early by racing: its dev scores are estimates from some of the items.
+    A pruned trial was stopped early by racing: its dev scores are estimates from part of the items.
     """
 
     RUNNING = "running"
@@ -36,7 +36,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-SCORED = (State.COMPLETE, State.PRUNED)  # states of trials that have dev scores
+SCORED = (State.COMPLETE, State.PRUNED)  # states with dev scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +45,17 @@ class Trial:
 
     Attributes:
         number: 0, 1, … in the order of proposals.
-        kind: how it came about.
-        name: for people: `single:code-a`, `uniform`, `greedy 3`, `search 17`.
-        recipe: what decides the bytes.
-        state: running, complete (scored on all dev items), pruned (on some) or failed.
-        started: position of the proposal in the study's sequence of events.
-        finished: position of the end in that sequence; None while running.
-        attempts: how often its evaluation was begun.
-        digest: hash over the merged bytes, once scored.
+        kind: origin of the trial.
+        name: name for messages, such as `single:code-a`, `uniform`, `greedy 3`, `search 17`.
+        recipe: the merge.
+        state: running, complete (scored on all dev items), pruned (on part of them) or failed.
+        started: number of the event at which it was proposed.
+        finished: number of the event at which it ended; None while running.
+        attempts: number of times its evaluation was started.
+        digest: hash of the merged bytes, once scored.
         evaluations: split -> evaluation, without item outcomes.
         failure: why it failed.
-        notes: what the sampler wants to read again; plain JSON.
+        notes: JSON data that the sampler stores for later proposals.
     """
 
     number: int
@@ -73,16 +73,16 @@ class Trial:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is a reference on top of the budget."""
+        """Whether it is a baseline, not counted in the budget."""
         return self.kind in BASELINES
 
     @property
     def copied(self) -> bool:
-        """Whether its scores are those of an earlier study, so that it cost nothing."""
+        """Whether its scores come from an earlier study and cost nothing."""
         return "copy" in self.notes
 
     def means(self, split: str) -> dict[str, float]:
-        """Objective -> raw mean on a split; empty where it was not evaluated."""
+        """Objective -> raw mean on a split; empty if not evaluated there."""
         evaluation = self.evaluations.get(split)
         return (
             {name: score.mean for name, score in evaluation.scores.items()} if evaluation else {}
@@ -91,7 +91,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """A merge to evaluate next, before the ledger has numbered it."""
+    """A merge to evaluate next, before it has a trial number."""
 
     kind: Kind
     name: str
@@ -101,14 +101,14 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One piece of work for an executor: score one recipe on one split's items.
+    """A unit of work for an executor: score one recipe on items of one split.
 
     Attributes:
-        trial: number of the trial it belongs to.
+        trial: number of the trial.
         recipe: the merge.
         split: dev, select or test.
         objectives: names of the objectives to score.
-        part: shares of the split's items from where to where, in their seeded order.
+        part: (start, stop) as shares of the split's items, in their seeded order.
     """
 
     trial: int

@@ -1,7 +1,7 @@
-"""Where the next weights come from. `recycler.search` is also the function of that name.
+"""The samplers that propose the next merge. `recycler.search` can also be called as a function.
 
-`from recycler import search; search(function, n=16, ...)` runs `search.function.search`, also where
-the package was imported before and hides the function.
+`from recycler import search; search(function, n=16, ...)` runs `search.function.search`, whether or
+not this package was imported first.
 """
 
 import sys
@@ -12,7 +12,7 @@ import recycler
 
 
 class _Callable(ModuleType):
-    """Lets the package be called as the function of the same name."""
+    """Makes the package callable as the function of the same name."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return recycler.__getattr__("search")(*args, **options)

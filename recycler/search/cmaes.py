@@ -1,11 +1,11 @@
-"""CMA-ES by the cmaes package: exactly as in arXiv 2412.04144 (§ 3.2, § 4), and on a softmax.
+"""CMA-ES (cmaes package): as published in arXiv 2412.04144 (§ 3.2, § 4), and on log weights.
 
-A box [0, 1]^n, start 1/n, σ₀ = 1.0, population 4 + ⌊3 ln n⌋, one weight vector an evaluation; the
-raw vector is divided by its sum; fitness is the plain mean over objectives. As Optuna's CMA-ES,
-which the paper used, draws outside the box are repeated 10·n times and then clipped.
+`Paper` searches the box [0, 1]^n from 1/n with σ₀ = 1.0 and population 4 + ⌊3 ln n⌋. Each raw vector
+is divided by its sum and costs one evaluation; fitness is the plain mean over objectives. Draws
+outside the box are repeated up to 10·n times, then clipped, as in the paper's Optuna sampler.
 
-Divided by their sum, draws from a box stay near the uniform soup. `Softmax` searches the logarithms
-of the weights instead, without a box, and reaches sparse merges.
+Draws from a box, divided by their sum, stay near the uniform soup. `Softmax` searches the logarithms
+of the weights without a box and reaches sparse merges.
 """
 
 import math
@@ -32,37 +32,36 @@ ASK, GENERATION = "paper:ask", "paper:generation"
 
 
 class PaperSettings(SamplerSettings):
-    """Settings of `paper`: first step size, and trials a generation (None: 4 + ⌊3 ln d⌋)."""
+    """Settings of `paper`: initial step size, and trials per generation (None: 4 + ⌊3 ln d⌋)."""
 
     sigma: float = Field(1.0, gt=0)
     population: int | None = Field(None, ge=2)
 
 
 class SoftmaxSettings(PaperSettings):
-    """Those of `cmaes`; its step is in logarithms of weights."""
+    """Settings of `cmaes`; the step size is in log weights."""
 
     sigma: float = Field(0.7, gt=0)
 
 
 class Paper(SimplexSampler):
-    """The paper's search. State is rebuilt by replay: which draw a trial was is in its notes.
+    """CMA-ES as in the paper; its state is replayed from the draw numbers in the trials' notes.
 
-    A generation is told when as many of its trials as the population counts have finished, in
-    the order in which they finished; while others are still running, more are drawn from the same
-    distribution.
+    A generation ends when as many of its trials as the population size have finished; the first to
+    finish count. Until then, further proposals are drawn from the same distribution.
     """
 
     Settings = PaperSettings
 
     def __init__(self, problem: Problem, seed: int) -> None:
-        """Take the problem; the seed of a single proposal is not used, only the study's."""
+        """Set up the search from the study's seed; the seed of the single proposal is ignored."""
         super().__init__(problem, seed)
         default = 4 + math.floor(3 * math.log(problem.d))
         self._population = self.settings.population or default
         self._cma = self._search()
 
     def _search(self) -> CMA:
-        """The search before its first draw."""
+        """Return the CMA-ES before its first draw."""
         d = self.problem.d
         return CMA(
             mean=self.problem.space.centre,
@@ -74,7 +73,7 @@ class Paper(SimplexSampler):
         )
 
     def _merge(self, raw: Array) -> Array:
-        """(d,) the point of a draw."""
+        """(d,) the point that a raw draw stands for."""
         return self.problem.space.project(raw)
 
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
@@ -90,11 +89,11 @@ class Paper(SimplexSampler):
             self._tell(study, raw)
         ledger = [t for t in study.get_trials(deepcopy=False) if t.params]
         known = {tuple(row) for row in points(self.problem, ledger)}
-        while True:  # a clipped draw can repeat a single or an own draw; it is passed over
+        while True:  # skip a clipped draw that repeats a single or an earlier draw
             number = len(raw)
             raw[number] = self._cma.ask()
             weights = self._merge(raw[number])
-            if tuple(weights) not in known:  # nor uniform, which a draw of zeros would be
+            if tuple(weights) not in known:  # nor uniform, the projection of all zeros
                 break
         storage = study._storage
         storage.set_trial_system_attr(trial._trial_id, ASK, number)
@@ -102,7 +101,7 @@ class Paper(SimplexSampler):
         return weights
 
     def _finished(self, study: Study) -> list[FrozenTrial]:
-        """Finished trials of the present generation, in the order in which they finished."""
+        """Finished trials of the current generation, in the order in which they finished."""
         return sorted(
             (t for t in complete(study) if t.system_attrs.get(GENERATION) == self._cma.generation),
             key=lambda t: t.user_attrs["finished"],
@@ -120,7 +119,7 @@ class Paper(SimplexSampler):
 
 
 class Softmax(Paper):
-    """CMA-ES on the logarithms of the weights; a weight below `SMALLEST` is 0."""
+    """CMA-ES on the logarithms of the weights; a weight below `SMALLEST` becomes 0."""
 
     Settings = SoftmaxSettings
 

@@ -1,4 +1,4 @@
-"""`search`: the whole loop for any function of weights, without models."""
+"""`search`: a whole study over any function of the weights, without models."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -39,31 +39,30 @@ def search(
     settings: Mapping[str, Any] | None = None,
     listen: Listener = lambda progress: None,
 ) -> Front:
-    """Search the weight simplex for any function, with the machinery of a study and no models.
+    """Search the weight simplex for the Pareto front of any function.
 
     Args:
         function: takes the (n,) weights, a one-dimensional array that sums to 1, and returns one
-            entry an objective: a mean, a pair (mean, stderr) as a tuple, or item values as a list
-            or array, in which case the same items must be scored each time. With one direction the
-            mean or the pair may be returned as it is.
+            entry per objective: a mean, a tuple (mean, stderr), or item values as a list or array
+            (the same items in every call). With one direction, the bare mean or tuple will do.
         n: number of checkpoints.
         directions: `max` or `min` for each of the m objectives.
         sampler: name of a sampler.
-        evaluations: budget. The n singles (one-hot), uniform and merge-best come on top of it.
-        seed: seed of the proposals.
-        names: names of the checkpoints; default `w0`, `w1`, …
-        store: database URL; with a file the search resumes where it was stopped.
-        study: name in the store.
-        greedy: open the search with the greedy-soup path, inside the budget.
+        evaluations: budget, not counting the n singles (one-hot), uniform and merge-best.
+        seed: random seed of the proposals.
+        names: names of the checkpoints; `w0`, `w1`, … by default.
+        store: database URL. A search in a file resumes where it was stopped.
+        study: name of the study in the store.
+        greedy: start with the greedy-soup path; it is part of the budget.
         racing: stop candidates early (see `racing`). The function is then also called with
-            `part=(start, stop)`, shares of the items in their order, and returns these items' values.
-        settings: the sampler's own settings.
+            `part=(start, stop)`, shares of the ordered items, and returns the values of that part.
+        settings: settings of the sampler.
         listen: called after each evaluation.
 
     Returns:
-        The front by the scores that the search saw; `front.trials` have `recipe.vector(names)`. Its
-        picks go by expected gains (see `expectation`). Of a raced search it is the front by expected
-        gains, and the scores of members that were stopped are estimates.
+        The front by the scores that the search saw; `front.trials[i].recipe.vector(names)` has the
+        weights. Its picks use expected gains (see `front.expectation`). With racing, membership uses
+        them too, and the scores of members that were stopped early are estimates.
     """
     labels = tuple(names) or tuple(f"w{i}" for i in range(n))
     if len(labels) != n or n < 1 or not directions:
@@ -97,10 +96,10 @@ def search(
 
 
 def _require_parts(function: Callable[..., Any]) -> None:
-    """Raise unless the function can be called for a part of the items."""
+    """Raise InvalidConfig unless the function takes `part`."""
     try:
         signature = inspect.signature(function)
-    except ValueError:  # it has none, such as a function written in C: the first call will tell
+    except ValueError:  # no signature, as for a function written in C: the first call decides
         return
     try:
         signature.bind(np.ones(1), part=WHOLE)
@@ -138,7 +137,7 @@ def _scorer(function: Callable[..., Any], plan: Plan) -> Scorer:
 
 
 def _entries(returned: Any, m: int) -> Sequence[Any]:
-    """What a function returned as one entry an objective."""
+    """Return what the function returned as a sequence of one entry per objective."""
     alone = np.ndim(returned) == 0 if not isinstance(returned, Sequence) else False
     pair = isinstance(returned, tuple) and len(returned) == 2
     if m == 1 and (alone or pair):

@@ -1,10 +1,10 @@
 """BoTorch's qLogNoisyEHVI on the simplex, with known noise and pending points.
 
-Letters: k finished trials, d coordinates of a point, m objectives. One GP an objective, with the
-observation variance given from the items' standard errors, and fitted only where there are none.
-The weights' sum is an equality constraint of the acquisition's optimisation. One objective has no
-volume: there the acquisition is qLogNoisyExpectedImprovement; from five on, where volumes are slow,
-qLogNParEGO.
+Each objective has its own GP. The observation variance is taken from the items' standard errors and
+fitted only where there are none. Weights that sum to 1 are an equality constraint of the optimiser.
+One objective uses qLogNoisyExpectedImprovement; five or more use qLogNParEGO, because exact
+volumes are slow there.
+Letters: k finished trials, d coordinates of a point, m objectives.
 Reference: Daulton et al. 2021, arXiv 2105.08195; Ament et al. 2023, arXiv 2310.20708.
 """
 
@@ -46,18 +46,18 @@ from recycler.search.simplex import (
     running,
 )
 
-# Do not compile BoTorch's C++ kernel on first use: it needs a compiler and gains little here.
+# Keep BoTorch from compiling its C++ kernel: that needs a compiler and gains little here.
 logei._load_attempted = True
 
 DTYPE = torch.float64
-# Posterior draws by number of objectives. Each costs a box decomposition of the front: from three
-# objectives on that is most of a proposal (measured: 64 draws 3.7 s, 24 draws 2.1 s at k = 60).
+# Posterior draws by number of objectives. Each needs a box decomposition of the front, which takes
+# most of the time from three objectives on (at k = 60: 3.7 s with 64 draws, 2.1 s with 24).
 _SAMPLES = {1: 64, 2: 64, 3: 24}
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: these matrices are small, and two busy threads were 10 x slower."""
+    """Run torch on one thread: on matrices this small, two busy threads were 10 x slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -70,10 +70,10 @@ class NehviSettings(SamplerSettings):
     """Settings of `nehvi`.
 
     Attributes:
-        samples: draws of the posterior; None takes fewer the more objectives there are.
-        raw: points of which the best are taken as starts.
-        restarts: starts of the optimisation, at most `raw`.
-        maxiter: steps of each.
+        samples: posterior draws; None: fewer for more objectives.
+        raw: candidates from which the best become starting points.
+        restarts: starting points of the optimiser.
+        maxiter: optimiser steps from each starting point.
     """
 
     samples: int | None = Field(None, ge=1)
@@ -83,7 +83,7 @@ class NehviSettings(SamplerSettings):
 
 
 class Nehvi(SimplexSampler):
-    """Noisy expected hypervolume improvement over the front of the ledger."""
+    """Noisy expected hypervolume improvement over the front of the finished trials."""
 
     Settings = NehviSettings
 
@@ -95,7 +95,7 @@ class Nehvi(SimplexSampler):
         errors = np.array([t.user_attrs["stderr"] for t in finished])
         for j, corner in enumerate(
             self.problem.reference
-        ):  # broken merges must not set the scales
+        ):  # collapsed merges must not set the scale
             y[:, j], factor = Squeeze.of(y[:, j], float(corner))(y[:, j])
             errors[:, j] *= factor
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), one_thread():
@@ -128,7 +128,7 @@ class Nehvi(SimplexSampler):
     def _acquisition(
         self, model: ModelListGP, x: Array, m: int, pending: Array
     ) -> AcquisitionFunction:
-        """What a point is expected to add to the front, or to the best where m = 1."""
+        """Expected improvement of the front by a point; of the best value where m = 1."""
         samples = self.settings.samples or _SAMPLES.get(m, 16)
         sampler = SobolQMCNormalSampler(torch.Size([samples]), seed=int(self.rng.integers(2**31)))
         baseline = torch.as_tensor(x, dtype=DTYPE)
@@ -152,7 +152,7 @@ class Nehvi(SimplexSampler):
         )
 
     def _starts(self, acquisition: AcquisitionFunction, x: Array, y: Array) -> Tensor:
-        """(restarts, 1, d) the best of raw points: wide draws, and draws around the front."""
+        """(restarts, 1, d) the best of `raw` candidates: half drawn wide, half near the front."""
         space, raw = self.problem.space, self.settings.raw
         front = x[pareto.nondominated(y)]
         centres = front[self.rng.integers(len(front), size=raw // 2)]
@@ -166,10 +166,10 @@ class Nehvi(SimplexSampler):
 
 
 def _fit(x: Array, y: Array, errors: Array) -> ModelListGP:
-    """One GP an objective on (k, d) points, (k, m) gains and their (k, m) standard errors.
+    """Fit one GP per objective to (k, d) points, (k, m) gains and their (k, m) standard errors.
 
-    The kernel is one RBF length for all weights with a LogNormal(-0.7, 0.7) prior: measured
-    better than the default dimension-wise lengths at some fifty evaluations.
+    The RBF kernel has one length for all coordinates, with a LogNormal(-0.7, 0.7) prior: better at
+    about fifty evaluations than BoTorch's default of one length per coordinate.
     """
     inputs = torch.as_tensor(x, dtype=DTYPE)
     models = []

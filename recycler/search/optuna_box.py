@@ -1,6 +1,6 @@
-"""Optuna's samplers on the simplex: an in-memory study rebuilt from the ledger for each proposal.
+"""Optuna's samplers on the simplex: an in-memory study is rebuilt from the ledger per proposal.
 
-Recorded parameters are the points of the space.
+The parameters of an Optuna trial are the coordinates of its point.
 """
 
 import json
@@ -29,13 +29,13 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 class NsgaSettings(SamplerSettings):
-    """`population`: trials a generation; None: one a coordinate, but 8 at least and 24 at most."""
+    """`population`: trials per generation; None: the number of coordinates, within 8 to 24."""
 
     population: int | None = Field(None, ge=2)
 
 
 class Nsga2(SimplexSampler):
-    """Optuna's NSGA-II with children on the simplex; baselines and greedy path are generation 0."""
+    """Optuna's NSGA-II on the simplex; baselines and the greedy path belong to generation 0."""
 
     Settings = NsgaSettings
     _kind: ClassVar[type[NSGAIISampler] | type[NSGAIIISampler]] = NSGAIISampler
@@ -65,7 +65,7 @@ class Nsga2(SimplexSampler):
     def _child(
         self, study: Study, search_space: dict[str, BaseDistribution], parents: list[FrozenTrial]
     ) -> dict[str, Any]:
-        """Blend two parents on the line through them, then sometimes mix in a sparse draw."""
+        """Take a point on the line through two parents; half the time, mix in a sparse draw."""
         first, second = self.rng.choice(len(parents), size=2, replace=len(parents) < 2)
         a, b = (
             np.array([parents[int(i)].params[name] for name in search_space])
@@ -80,31 +80,31 @@ class Nsga2(SimplexSampler):
 
 
 class Nsga3(Nsga2):
-    """The same with Optuna's NSGA-III: niches by reference points, for many objectives."""
+    """Optuna's NSGA-III, for many objectives: it keeps niches around reference points."""
 
     _kind = NSGAIIISampler
 
 
 def tpe(problem: Problem, seed: int) -> BaseSampler:
-    """Optuna's tree-structured Parzen estimator on the box; weights are divided by their sum."""
+    """Return Optuna's tree-structured Parzen estimator on the box; weights are then normalised."""
     return TPESampler(seed=seed)
 
 
 def gp(problem: Problem, seed: int) -> BaseSampler:
-    """Optuna's Gaussian-process sampler on the box; the weights it draws are divided by their sum."""
+    """Return Optuna's Gaussian-process sampler on the box; weights are then normalised."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return GPSampler(seed=seed)
 
 
 class _LedgerStorage(InMemoryStorage):
-    """Optuna's storage in memory, filled at once: its own way copies each trial deeply.
+    """Optuna's in-memory storage, filled without the deep copy of each trial that Optuna makes.
 
-    That is safe, because it never changes a trial in place: it puts a changed copy there.
+    Sharing trials is safe: Optuna never changes one in place but replaces it by a changed copy.
     """
 
     def fill(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
-        """Take finished and running trials, numbered from 0, as those of an empty study."""
+        """Put trials numbered from 0 into an empty study."""
         held = self._studies[study_id].trials
         for trial in trials:
             held.append(trial)
@@ -114,13 +114,13 @@ class _LedgerStorage(InMemoryStorage):
 
 
 class Mirror:
-    """The trials of a ledger as Optuna's, each made once however many proposals are asked for."""
+    """Cache of the ledger's trials in Optuna's form, kept from proposal to proposal."""
 
     def __init__(self) -> None:
         self._made: dict[int, tuple[Trial, FrozenTrial]] = {}
 
     def of(self, problem: Problem, trials: Sequence[Trial]) -> list[FrozenTrial]:
-        """The trials, numbered by their position; one that has not changed is not made again."""
+        """Return the trials in Optuna's form, numbered by position; convert only changed ones."""
         whole = box(problem)
         found = []
         for number, trial in enumerate(trials):
@@ -139,17 +139,17 @@ def ask(
     seed: int,
     mirror: Mirror | None = None,
 ) -> tuple[Array, dict[str, Any]]:
-    """One proposal of a sampler that is told the whole ledger.
+    """Ask a sampler that has seen the whole ledger for one proposal.
 
     Args:
         factory: makes the sampler.
-        problem: what it may know.
+        problem: what the sampler may know of the study.
         trials: the ledger.
         seed: seed of this proposal.
-        mirror: what was made of the same ledger for earlier proposals of the same problem.
+        mirror: cache from earlier proposals of the same problem.
 
     Returns:
-        (d,) a point of the space, and the notes the sampler made on its trial.
+        (d,) a point of the space, and the sampler's notes on its trial.
     """
     study = study_of(problem, trials, factory(problem, seed), mirror)
     trial = study.ask(box(problem))
@@ -166,7 +166,7 @@ def study_of(
     sampler: BaseSampler | None,
     mirror: Mirror | None = None,
 ) -> Study:
-    """An in-memory Optuna study that holds the ledger: values are gains, all maximized."""
+    """Return an in-memory Optuna study of the ledger; its values are gains, all maximized."""
     storage = _LedgerStorage()
     directions = [StudyDirection.MAXIMIZE] * problem.objectives.m
     study = optuna.create_study(directions=directions, sampler=sampler, storage=storage)
@@ -177,8 +177,8 @@ def study_of(
 def frozen(
     problem: Problem, trial: Trial, whole: dict[str, BaseDistribution], number: int
 ) -> FrozenTrial:
-    """One trial of the ledger as Optuna's; `whole` is the search space, shared by all of them."""
-    # a trial that racing stopped teaches too: its scores have the larger error of fewer items
+    """Convert one trial to Optuna's form; `whole` is the search space, shared by all trials."""
+    # a pruned trial counts as well: its scores have the larger error of fewer items
     known = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.COMPLETE}
     state = {**known, State.RUNNING: TrialState.RUNNING}.get(trial.state, TrialState.FAIL)
     user: dict[str, Any] = {"kind": trial.kind, "name": trial.name, "finished": trial.finished}
@@ -207,7 +207,7 @@ def frozen(
 
 
 def problem_of(plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | Array) -> Problem:
-    """What a sampler of this study may know."""
+    """Return what a sampler may know of the study."""
     return Problem(
         space=plan.points,
         objectives=plan.objectives,

@@ -1,4 +1,4 @@
-"""Names of samplers, and the next proposal of a study as a pure function of its ledger."""
+"""The samplers by name, and the next proposal of a study as a pure function of its ledger."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,31 +36,31 @@ SAMPLERS = {
     "dirichlet": "recycler.search.simplex:Dirichlet",
     "sobol": "recycler.search.simplex:SobolDraws",
 }
-_DRAWS = 20  # proposals tried before a repeated merge is replaced by a random one
+_DRAWS = 20  # attempts to get a new merge from the sampler before one is drawn at random
 
 
 def chosen(problem: Problem) -> str:
-    """Name of the sampler that `auto` stands for.
+    """Return the name of the sampler that `auto` stands for.
 
-    Only time decides. The surrogate less `dirichlet`, both at 50 evaluations, in points of the
-    pick's test average and % of test hypervolume (pools), by bench/search_bench.py with three
-    seeds: n = 4 +0.0, +7 (2); n = 8 +0.0, +31 (1); n = 16 +0.9, +16 (10); n = 32 +0.3, +9 (2). That
-    shows at no n a reason to leave the surrogate.
+    The surrogate, unless the budget makes it too slow. Its lead over `dirichlet` at 50 evaluations,
+    three seeds (bench/search_bench.py), in points of the pick's test average and % of test
+    hypervolume (number of pools): n = 4 +0.0, +7 (2); n = 8 +0.0, +31 (1); n = 16 +0.9, +16 (10);
+    n = 32 +0.3, +9 (2).
     """
     return "nsga2" if problem.evaluations > MANY else "surrogate"
 
 
 def auto(problem: Problem, seed: int) -> BaseSampler:
-    """The sampler that fits the problem."""
+    """Make the sampler that `chosen` names."""
     factory: SamplerFactory = resolve("sampler", chosen(problem), SAMPLERS)
     return factory(problem, seed)
 
 
 def checked_sampler(name: str, settings: Mapping[str, Any]) -> SamplerFactory:
-    """The sampler of that name, which takes these settings.
+    """Return the sampler of that name, after checking the settings against it.
 
     Raises:
-        InvalidConfig: no such sampler, a setting it does not know, or a value it refuses.
+        InvalidConfig: no such sampler, an unknown setting, or a value that the sampler refuses.
     """
     factory: SamplerFactory = resolve("sampler", name, SAMPLERS)
     model = getattr(factory, "Settings", SamplerSettings)
@@ -69,10 +69,10 @@ def checked_sampler(name: str, settings: Mapping[str, Any]) -> SamplerFactory:
 
 
 class Proposer:
-    """What to evaluate next: references, greedy path, then the sampler, up to the budget."""
+    """Decides what to evaluate next: baselines, greedy path, then the sampler, up to the budget."""
 
     def __init__(self, plan: Plan) -> None:
-        """Resolve the sampler and check its settings, so that mistakes are told before any work.
+        """Resolve the sampler and check its settings before any work is done.
 
         Raises:
             InvalidConfig: see `checked_sampler`.
@@ -88,7 +88,7 @@ class Proposer:
             )
 
     def next(self, trials: Sequence[Trial], reference: Sequence[float] | None) -> Proposal | None:
-        """The next proposal, or None if there is none now (budget spent, or scores awaited)."""
+        """Return the next proposal, or None: the budget is spent, or a score must come first."""
         known = {trial.recipe.id for trial in trials}
         for proposal in baselines.proposals(self.plan, trials):
             if proposal.recipe.id not in known:
@@ -103,7 +103,7 @@ class Proposer:
         if left <= 0:
             return None
         step = baselines.greedy_step(self.plan, trials) if self.plan.greedy else None
-        if step and self._allows(step.recipe):  # else the path ends here
+        if step and self._allows(step.recipe):  # otherwise the path ends
             return step
         for proposal in baselines.less_one(self.plan, trials) if self.plan.leave_one_out else ():
             if proposal.recipe.id not in known:
@@ -115,25 +115,28 @@ class Proposer:
         return filled or self._sampled(trials, reference, known)
 
     def references(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Scored trials that the front is held against: the baselines and the greedy soup."""
+        """Return the scored baselines and the greedy soup, the rivals of the front."""
         return baselines.scored(self.plan, trials)
 
     def expected(self, trials: Sequence[Trial], reference: Sequence[float]) -> Mapping[int, Array]:
-        """Number of each scored trial -> its (m,) gains without the luck of its dev items."""
+        """Trial number -> (m,) expected gains of each scored trial (see `front.expectation`)."""
         return expected(self.plan, trials, reference)
 
     def predicted(
         self, trials: Sequence[Trial], reference: Sequence[float], recipe: Recipe
     ) -> tuple[Array, Array] | None:
-        """(m,) gains of a merge that is not scored yet, and (m,) their standard deviations."""
+        """(m,) predicted gains of a merge not scored yet, and (m,) their standard deviations."""
         return predicted(self.plan, trials, reference, recipe)
 
     def reference(self, trials: Sequence[Trial]) -> Array | None:
-        """(m,) the fixed corner, once every single is finished, and what floors are relative to.
+        """(m,) hypervolume reference; None until the singles and the floors' baselines are scored.
 
-        It lies a tenth of the range below the worst of the non-dominated singles: a single that is
-        bad at everything must not stretch the volume until nothing else shows in it. Where an
-        objective has a floor, the corner is raised to it: what lies below adds no volume.
+        It lies a tenth of the range below the worst of the non-dominated singles, so that a single
+        that is bad at everything does not dominate the volume. An objective with a floor has its
+        reference at the floor or above: what lies below the floor adds no volume.
+
+        Raises:
+            StudyFailed: all singles failed, or a floor's baseline did.
         """
         if not baselines.singles_done(self.plan, trials):
             return None
@@ -150,7 +153,8 @@ class Proposer:
         if np.isnan(floors).any():
             lost = self.plan.objectives.searched[int(np.isnan(floors).argmax())]
             raise StudyFailed(
-                f"the floor of {lost.name!r} is {lost.floor!r}, which failed.",
+                f"objective {lost.name!r} has its floor at the baseline {lost.floor!r}, which could "
+                "not be scored.",
                 hint="give the floor as a number, in a study of another name.",
             )
         return None if np.isposinf(floors).any() else np.maximum(corner, floors)
@@ -169,7 +173,7 @@ class Proposer:
         return Proposal(kind=Kind.SEARCH, name=name, recipe=self._random(problem, len(trials)))
 
     def _filled(self, trials: Sequence[Trial], known: set[str]) -> Proposal | None:
-        """The midpoint of the two neighbours on the dev front with the largest gap not tried yet."""
+        """Midpoint of the widest gap between neighbours on the dev front that is not tried yet."""
         objectives = self.plan.objectives
         scored = [t for t in trials if t.state == State.COMPLETE]
         front = front_rows(scored, objectives, "dev", floor_gains(trials, objectives, "dev"))
@@ -191,10 +195,10 @@ class Proposer:
         return self.plan.merge_at(space.sparsest(space.draw(rng, 1.0), self._most))
 
     def _allows(self, recipe: Recipe) -> bool:
-        """Whether a merge mixes no more checkpoints than `max_nonzero`."""
+        """Whether a merge has at most `max_nonzero` checkpoints."""
         return sum(item.weight != 0 for item in recipe.ingredients) <= self._most
 
 
 def derived_seed(seed: int, number: int, attempt: int = 0) -> int:
-    """Seed of one proposal from the study's seed, the trial's number and the attempt."""
+    """Seed of one proposal, from the study's seed, the trial number and the attempt."""
     return int(np.random.SeedSequence([seed, number, attempt]).generate_state(1)[0])

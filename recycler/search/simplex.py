@@ -1,7 +1,8 @@
-"""The frame of every sampler of our own: points of a space (mostly weights on the simplex).
+"""Base class of the samplers written here, and the two that draw at random: Dirichlet and Sobol.
 
+A point has coordinates in [0, 1]: blocks of weights that sum to 1, and ranges.
 Letters: n checkpoints, d coordinates of a point, k finished trials, m objectives.
-Randomness: a generator made from the seed of the proposal; never a global one.
+Randomness: a generator seeded per proposal; never a global one.
 """
 
 import warnings
@@ -23,9 +24,9 @@ from recycler.settings import Settings, checked
 
 
 class _Coordinate(FloatDistribution):
-    """A number in [0, 1]; never changed, so that copies of a study share it.
+    """A number in [0, 1]; immutable, so that copies of a study share it.
 
-    Copying d of these a trial was most of a proposal's time at 500 trials.
+    Deep copies of d of them per trial took most of a proposal's time at 500 trials.
     """
 
     def __init__(self) -> None:
@@ -39,12 +40,12 @@ _COORDINATE = _Coordinate()
 
 
 def box(problem: Problem) -> dict[str, BaseDistribution]:
-    """Each coordinate in [0, 1]; that weights sum to 1 is the samplers' business."""
+    """Optuna's search space: each coordinate in [0, 1]. The samplers make weights sum to 1."""
     return dict.fromkeys(problem.names, _COORDINATE)
 
 
 def points(problem: Problem, trials: list[FrozenTrial]) -> Array:
-    """(k, d) points of some trials."""
+    """(k, d) points of k trials."""
     rows = [[trial.params[name] for name in problem.names] for trial in trials]
     return np.array(rows, dtype=np.float64).reshape(len(trials), problem.d)
 
@@ -55,35 +56,35 @@ def gains(trials: list[FrozenTrial]) -> Array:
 
 
 def utilities(problem: Problem, values: Array) -> Array:
-    """(k,) plain mean over objectives of (k, m) gains, each in steps of its own scale."""
+    """(k,) mean over objectives of (k, m) gains, each divided by its scale."""
     means: Array = (values / problem.scales).mean(axis=1)
     return means
 
 
 class SamplerSettings(Settings):
-    """What every sampler takes, see `optuna_box.ask`; each adds its own.
+    """Settings that every sampler takes (see `optuna_box.ask`); each adds its own.
 
     Attributes:
-        max_nonzero: at most so many checkpoints in a merge; None is no limit.
+        max_nonzero: largest number of checkpoints in a merge; None: no limit.
     """
 
     max_nonzero: int | None = Field(None, ge=1)
 
 
 class SimplexSampler(BaseSampler, ABC):
-    """Frame of a sampler that proposes a whole point at once (abstract)."""
+    """Abstract sampler that proposes all coordinates of a point at once."""
 
     Settings: ClassVar[type[SamplerSettings]] = SamplerSettings
 
     def __init__(self, problem: Problem, seed: int) -> None:
-        """Take the problem and the seed of this one proposal."""
+        """Store the problem, its checked settings and a generator seeded for this proposal."""
         self.problem = problem
         self.settings: Any = checked(self.Settings, problem.settings, "search.settings")
         self.rng = np.random.default_rng(seed)
 
     @abstractmethod
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
-        """(d,) the next point."""
+        """Return the next point, (d,)."""
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -109,13 +110,13 @@ class SimplexSampler(BaseSampler, ABC):
 
 
 class DirichletSettings(SamplerSettings):
-    """`concentration`: of the draws; below 1 they are sparse, above it they crowd in the middle."""
+    """`concentration`: below 1 the draws are sparse; above 1 they gather around uniform."""
 
     concentration: float = Field(1.0, gt=0)
 
 
 class Dirichlet(SimplexSampler):
-    """Independent draws from Dirichlet(concentration, …); the reference every search must beat."""
+    """Independent draws from Dirichlet(concentration, …): random search, which others must beat."""
 
     Settings = DirichletSettings
 
@@ -124,16 +125,16 @@ class Dirichlet(SimplexSampler):
 
 
 class SobolDraws(SimplexSampler):
-    """Scrambled Sobol points carried to the simplex: spread more evenly than independent draws.
+    """Scrambled Sobol points mapped to the simplex: more even than independent draws.
 
-    -log of a uniform is exponential, and exponentials divided by their sum are Dirichlet(1, …).
+    -log of a uniform variable is exponential; exponentials divided by their sum are Dirichlet(1, …).
     """
 
     def propose(self, study: Study, trial: FrozenTrial) -> Array:
         drawn = sum(t.user_attrs.get("kind") == "search" for t in study.get_trials(deepcopy=False))
         space = self.problem.space
         sequence = Sobol(space.d, rng=np.random.default_rng(self.problem.seed))
-        with warnings.catch_warnings():  # the balance of powers of two is not needed
+        with warnings.catch_warnings():  # Sobol's balance at powers of two is not needed
             warnings.simplefilter("ignore", UserWarning)
             unit = sequence.random(drawn + 1)[-1]
         weights = slice(0, space.tail.start)
@@ -142,11 +143,11 @@ class SobolDraws(SimplexSampler):
 
 
 def complete(study: Study) -> list[FrozenTrial]:
-    """Finished trials with values, in the order of the ledger."""
+    """Finished trials with values, in ledger order."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def running(study: Study) -> list[FrozenTrial]:
-    """Trials in flight that already have their weights."""
+    """Running trials whose weights are known."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return [trial for trial in trials if trial.params]

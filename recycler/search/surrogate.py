@@ -1,7 +1,7 @@
-"""The sampler `surrogate`: expected improvement on one posterior an objective, numpy only.
+"""The sampler `surrogate`: expected improvement under one GP posterior per objective, numpy only.
 
-Functions are drawn from each posterior. The next merge is the candidate that on average over the
-draws adds most volume to the front or, in a share of the proposals, most to the best average.
+Functions are drawn from each posterior. The next merge is the candidate that adds the most
+hypervolume on average over the draws; a share of the proposals maximise the best average instead.
 
 Letters: k finished trials, d coordinates, m objectives, c candidates. Gains: larger is better.
 Reference: Zhang & Golovin 2020, arXiv 2006.04655 (volume as a mean over random Chebyshev
@@ -28,17 +28,17 @@ from recycler.search.simplex import (
     running,
 )
 
-DRAWS = 48  # functions of the posterior that a proposal is judged by
-DIRECTIONS = 384  # of random Chebyshev scalarizations, over all draws
+DRAWS = 48  # functions drawn from each posterior per proposal
+DIRECTIONS = 384  # random Chebyshev scalarizations, over all draws together
 
 
 class SurrogateSettings(SamplerSettings):
     """Settings of `surrogate`.
 
     Attributes:
-        draws: functions of the posterior that a proposal is judged by.
-        rounds: times that the best candidates are moved on.
-        average: share of the proposals that go for the best average instead of volume.
+        draws: functions drawn from each posterior per proposal.
+        rounds: local search steps from the best candidates.
+        average: share of the proposals that maximise the best average, not the volume.
     """
 
     draws: int = Field(DRAWS, ge=1)
@@ -47,7 +47,7 @@ class SurrogateSettings(SamplerSettings):
 
 
 class Surrogate(SimplexSampler):
-    """Expected improvement on one Bayesian surrogate an objective."""
+    """Expected improvement under one Gaussian process per objective."""
 
     Settings = SurrogateSettings
 
@@ -76,9 +76,12 @@ class Surrogate(SimplexSampler):
         return self.problem.space.project(pool[int(np.argmax(value(drawn(pool))))])
 
     def _acquisition(self, front: Array) -> Callable[[Array], Array]:
-        """(c, s, m) drawn gains -> (c,) worth: mean over s draws of what is added to the front.
+        """Return the acquisition: (c, s, m) drawn gains -> (c,) mean improvement over s draws.
 
-        Either the volume that is added, or in a share of the proposals the best average.
+        It improves the hypervolume or, in the share `average` of the proposals, the best average.
+
+        Args:
+            front: (k, s, m) drawn gains of the known points.
         """
         corner = self.problem.reference
         _, s, m = front.shape
@@ -108,14 +111,14 @@ class Surrogate(SimplexSampler):
 
         def added(values: Array) -> Array:
             gain = np.maximum(reach(values) - have, 0.0).mean((1, 2))
-            tie = ((values - corner) / span).mean((1, 2))  # where nothing adds volume
+            tie = ((values - corner) / span).mean((1, 2))  # decides where no candidate adds volume
             worth: Array = gain + 1e-9 * tie
             return worth
 
         return added
 
     def _candidates(self, seen: Array, expected: Array) -> Array:
-        """(c, d) wide draws, plain averages, and moves around the best so far."""
+        """(c, d) first candidates: wide draws, the best points so far, and moves around these."""
         space, rng = self.problem.space, self.rng
         wide = [space.draws(rng, a, 100) for a in (0.1, 0.3, 1.0, 3.0)]
         average = (expected / self.problem.scales).mean(1)
@@ -125,7 +128,7 @@ class Surrogate(SimplexSampler):
         return np.concatenate([*wide, centres, self._moves(centres, 800)])
 
     def _moves(self, centres: Array, count: int) -> Array:
-        """(count, d) neighbours; where there are several blocks, some of them stay."""
+        """(count, d) neighbours of the centres; with several blocks, about half stay fixed."""
         rng, space = self.rng, self.problem.space
         start = centres[rng.integers(len(centres), size=count)]
         kind = rng.integers(5, size=count)
@@ -143,7 +146,7 @@ class Surrogate(SimplexSampler):
         return moved
 
     def _moved(self, start: Array, other: Array, kind: NDArray[np.int64]) -> Array:
-        """(count, n) weights: mixtures, steps to or from a checkpoint, small changes."""
+        """(count, n) new weights: mixtures, steps to or from a checkpoint, swaps, small changes."""
         rng, (count, n) = self.rng, start.shape
         single = np.eye(n)[rng.integers(n, size=count)]
         step = rng.uniform(0, 1, size=(count, 1)) ** 2
@@ -161,7 +164,7 @@ class Surrogate(SimplexSampler):
         return np.where(total > 1e-9, moved / np.maximum(total, 1e-9), start)
 
     def _sparse(self, pool: Array) -> Array:
-        """(c, d) shares below half a percent become 0, and so do those beyond `max_nonzero`."""
+        """(c, d) with weights below 0.005, and all but the `max_nonzero` largest, set to 0."""
         made, n = pool.copy(), self.problem.space.n
         most = min(self.settings.max_nonzero or n, n)
         for block in self.problem.space.blocks:

@@ -1,6 +1,6 @@
-"""Recipes of earlier studies over some of the same checkpoints, as the first proposals of a new one.
+"""Warm start: the best merges of earlier studies become the first proposals of a new one.
 
-Checkpoints are recognised by their fingerprints. Letters: n checkpoints of the new study.
+Checkpoints are matched by fingerprint. Letters: n checkpoints of the new study.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import Kind, Proposal, State, Trial
 
-MISSING = 0.2  # largest share of a recipe's weight that may lie on checkpoints not in the pool
+MISSING = 0.2  # largest share of a recipe's weight on checkpoints that the pool lacks
 
 # An earlier study: its plan, its trials and its reference corner, if it has one.
 Earlier = tuple[Plan, Sequence[Trial], Sequence[float] | None]
@@ -24,19 +24,19 @@ Earlier = tuple[Plan, Sequence[Trial], Sequence[float] | None]
 def recipes(
     plan: Plan, studies: Sequence[Earlier], scored: Callable[[Recipe], bool]
 ) -> tuple[dict[str, Any], ...]:
-    """What a new study proposes first: the best of each earlier one in turn.
+    """Choose the merges a new study proposes first: the best of each earlier study in turn.
 
-    Left out are references, and where the new study walks the greedy path, plain averages, for that
-    path finds them by itself. At most a third of the budget is spent so.
+    Baselines are left out, and so are plain averages if the new study has the greedy path, which
+    finds them itself. At most a third of the budget is used.
 
     Args:
         plan: the new study.
-        studies: earlier ones, in the order in which they are listed.
+        studies: earlier studies, in the order in which they take turns.
         scored: whether the ledger has a merge's dev scores under the new study's measures.
 
     Returns:
-        `{"study", "trial", "weights": [n], "copy"}` each; `copy` says that it was scored before
-        under the same measures, so that it costs nothing.
+        One `{"study", "trial", "weights": [n], "copy"}` per merge. With `copy`, the ledger has its
+        scores under the same measures already, so it costs nothing.
     """
     known = {proposal.recipe.id for proposal in baselines.proposals(plan, ())}
     found: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ def recipes(
 
 
 def proposals(plan: Plan) -> Iterator[Proposal]:
-    """The plan's warm recipes, best first."""
+    """Yield the plan's warm-start merges as proposals, best first."""
     for number, entry in enumerate(plan.warm, start=1):
         source = [entry["study"], entry["trial"]]
         yield Proposal(
@@ -64,7 +64,7 @@ def proposals(plan: Plan) -> Iterator[Proposal]:
 
 
 def _of_study(plan: Plan, earlier: Earlier) -> Iterator[dict[str, Any]]:
-    """Entries of one earlier study, rank by rank; within a rank, most hypervolume first."""
+    """Yield entries of one study, front by front; within a front, by hypervolume added."""
     old, trials, reference = earlier
     left = [trial for trial in trials if trial.state == State.COMPLETE]
     while left:
@@ -86,7 +86,7 @@ def _of_study(plan: Plan, earlier: Earlier) -> Iterator[dict[str, Any]]:
 
 
 def _weights(plan: Plan, recipe: Recipe) -> list[float] | None:
-    """(n,) the recipe's weights on the new pool with their sum kept; None if too much is missing."""
+    """(n,) the recipe's weights on the new pool, sum kept; None if too much weight is missing."""
     place: Mapping[str, int] = {
         fingerprint: i for i, (_, fingerprint) in reversed(list(enumerate(plan.ingredients)))
     }
