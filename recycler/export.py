@@ -69,7 +69,7 @@ def export(
     if trial.state not in SCORED:
         raise InvalidConfig(
             f"trial {trial.number} is {trial.state}, so there is nothing to export.",
-            hint=f"`recycler front {results.name}` lists merges that can be.",
+            hint=f"`recycler front {results.name}` lists merges that can be exported.",
         )
     card, figures = lazy("recycler.report.card"), lazy("recycler.report.figures")
     giver = pool[donor] if donor else pool.checkpoints[0]
@@ -183,7 +183,7 @@ def _require_free(out: Path, pool: Pool, force: bool) -> None:
                 "folder, or remove this one yourself.",
             )
     if not out.parent.is_dir():
-        raise NotFound(f"{out.parent} is not a folder.", hint="make it first.")
+        raise NotFound(f"{out.parent} is not a folder.", hint="create it first.")
 
 
 def _not_a_merge(folder: Path) -> str:
@@ -344,7 +344,7 @@ def require_ledgers(results: Results, done: Mapping[str, Any]) -> None:
         raise Mismatch(
             f"{done['path']} has digest {done['digest']}, the ledger says {expected} for trial "
             f"{done['trial']} of {results.name!r}.",
-            hint="it is not an export of that trial of this ledger; export again.",
+            hint="the folder is not an export of that trial from this ledger; export again.",
         )
 
 

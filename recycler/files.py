@@ -43,7 +43,7 @@ def unfinished(out: Path) -> Iterator[Path]:
         raise RecyclerError(
             f"{out if own else file} can't be {'written' if own else 'read'}: "
             f"{error.strerror or error}.",
-            hint="nothing is left of it; make room or choose another folder, then try again.",
+            hint="nothing is left behind; free some space or choose another folder, then try again.",
         ) from error
     finally:
         if work is not None:
@@ -94,7 +94,7 @@ def publish(work: Path, out: Path, keeps: Callable[[Path], str] | None = None) -
         if why := keeps(place) if keeps else "appeared while it was written":
             raise Conflict(
                 f"{out} {why}.",
-                hint="it is as it was, and the new folder is deleted; choose another folder.",
+                hint="it is unchanged, and the new folder is deleted; choose another folder.",
             )
 
     sync(work)
@@ -167,7 +167,7 @@ def write_whole(file: Path, content: bytes, mark: bytes = b"") -> None:
     """
     file = file.resolve()
     if not file.parent.is_dir():
-        raise RecyclerError(f"{file.parent} is not a folder.", hint="make it first.")
+        raise RecyclerError(f"{file.parent} is not a folder.", hint="create it first.")
     work = None
     try:
         if file.is_dir() or (file.is_file() and not _has(file, mark)):
@@ -188,7 +188,7 @@ def write_whole(file: Path, content: bytes, mark: bytes = b"") -> None:
     except OSError as error:
         raise RecyclerError(
             f"{file} can't be written: {error.strerror or error}.",
-            hint="make room or choose another folder, then try again.",
+            hint="free some space or choose another folder, then try again.",
         ) from error
     finally:
         if work is not None:

@@ -197,7 +197,7 @@ class _Run:
             raise StudyFailed(
                 f"{len(self._refused)} of {len(due)} trials could not be scored on {split} items; "
                 f"trial {trial.number}: {failure.message}",
-                hint="the others are in the ledger; run the study again to try these once more.",
+                hint="the other scores are in the ledger; run the study again to retry these.",
             )
 
     def _search_jobs(self, count_attempts: bool) -> Iterator[Job | None]:
@@ -297,7 +297,7 @@ class _Run:
             self._landed(landed, phase)
         elif result.fault == Fault.SETUP:
             raise InvalidConfig(
-                result.message, hint="no candidate can be scored before this is mended."
+                result.message, hint="no candidate can be scored until this is fixed."
             )
         elif result.fault == Fault.ENVIRONMENT:
             self._faults.add(job, result, self.plan.name)
@@ -385,7 +385,7 @@ class _Faults:
             self.lasting = Unavailable(
                 f"trial {job.trial} met a fault of the machine {tries + 1} times in a row: "
                 f"{failure.message}",
-                hint=f"mend it and run study {study!r} again: it goes on where it is, and no budget "
+                hint=f"fix it and run study {study!r} again: it resumes where it was, and no budget "
                 "was spent on this.",
             )
             return
@@ -451,7 +451,7 @@ class _Race:
         if set(found.outcomes) != measured or reference is None:
             raise InvalidConfig(
                 "the evaluator returned no item values, which racing needs.",
-                hint="return a list of values an objective, or take `racing: false` in a study of "
+                hint="return a list of values for each objective, or `racing: false` in a study of "
                 "another name.",
             )
         floors = floor_gains(ledger, objectives, "dev")

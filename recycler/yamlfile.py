@@ -27,5 +27,5 @@ def read_yaml(file: Path, what: str, hint: str) -> Any:
         raise NotFound(f"{what} {file} can't be read: {reason}.", hint=hint) from error
     except yaml.YAMLError as error:
         raise InvalidConfig(
-            f"{file} is not valid YAML: {error}.", hint="mend that line."
+            f"{file} is not valid YAML: {error}.", hint="fix that line."
         ) from error

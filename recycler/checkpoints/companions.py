@@ -112,7 +112,7 @@ def _listed(folder: Path) -> list[Path]:
     except OSError as error:
         raise BrokenCheckpoint(
             f"{folder} can't be listed: {error.strerror}.",
-            hint="make the folder readable; its tokenizer and settings go along with a merge.",
+            hint="make the folder readable; its tokenizer and settings are copied with a merge.",
         ) from error
 
 

@@ -87,7 +87,7 @@ def _own_findings(checkpoint: Checkpoint) -> Iterator[Finding]:
             file="config.json",
             found=f"weights quantised by {short(method)}",
             expected="weights as they were trained",
-            hint="quantised numbers can't be averaged; take the checkpoint from before.",
+            hint="quantised numbers can't be averaged; use the checkpoint before quantisation.",
         )
     rows, size = _rows(checkpoint), _text(checkpoint.config).get("vocab_size")
     if rows is None or type(size) is not int:
@@ -154,7 +154,7 @@ def _architecture_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Fin
         file="config.json",
         found=f"{_called(mine)}, which shares {shared} of {len(first.tensors)} tensors",
         expected=f"{_called(theirs)} as in {first.name!r}",
-        hint="only checkpoints of one architecture can be merged; take it out of the pool.",
+        hint="only checkpoints of one architecture can be merged; remove it from the pool.",
     )
 
 
@@ -249,7 +249,7 @@ def _kind_finding(
         tensor=found.name,
         found=str(found),
         expected=f"{expected} as in {first.name!r}",
-        hint="numbers can't be averaged with whole numbers; save both with one dtype.",
+        hint="floats can't be averaged with integers; save both with one dtype.",
     )
 
 
@@ -279,7 +279,7 @@ def _config_findings(
             file="config.json",
             found=f"{path} {short(found)}",
             expected=f"{short(expected)} as in {first.name!r}",
-            hint="checkpoints with another setting compute something else with the same weights.",
+            hint="with another setting the same weights compute something else.",
         )
 
 

@@ -149,7 +149,7 @@ class Checkpoint:
     def _changed(self, file: str) -> BrokenCheckpoint:
         return BrokenCheckpoint(
             f"{self.path / file} changed after the checkpoint was opened.",
-            hint="wait until whatever writes it is done, then run this again.",
+            hint="wait until the writing process is done, then run this again.",
             finding="changed",
             file=file,
         )
@@ -172,7 +172,7 @@ def ended_early(checkpoint: Checkpoint, spec: TensorSpec, missing: int) -> Broke
     """The error for a file that ends `missing` bytes before its tensor does."""
     return BrokenCheckpoint(
         f"{checkpoint.path / spec.file} ended {missing} bytes early in tensor {spec.name!r}.",
-        hint="the file changed or was cut while it was read; copy it again.",
+        hint="the file changed or was truncated while it was read; copy it again.",
         finding="truncated",
         file=spec.file,
         tensor=spec.name,
@@ -214,7 +214,7 @@ def _refuse_cache(folder: Path) -> None:
     named = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
     newest = next((f for f in found if f.name == named), found[-1] if found else None)
     raise BrokenCheckpoint(
-        f"{folder} is a folder of the Hugging Face cache; the model lies in its snapshots.",
+        f"{folder} is a folder of the Hugging Face cache; the model is in its snapshots.",
         hint=f"give {newest}." if newest else "it has no snapshot; download the model again.",
         finding="cache",
         file="snapshots",
@@ -302,7 +302,7 @@ def _require_once(folder: Path, known: TensorSpec, spec: TensorSpec) -> None:
     if known is not spec:
         raise BrokenCheckpoint(
             f"{folder}: tensor {brief(spec.name)} is in {known.file} and in {spec.file}.",
-            hint="keep the files of one save in the folder; which one is meant can't be told.",
+            hint="keep only the files of one save in the folder.",
             finding="tensor-twice",
             file=spec.file,
             tensor=spec.name,
@@ -321,7 +321,7 @@ def _check_index(
         if tensor not in tensors or tensors[tensor].file != file:
             raise BrokenCheckpoint(
                 f"{index} says that {file} holds tensor {brief(tensor)}, which is not in it.",
-                hint="index and shards are of different saves; copy the folder again.",
+                hint="index and shards come from different saves; copy the folder again.",
                 finding="index",
                 file=INDEX,
                 tensor=tensor,

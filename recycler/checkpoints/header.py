@@ -198,7 +198,7 @@ def read_header(file: Path) -> list[TensorSpec]:
         raise BrokenCheckpoint(
             f"{file} is not a whole safetensors file: header of {length} bytes, file of "
             f"{size} bytes.",
-            hint="the download or save was cut short, or it is another format; get it again.",
+            hint="the download or save was truncated, or it is another format; get it again.",
             finding="truncated",
             file=file.name,
         )

@@ -169,8 +169,8 @@ class Pool:
                     checkpoint=checkpoint.name,
                     found="the base itself",
                     expected="checkpoints trained from the base",
-                    hint="its task vector is zero, so its weight changes nothing; take it out of "
-                    "the list, unless `linear` is to mix the base in.",
+                    hint="its task vector is zero, so its weight changes nothing; remove it from "
+                    "the list, unless `linear` should mix the base in.",
                 )
 
     def estimate(self) -> Estimate:
@@ -244,7 +244,7 @@ def _twice(label: str, known: Checkpoint) -> Finding:
         checkpoint=label,
         found=f"the folder of {known.name!r} again",
         expected="each checkpoint once",
-        hint="give every folder once; links to a folder are that folder.",
+        hint="list every folder once; a link to a folder is the same folder.",
     )
 
 

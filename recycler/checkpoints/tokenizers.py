@@ -64,7 +64,7 @@ def tokenizer_findings(first: Checkpoint, other: Checkpoint, tables: Tables) -> 
             file=file,
             found=found,
             expected=f"{expected} as in {first.name!r}",
-            hint="merges use the tokenizer of the first checkpoint; rows of the embedding must "
+            hint="merges use the tokenizer of the first checkpoint; embedding rows must "
             "mean the same tokens everywhere.",
         )
 
@@ -121,7 +121,7 @@ def template_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Finding]
             file=file,
             found=_line(found, expected),
             expected=f"{_line(expected, found)} as in {first.name!r}",
-            hint="a merge is prompted with the template of the first checkpoint, or of the donor "
+            hint="a merge uses the template of the first checkpoint, or of the donor "
             "of an export.",
         )
 

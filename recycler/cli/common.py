@@ -65,5 +65,5 @@ def tell_left(done: dict[str, Any]) -> None:
         click.echo(f"left behind: {file['name']} ({file['why']})", err=True)
     for folder in done["leftovers"]:
         click.echo(
-            f"left by an earlier process, delete it if you need it no more: {folder}", err=True
+            f"left by an earlier process; delete it if you don't need it: {folder}", err=True
         )

@@ -12,10 +12,10 @@ from recycler.cli.common import FOLDER, as_json, print_json, workspace_of
 @click.command()
 @click.option("--out", type=FOLDER, default=Path("recycler-demo"), show_default=True)
 @click.option(
-    "--workers", type=click.IntRange(1), default=None, help="Default: one a core, at most 2."
+    "--workers", type=click.IntRange(1), default=None, help="Default: one per core, at most 2."
 )
 @click.option("--evaluations", type=click.IntRange(0), default=None, help="Budget. Default: 50.")
-@click.option("--fresh", is_flag=True, help="Forget an earlier demo and start over.")
+@click.option("--fresh", is_flag=True, help="Delete an earlier demo and start over.")
 @as_json
 @click.pass_obj
 def demo(

@@ -44,7 +44,7 @@ def export(
 
 @click.command()
 @click.argument("folder", type=FOLDER)
-@click.option("--score", is_flag=True, help="Load it with transformers and score it again too.")
+@click.option("--score", is_flag=True, help="Also load it with transformers and score it again.")
 @as_json
 @click.pass_obj
 def verify(store: str, folder: Path, score: bool, as_json: bool) -> None:

@@ -54,8 +54,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo(
-            "Stopped; nothing half-written is left. What a study has scored is in the ledger: run "
-            "the same command to go on.",
+            "Stopped; no partial files are left. All scores of a study are in the ledger: run the "
+            "same command to resume.",
             err=True,
         )
         sys.exit(130)

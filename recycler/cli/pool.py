@@ -17,7 +17,7 @@ def pool() -> None:
 @pool.command("check")
 @click.argument("folders", nargs=-1, required=True, type=FOLDER)
 @click.option("--base", type=FOLDER, help="Common ancestor, for task-vector methods.")
-@click.option("--deep", is_flag=True, help="Read every tensor once: NaN, duplicates, geometry.")
+@click.option("--deep", is_flag=True, help="Read every tensor: NaN, duplicates, task vectors.")
 @as_json
 @click.pass_context
 def pool_check(

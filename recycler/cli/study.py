@@ -15,7 +15,7 @@ from recycler.cli.common import FOLDER, as_json, print_json, workspace_of
 @click.option("--executor", help="inline, ray or a registered one; default: ray if workers > 1.")
 @click.option("--ray-address", help="An existing Ray cluster.")
 @click.option("--device", help="torch device of the workers.")
-@click.option("--replace", is_flag=True, help="Begin the study of that name anew; its scores go.")
+@click.option("--replace", is_flag=True, help="Start that study anew; its trials are deleted.")
 @as_json
 @click.pass_obj
 def run(store: str, /, study_file: Path, replace: bool, as_json: bool, **given: Any) -> None:
@@ -39,7 +39,7 @@ def run(store: str, /, study_file: Path, replace: bool, as_json: bool, **given: 
 
 @click.command()
 @click.argument("study")
-@click.option("--pause", is_flag=True, help="Pause it instead; `recycler run` goes on either way.")
+@click.option("--pause", is_flag=True, help="Pause instead; `recycler run` resumes either way.")
 @as_json
 @click.pass_obj
 def stop(store: str, study: str, pause: bool, as_json: bool) -> None:

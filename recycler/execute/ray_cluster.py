@@ -85,7 +85,7 @@ class Cluster:
         if places == 0:
             raise InvalidConfig(
                 f"{asked}; no node has that: {self.resources()}.",
-                hint="lower `execution.gpus`, or add a node that has what is asked.",
+                hint="lower `execution.gpus`, or add a node with these resources.",
             )
         if places < workers:
             logging.getLogger("recycler").warning(

@@ -299,7 +299,7 @@ class RayWorkers:
                 f"no worker was ready after {limit:g} s; each asks for 1 CPU and "
                 f"{self._settings.gpus:g} GPU, {self._cluster.resources()}.",
                 fault=Fault.ENVIRONMENT,
-                hint="wait for a place, or raise `execution.start_timeout`.",
+                hint="wait until the cluster has room, or raise `execution.start_timeout`.",
             )
         else:
             return []

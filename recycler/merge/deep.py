@@ -195,7 +195,7 @@ class _Column:
             tensor=self.spec.name,
             found=f"{self.nan} NaN and {self.inf} Inf, the first at {index}",
             expected="finite numbers",
-            hint="training diverged or the file is damaged; take the checkpoint before it.",
+            hint="training diverged or the file is damaged; use the checkpoint before it.",
         )
 
 
@@ -275,7 +275,7 @@ class _Pass:
                     tensor=column.spec.name,
                     found="other whole numbers",
                     expected=f"the same as in {first.checkpoint.name!r}",
-                    hint="only tensors of floats can be averaged; make these equal first.",
+                    hint="only float tensors can be averaged; make these equal first.",
                 )
 
 
@@ -295,7 +295,7 @@ def _equal_findings(pool: Pool, fingerprints: Mapping[str, str]) -> Iterator[Fin
                 checkpoint=checkpoint.name,
                 found=f"the very tensors of {twin.name!r}",
                 expected="each checkpoint once",
-                hint="the two share one weight; take one of them out.",
+                hint="the two share one weight; remove one of them.",
             )
         base = pool.base
         if base and base.path != checkpoint.path and fingerprints[base.name] == own:
@@ -305,5 +305,5 @@ def _equal_findings(pool: Pool, fingerprints: Mapping[str, str]) -> Iterator[Fin
                 checkpoint=checkpoint.name,
                 found=f"the very tensors of the base {base.name!r}",
                 expected="checkpoints trained from the base",
-                hint="its task vector is zero, so its weight changes nothing; take it out.",
+                hint="its task vector is zero, so its weight changes nothing; remove it.",
             )

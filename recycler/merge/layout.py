@@ -123,15 +123,15 @@ def _output(
             raise Incompatible(
                 f"{checkpoint.name!r}: tensor {name!r} is {spec}, in {found[0][0].name!r} it is "
                 f"{found[0][1]}.",
-                hint="numbers can't be averaged with whole numbers; save the checkpoints alike.",
+                hint="floats can't be averaged with integers; save all checkpoints with one dtype.",
             )
         if spec.shape == shape:
             continue
         if recipe.settings.get("vocabulary") != "common" or spec.shape[1:] != shape[1:]:
             raise Incompatible(
                 f"{checkpoint.name!r}: tensor {name!r} is {spec}, expected {found[0][1]}.",
-                hint="run `recycler pool check` on the folders; where only rows of padding differ, "
-                "`vocabulary: common` in the recipe's settings keeps the rows that all have.",
+                hint="run `recycler pool check` on the folders; if only padding rows differ, "
+                "`vocabulary: common` in the recipe's settings keeps the common rows.",
             )
         shape = min(shape, spec.shape)
     kind = _dtype(recipe, inputs, found, name)

@@ -119,7 +119,7 @@ def _base(
     if own is None:
         raise Incompatible(
             f"the base {base.name!r} has no tensor {spec.name!r}.",
-            hint="take as base the checkpoint that the others were trained from.",
+            hint="use the checkpoint that the others were trained from as base.",
         )
     return base, own
 
@@ -172,9 +172,9 @@ def _located(
     if missing in ("base", "skip"):
         return base if missing == "base" else None
     raise Incompatible(
-        f"{checkpoint.name!r} has no tensor {spec.name!r}, which others have.",
+        f"{checkpoint.name!r} has no tensor {spec.name!r}, but others have it.",
         hint="run `recycler pool check`; `missing: base` or `missing: skip` in the recipe's "
-        "settings merges all the same.",
+        "settings merges anyway.",
     )
 
 

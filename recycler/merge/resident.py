@@ -202,7 +202,7 @@ def load_model(
         raise Incompatible(
             f"{type(model).__name__} has the parameter {drawn[0]!r}{more}, which no checkpoint holds"
             f"{' in that shape' if drawn[0] in mismatched else ''}: {folder or 'the merge'}.",
-            hint="transformers would draw it at random and the scores would mean nothing. "
+            hint="transformers would initialise it at random and the scores would mean nothing. "
             "Classifiers, reward models and encoders have no such head; else save the model with the "
             "class that config.json names.",
         )

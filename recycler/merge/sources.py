@@ -97,7 +97,7 @@ class Sources:
             if checkpoint.stamp() != self._stamps[checkpoint.name]:
                 raise BrokenCheckpoint(
                     f"{checkpoint.path}: a weight file changed while it was merged.",
-                    hint="wait until whoever writes there is done, then merge again.",
+                    hint="wait until the writing process is done, then merge again.",
                 )
 
 
@@ -129,7 +129,7 @@ class Files:
                 raise BrokenCheckpoint(
                     f"{checkpoint.path / spec.file} ended {len(left)} bytes early in tensor "
                     f"{spec.name!r}.",
-                    hint="the file changed or was cut while it was read; copy it again.",
+                    hint="the file changed or was truncated while it was read; copy it again.",
                 )
             at, left = at + got, left[got:]
 

@@ -252,7 +252,7 @@ def _copied(part: Part) -> NDArray[np.uint8]:
     if differ and not part.spec.is_float:
         raise Incompatible(
             f"tensor {part.spec.name!r} holds whole numbers that differ between checkpoints.",
-            hint="only tensors of floats can be merged.",
+            hint="only float tensors can be merged.",
         )
     return found[0]
 
@@ -269,7 +269,7 @@ def _not_finite(part: Part) -> NotFinite:
                     return NotFinite(
                         f"{checkpoint.name!r}: tensor {spec.name!r} in {checkpoint.path / spec.file} "
                         "holds NaN or Inf.",
-                        hint="training diverged or the file is damaged; take the checkpoint before "
+                        hint="training diverged or the file is damaged; use the checkpoint before "
                         "it, or give it weight 0.",
                     )
     return NotFinite(

@@ -92,8 +92,8 @@ def _warning(results: Results, split: str) -> str:
     if split == "test":
         return f'<p class="warn">{results.seen_by}</p>' if results.seen_by else ""
     text = (
-        f"The front below is reported on {split} items, which the search or the choice saw: expect "
-        "it to be optimistic until the study has been re-checked."
+        f"The front below is reported on {split} items, which the search or the choice used: it is "
+        "optimistic until the study has been re-checked."
     )
     return f'<p class="warn">{" ".join(part for part in (text, results.rechecking) if part)}</p>'
 

@@ -64,7 +64,7 @@ def front(results: Results, out: Console | None = None) -> None:
     if split != "test":
         out.print(
             f"[yellow]Optimistic:[/yellow] these are {split} items, which the search or the choice "
-            "saw; the study reports on test items when it is complete."
+            "used; the study reports on test items when it is complete."
         )
 
 

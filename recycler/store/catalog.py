@@ -38,7 +38,7 @@ class Catalog:
         if known != row["spec"]:
             raise Conflict(
                 f"there is already a pool {name!r} with other checkpoints.",
-                hint="take another name, or replace it with --replace.",
+                hint="choose another name, or replace it with --replace.",
             )
 
     def pool(self, name: str) -> dict[str, Any]:

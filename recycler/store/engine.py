@@ -104,7 +104,7 @@ class Engine:
     def _unavailable(self, error: DBAPIError) -> Unavailable:
         return Unavailable(
             f"the ledger {self} could not be written for {PATIENCE:g} s: {_first_line(error)}.",
-            hint="see that the database runs and its disk has room, then run the study again.",
+            hint="check that the database runs and its disk has room, then run the study again.",
         )
 
     def _migrate(self) -> None:

@@ -170,8 +170,8 @@ def busy(study: str, row: Mapping[Any, Any], moment: float) -> RecyclerError:
     quiet = max(0.0, moment - row["heartbeat"])
     return Conflict(
         f"study {study!r} is being run by {holder_of(row)}, last heard of {quiet:.0f} s ago.",
-        hint=f"wait for it or stop it. Without a sign for {STALE:.0f} s it counts as dead, and the "
-        "study may be run again.",
+        hint=f"wait for it or stop it. {STALE:.0f} s after its last heartbeat it counts as dead, and the "
+        "study can be run again.",
     )
 
 

@@ -77,7 +77,7 @@ def one_digest(trial: Trial, digests: set[str]) -> str:
     if len(several) > 1:
         new = sorted(digests - {trial.digest}) or sorted(several)
         raise Mismatch(
-            f"trial {trial.number} merged to {new[-1]}, before to {trial.digest or new[0]}.",
+            f"trial {trial.number} merged to {new[-1]}, earlier to {trial.digest or new[0]}.",
             hint="a checkpoint changed since; register the pool again.",
         )
     return next(iter(several), "")

@@ -380,7 +380,7 @@ class SqlStore:
         except IntegrityError as error:
             raise Conflict(
                 f"there is already a study {plan.name!r} in the ledger {self.where}.",
-                hint="resume it or take another name.",
+                hint="resume it or choose another name.",
             ) from error
 
     def _delete(self, db: sa.Connection, study: str) -> None:

@@ -40,8 +40,8 @@ def find_ledger(url: str = "", create: bool = True) -> str:
             passed = f" ({foreign} belongs to another user and was not used)" if foreign else ""
             raise NotFound(
                 f"there is no ledger at {file}{passed}.",
-                hint=f"`recycler demo` or `recycler run STUDY.yaml` makes one; {STORE} points "
-                "elsewhere.",
+                hint=f"`recycler demo` or `recycler run STUDY.yaml` creates one; set {STORE} to open "
+                "another.",
             )
         file.parent.mkdir(parents=True, exist_ok=True)
     return where

@@ -184,7 +184,7 @@ def _resumed(old: Plan, plan: Plan, trials: Sequence[Trial], where: str) -> Plan
         raise Conflict(
             f"there is already a study {plan.name!r} with other settings: "
             f"{key} is {_brief(there)} in the ledger {where}, {_brief(here)} now.",
-            hint="give the study another name, restore the setting to resume it, or begin it anew "
+            hint="give the study another name, restore the setting to resume it, or start it anew "
             "with --replace.",
         )
     if after > before and plan.stop_gain:  # the new evaluations precede the stop rule

@@ -253,7 +253,7 @@ def _donor(source: Any, base: str | None, models: Sequence[str], file: Path) -> 
     if donor not in (base, *models):
         raise InvalidConfig(
             f"{file}: tokenizer_source {source!r} is not supported.",
-            hint="`base`, or one of the models; tokenizers are not united.",
+            hint="use `base` or one of the models; recycler does not combine tokenizers.",
         )
     return donor
 
