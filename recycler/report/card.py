@@ -82,6 +82,4 @@ def _score_table(results: Results, trial: Trial, split: str) -> list[str]:
 def _warning(split: str) -> str:
     if split == "test":
         return "These items were never seen by the search nor by the choice of the front."
-    return (
-        f"**Optimistic:** only {split} items were scored, which the search or the selection used."
-    )
+    return f"**Optimistic:** only {split} items were scored, which the search or the choice used."

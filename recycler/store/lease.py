@@ -170,7 +170,7 @@ def busy(study: str, row: Mapping[Any, Any], moment: float) -> RecyclerError:
     quiet = max(0.0, moment - row["heartbeat"])
     return Conflict(
         f"study {study!r} is being run by {holder_of(row)}, last heard of {quiet:.0f} s ago.",
-        hint=f"wait for it or stop it. {STALE:.0f} s after its last heartbeat it counts as dead, and the "
+        hint=f"wait or stop it. {STALE:.0f} s after its last heartbeat it counts as dead, and the "
         "study can be run again.",
     )
 
