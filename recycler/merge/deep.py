@@ -57,7 +57,7 @@ def read(pool: Pool, on_bytes: Callable[[int], object] = lambda count: None) -> 
 
     Task vectors are differences from the base or, without one, from the mean of the checkpoints,
     over all float tensors. Checkpoints (and a base) whose tensor names or shapes differ from the
-    first's have none. Sums are in float64; non-finite numbers are counted and taken as zero. At
+    first's are left out. Sums are in float64; non-finite numbers are counted and taken as zero. At
     most `STACK_LIMIT` numbers are held at the same time, whatever the size of a tensor, and there
     are no more threads than processors.
 
