@@ -92,8 +92,8 @@ def infeasible(results: Results, basis: str) -> str:
         f"{o.name} {o.floor}" for o in results.plan.objectives.searched if o.floor is not None
     ]
     return (
-        f"NO MERGE MEETS THE FLOORS ({', '.join(floors)}) on {basis} items: the front is that of all "
-        "merges, as if there were none."
+        f"NO MERGE MEETS THE FLOORS ({', '.join(floors)}) on {basis} items: the front ignores the "
+        "floors."
     )
 
 
