@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -228,3 +229,20 @@ def test_a_fingerprint_is_remembered_by_its_stamp(url: str) -> None:
     store.catalog.remember_fingerprint("stamp", "sha256:2")
     assert store.catalog.fingerprint("stamp") == "sha256:2"
     store.close()
+
+
+def test_processes_that_register_the_same_pool_and_files_at_once_all_succeed(url: str) -> None:
+    SqlStore(url).close()
+    stores = [SqlStore(url) for _ in range(4)]
+
+    def write(store: SqlStore) -> None:
+        for i in range(15):
+            store.catalog.remember_fingerprint(f"stamp {i}", "sha256:1")
+            store.catalog.add_pool(f"pool {i}", {"base": None}, replace=i % 2 == 0)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, stores))
+    assert len(stores[0].catalog.pools()) == 15
+    assert {stores[0].catalog.fingerprint(f"stamp {i}") for i in range(15)} == {"sha256:1"}
+    for store in stores:
+        store.close()

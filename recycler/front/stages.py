@@ -43,10 +43,10 @@ def remaining_gain(
     window = max(AHEAD, -(-3 * k // 10))
     recent = {trial.number for trial in ended[k - window :]}
     scored = [trial for trial in trials if trial.state == State.COMPLETE]
-    before, now = (
-        pareto.hypervolume(objectives.gains([t.means("dev") for t in some]), np.array(reference))
-        for some in ([t for t in scored if t.number not in recent], scored)
-    )
+    gains = objectives.gains([t.means("dev") for t in scored])
+    old = np.array([t.number not in recent for t in scored], dtype=bool)
+    corner = np.array(reference)
+    before, now = pareto.hypervolume(gains[old], corner), pareto.hypervolume(gains, corner)
     before = min(before, now)  # the order of sums changes the last digits
     return pareto.expected_gain(before, now, k, window, AHEAD) / now if now > 0 else None
 

@@ -156,6 +156,7 @@ class Evaluation:
         outcomes: objective -> item outcomes; empty when read back without them.
         digest: hash of the merged bytes that were scored; empty for functions of weights.
         seconds: wall-clock time of each part [s].
+        means: objective -> mean.
     """
 
     split: str
@@ -163,6 +164,11 @@ class Evaluation:
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
     digest: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    means: Mapping[str, float] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        means = {name: score.mean for name, score in self.scores.items()}
+        object.__setattr__(self, "means", means)
 
     def joined(self, other: "Evaluation") -> "Evaluation":
         """Return this block of items and the next one of the same merge and split as one.

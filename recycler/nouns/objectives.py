@@ -6,7 +6,7 @@ Letters: m objectives of the search, k points.
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -201,11 +201,19 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Objectives:
-    """The objectives of a study. (m,) arrays follow the order of the searched ones."""
+    """The objectives of a study. (m,) arrays follow the order of the searched ones.
+
+    Attributes:
+        all: searched and held-out objectives.
+        searched: the m objectives that the search sees.
+    """
 
     all: tuple[Objective, ...]
+    searched: tuple[Objective, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        found = tuple(objective for objective in self.all if not objective.held_out)
+        object.__setattr__(self, "searched", found)
         names = [objective.name for objective in self.all]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -217,11 +225,6 @@ class Objectives:
                 "no objective to search: all are held out or the list is empty.",
                 hint="list at least one objective under `objectives:`.",
             )
-
-    @property
-    def searched(self) -> tuple[Objective, ...]:
-        """The m objectives that the search sees."""
-        return tuple(objective for objective in self.all if not objective.held_out)
 
     @property
     def held_out(self) -> tuple[Objective, ...]:
@@ -261,7 +264,8 @@ class Objectives:
         Returns:
             (k, m) larger is better; NaN if a score is missing.
         """
-        rows = [[o.sign * row.get(o.name, np.nan) for o in self.searched] for row in scores]
+        asked = [(o.sign, o.name) for o in self.searched]
+        rows = [[sign * row.get(name, np.nan) for sign, name in asked] for row in scores]
         return np.asarray(rows, dtype=np.float64).reshape(len(scores), self.m)
 
     def raw(self, gains: Array) -> Array:

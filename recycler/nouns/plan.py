@@ -5,7 +5,7 @@ Letters: n checkpoints, m objectives, d coordinates of a point (see `space`).
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,9 @@ _BOUNDS = {
     "fill": (0, 1),
     "stop_gain": (0, 1),
 }
+
+# Recipes made lately: those of the baselines are asked for again at every proposal.
+_RECIPES: dict[Hashable, Recipe] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,16 +147,31 @@ class Plan:
         """
         one_hot = max(weights) == 1.0 and sum(weight != 0 for weight in weights) == 1
         alone = one_hot and self.method != "linear"
-        return Recipe(
-            method="linear" if alone else self.method,
-            ingredients=tuple(
-                Ingredient(fingerprint, name, float(weight))
-                for (name, fingerprint), weight in zip(self.ingredients, weights, strict=True)
-            ),
-            dtype=self.dtype,
-            base=Ingredient(self.base[1], self.base[0], 1.0) if self.base else None,
-            settings={} if alone else self.merge_settings,
+        settings = {} if alone else self.merge_settings
+        vector = tuple(map(float, weights))
+        key = (
+            self.method,
+            alone,
+            self.ingredients,
+            vector,
+            self.dtype,
+            self.base,
+            canonical(settings),
         )
+        if key not in _RECIPES:
+            if len(_RECIPES) > 4096:
+                _RECIPES.clear()
+            _RECIPES[key] = Recipe(
+                method="linear" if alone else self.method,
+                ingredients=tuple(
+                    Ingredient(fingerprint, name, weight)
+                    for (name, fingerprint), weight in zip(self.ingredients, vector, strict=True)
+                ),
+                dtype=self.dtype,
+                base=Ingredient(self.base[1], self.base[0], 1.0) if self.base else None,
+                settings=settings,
+            )
+        return _RECIPES[key]
 
     @property
     def points(self) -> Space:

@@ -81,12 +81,10 @@ class Trial:
         """Whether its scores come from an earlier study and cost nothing."""
         return "copy" in self.notes
 
-    def means(self, split: str) -> dict[str, float]:
+    def means(self, split: str) -> Mapping[str, float]:
         """Objective -> raw mean on a split; empty if not evaluated there."""
         evaluation = self.evaluations.get(split)
-        return (
-            {name: score.mean for name, score in evaluation.scores.items()} if evaluation else {}
-        )
+        return evaluation.means if evaluation else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

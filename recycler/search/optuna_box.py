@@ -109,7 +109,8 @@ class _LedgerStorage(InMemoryStorage):
         for trial in trials:
             held.append(trial)
             self._trial_id_to_study_id_and_number[trial._trial_id] = (study_id, trial.number)
-            self._update_cache(trial._trial_id, study_id)
+            if len(self._studies[study_id].directions) == 1:  # which trial is the best
+                self._update_cache(trial._trial_id, study_id)
         self._max_trial_id = len(trials) - 1
 
 

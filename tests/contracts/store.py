@@ -23,7 +23,7 @@ from recycler.errors import Conflict, Mismatch, NotFound
 from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.plan import Plan
-from recycler.nouns.trial import Proposal
+from recycler.nouns.trial import Proposal, State
 from recycler.protocols import Store
 
 # numbers that a careless text or single-precision column would change
@@ -265,6 +265,68 @@ class StoreContract:
                 store.fail(study, i, Failure("exception", "why"))
             happened.append(store.trials(study)[i].finished)
         assert happened == sorted(set(happened))
+
+    def test_trials_since_an_event_are_those_that_changed_after_it(
+        self, store: Store, study: str
+    ) -> None:
+        for share in (0.1, 0.2, 0.3):
+            store.start(study, proposal((share, 1 - share, 0.0)))
+        before = store.status(study)["event"]
+        assert list(store.trials(study, before)) == []
+        store.record(study, 1, evaluation())
+        store.record(study, 1, evaluation("test"))
+        store.fail(study, 2, Failure("exception", "why"))
+        everything = store.trials(study)
+        assert list(store.trials(study, before)) == list(everything[1:])
+        assert list(store.trials(study, store.status(study)["event"] - 1)) == [everything[2]]
+
+    def test_scores_under_a_measure_are_those_of_every_study(
+        self, store: Store, study: str
+    ) -> None:
+        measures = {"f": "m1", "g": "m2"}
+        store.create_study(plan("other"))
+        store.start(study, proposal())
+        assert store.known(proposal().recipe.id, "dev", measures) == set()
+        mine = store.record(study, 0, evaluation(), measures=measures)
+        assert store.known(proposal().recipe.id, "dev", measures) == {"f", "g"}
+        assert store.known(proposal().recipe.id, "dev", {"f": "m9"}) == set()
+        assert store.known(proposal().recipe.id, "test", measures) == set()
+        assert store.looked_at("dev", measures.values()) == 1
+        store.start("other", proposal())
+        theirs = store.adopt("other", 0, "dev", measures)
+        assert (theirs.state, theirs.digest) == (mine.state, mine.digest)
+        assert theirs.evaluations["dev"].scores == mine.evaluations["dev"].scores
+        assert theirs.evaluations["dev"].seconds == {}
+        assert store.outcomes("other", 0, "dev") == store.outcomes(study, 0, "dev")
+        assert store.looked_at("dev", measures.values()) == 2
+        store.delete_study(study)  # what others may use stays
+        assert store.trials("other")[0] == theirs
+        assert store.known(proposal().recipe.id, "dev", measures) == {"f", "g"}
+
+    def test_estimates_of_a_pruned_trial_are_its_own(self, store: Store, study: str) -> None:
+        measures = {"f": "m1", "g": "m2"}
+        store.start(study, proposal())
+        store.record(study, 0, evaluation(), state=State.PRUNED, measures=measures)
+        assert store.known(proposal().recipe.id, "dev", measures) == set()
+        assert store.trials(study)[0].state == "pruned"
+
+    def test_bytes_that_differ_from_those_of_another_study_are_a_mismatch(
+        self, store: Store, study: str
+    ) -> None:
+        store.create_study(plan("other"))
+        store.start(study, proposal())
+        store.record(study, 0, evaluation(), measures={"f": "m1", "g": "m2"})
+        store.start("other", proposal())
+        only = {"g": Score(0.5, 0.1, 3)}
+        with pytest.raises(Mismatch, match="blake2b:22"):
+            store.record(
+                "other",
+                0,
+                evaluation(scores=only, outcomes={}, digest="blake2b:22"),
+                measures={"f": "m1", "g": "m3"},
+                known=["f"],
+            )
+        assert store.trials("other")[0].state == "running"
 
     def test_a_study_is_held_again_after_it_was_let_go(self, store: Store, study: str) -> None:
         for _ in range(2):
