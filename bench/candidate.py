@@ -1,7 +1,7 @@
-"""What one candidate costs outside merge and forward passes, and against merge-to-disk + simple_evaluate.
+"""Overhead of one candidate besides merge and forward passes, against merge-to-disk + simple_evaluate.
 
-Demo pool, its three objectives on the dev items, one thread, side by side in one process. First both ways must
-agree on every mean; then they are timed. Run: `python bench/candidate.py`.
+Both run on the demo's pool and its three objectives on dev items, in one process on one thread. All means
+must agree; then both are timed. Run: `python bench/candidate.py`.
 """
 
 import statistics
@@ -34,7 +34,7 @@ ROUNDS = 5
 
 
 def main() -> None:
-    """Agreement first, then the times."""
+    """Check that both agree, then time them."""
     folder = Path(tempfile.mkdtemp(prefix="recycler-bench-"))
     workspace = Workspace(str(folder / "ledger.db"))
     config, pool = read_study(STUDY), Pool.from_yaml(HERE / "pool.yaml")
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def naive(recipe, pool, plan, scorer, out: Path, names) -> dict[str, float]:
-    """What a script does: write the merge, load it, build tasks and call simple_evaluate."""
+    """The plain way: write the merge, load it, build the tasks and call simple_evaluate."""
     write_folder(recipe, pool, pool.checkpoints[0], out)
     wanted = {plan.objectives[name].task: plan.objectives[name] for name in names}
     root = Path(plan.evaluator["root"])

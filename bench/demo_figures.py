@@ -1,4 +1,4 @@
-"""The figures of the demo that README quotes, read from the ledger of a finished `recycler demo`.
+"""The figures of the demo in README.md, read from the ledger of a finished `recycler demo`.
 
 `python bench/demo_figures.py` runs the demo in this folder if it has not been run, then prints the table;
 `--write` also puts it into README.md and the picture into docs/front.png.

@@ -1,7 +1,7 @@
-"""The demo's pool of small Llamas as a landscape for `search_bench.py`: its merges are evaluated by lm-eval.
+"""The demo's pool of small Llamas as a landscape for `search_bench.py`, scored by lm-eval.
 
-Every outcome is recorded in the cache folder, so that a merge is evaluated once for all methods and seeds.
-All objectives are turned into gains (bits are negated).
+Outcomes are stored in the cache folder, so each merge is evaluated once for all methods and seeds.
+All objectives are gains (bits are negated).
 """
 
 from pathlib import Path
@@ -40,7 +40,7 @@ class DemoLandscape:
         )()
 
     def outcomes(self, weights: np.ndarray, split: str) -> list[np.ndarray]:
-        """For each of m objectives (items,) gains of every item, whose mean is the objective's."""
+        """(items,) gains of all items, for each of m objectives; their mean is the score."""
         items = tuple(
             Ingredient(fingerprint, name, float(weight))
             for (fingerprint, name), weight in zip(self._ingredients, weights, strict=True)

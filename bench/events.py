@@ -1,9 +1,8 @@
-"""What an event of a study costs: CPU time of the loop, the ledger and the proposals, by trials.
+"""CPU time per event of a study (loop, ledger and proposals) by number of trials.
 
-A study of a plain function with a space-filling sampler, on SQLite in a file, run to 2,000 trials. A
-trial is two events: its proposal and its scores. Printed is the CPU time of this process between two
-scores, without the evaluation itself, as a mean over windows along the way. Wanted: at most 20 ms an
-event at 2,000 trials.
+A study of a plain function with a cheap sampler runs to 2,000 trials on SQLite in a file. A trial is two
+events: its proposal and its scores. For windows along the way, the mean CPU time of this process between
+two scores is printed, without the evaluation itself. The goal is at most 20 ms per event at 2,000 trials.
 
 Run: python bench/events.py [--trials 2000] [--sampler dirichlet]
 """

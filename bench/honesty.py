@@ -1,10 +1,10 @@
-"""Are the reported numbers true? Studies of landscapes of true merges, judged on fresh items.
+"""Are the reported numbers true? Studies on landscapes of real merges, checked on fresh items.
 
-Each run is a whole study: search on dev items, election on select items, report on test items. What
-it reports is then compared with items that no part of it has seen. Prints the bias of the reported
-average of the pick (also less that of the uniform soup: which items are test and which fresh then
-cancels), how often its 95 % interval covers the fresh mean, how many members of the reported
-front are dominated on fresh items (p < 0.05), and whether P(non-dominated) is calibrated.
+Each run is a whole study: search on dev items, re-check on select items, report on test items. Its
+report is then compared with scores on items that no part of the study has seen. Prints the bias of
+the reported average of the pick (also minus the bias of the uniform soup, which cancels differences
+between test and fresh items), the coverage of its 95 % interval, the number of reported members that
+are dominated on fresh items (p < 0.05), and the calibration of P(non-dominated).
 
     python bench/honesty.py [--quick] [--plot calibration.png]
 """
@@ -41,7 +41,7 @@ DRAWS = 1000
 
 
 def draws_of(found: list[list[Outcomes]], sign: float, seed: int) -> np.ndarray:
-    """(draws, k, m) paired, clustered bootstrap of the gains of k merges."""
+    """(draws, k, m) paired cluster bootstrap of the gains of k merges."""
     rng, columns = np.random.default_rng(seed), []
     for j in range(len(found[0])):
         arrays = [row[j].arrays() for row in found]
@@ -53,7 +53,7 @@ def draws_of(found: list[list[Outcomes]], sign: float, seed: int) -> np.ndarray:
 
 
 def study(landscape: Landscape, seed: int, evaluations: int) -> dict:
-    """One whole study, and what fresh items say about it."""
+    """Run one whole study and check it on fresh items."""
     plan = plan_of(landscape.spec, "auto", evaluations, seed)
     store, scorer = SqlStore("sqlite://"), Scorer(landscape, plan)
     store.create_study(plan)
@@ -103,7 +103,7 @@ def study(landscape: Landscape, seed: int, evaluations: int) -> dict:
 
 
 def calibration(runs: list[dict], plot: Path | None) -> None:
-    """P(non-dominated) by bins against how often fresh items agree."""
+    """Bins of P(non-dominated), and the share that is non-dominated on fresh items."""
     p = np.concatenate([r["chances"] for r in runs])
     true = np.concatenate([r["true"] for r in runs])
     edges = np.array([0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0001])

@@ -1,8 +1,8 @@
-"""Rooms of the package and the imports between them: `python bench/import_graph.py [--png docs/imports.png]`.
+"""Graph of imports between the package's folders: `python bench/import_graph.py [--png FILE]`.
 
-An arrow a -> b says that some module of room a names one of room b: in an import of any kind (under
-TYPE_CHECKING too), in `lazy("recycler.…")` or in a table of "recycler.module:name". Exit code 1 if an arrow
-runs up against the order of recycler/README.md's map, or if there is a circle.
+An arrow a -> b means that a module of a names a module of b: in any import (under TYPE_CHECKING too), in
+`lazy("recycler.…")` or in a table of "recycler.module:name". The exit code is 1 if an arrow runs against the
+order of the map in recycler/README.md, or if there is a cycle.
 """
 
 import argparse
@@ -20,7 +20,7 @@ SPELLED = r"recycler(\.\w+)+(:\w+)?"
 
 
 def modules() -> dict[str, Path]:
-    """Dotted name below `recycler` -> its file."""
+    """Dotted name below `recycler` -> file."""
     found = {}
     for file in sorted(PACKAGE.rglob("*.py")):
         parts = file.relative_to(PACKAGE).with_suffix("").parts
@@ -29,14 +29,14 @@ def modules() -> dict[str, Path]:
 
 
 def order() -> list[str]:
-    """The modules as the map lists them."""
+    """Return the modules in the order of the map."""
     text = (PACKAGE / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```map\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     return [line.split()[0] for line in block.splitlines()]
 
 
 def named(tree: ast.AST) -> set[str]:
-    """Dotted names of ours that a source imports or spells."""
+    """Return the modules of the package that a source imports or names in a string."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -49,7 +49,7 @@ def named(tree: ast.AST) -> set[str]:
 
 
 def arrows() -> dict[str, dict[str, set[str]]]:
-    """Room -> room it imports -> the modules of it that do."""
+    """Folder -> folder that it imports -> the importing modules."""
     known = modules()
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for name, file in known.items():
@@ -65,7 +65,7 @@ def arrows() -> dict[str, dict[str, set[str]]]:
 
 
 def draw(rooms: list[str], found: dict[str, dict[str, set[str]]], file: Path) -> None:
-    """The rooms from top to bottom in the map's order; every arrow runs upwards to what it uses."""
+    """Draw the folders in the order of the map; all arrows should point up."""
     figure = Figure(figsize=(9, 0.5 * len(rooms) + 1), dpi=120)
     axis = figure.subplots()
     for here, others in found.items():
@@ -84,7 +84,7 @@ def draw(rooms: list[str], found: dict[str, dict[str, set[str]]], file: Path) ->
 
 
 def main() -> int:
-    """Print the arrows; 0 if all of them run up the map and none in a circle."""
+    """Print the arrows; return 0 if all point up the map and there is no cycle."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--png", type=Path)
     arguments = parser.parse_args()

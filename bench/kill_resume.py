@@ -1,7 +1,7 @@
-"""kill -9 during `recycler demo` at ten random moments, resumed each time: is anything done twice or lost?
+"""kill -9 of `recycler demo` at ten random moments, with a resume each time: is work lost or repeated?
 
-Prints what the ledger held before and after each kill, then a verdict. Run: `python bench/kill_resume.py`;
-a few minutes. Every kill hits only the main process, as a system out of memory would.
+Prints the contents of the ledger around each kill, then a verdict. Run: `python bench/kill_resume.py`
+(a few minutes). Only the main process is killed, as by the kernel when memory runs out.
 """
 
 import argparse
@@ -20,7 +20,7 @@ QUERY = f"SELECT number, split, objective, mean FROM {TABLE} ORDER BY number, sp
 
 
 def scores(ledger: Path) -> list[tuple]:
-    """Every score in the ledger."""
+    """Return all scores in the ledger."""
     if not ledger.exists():
         return []
     with sqlite3.connect(ledger) as db:
@@ -29,7 +29,7 @@ def scores(ledger: Path) -> list[tuple]:
 
 
 def trials(ledger: Path) -> list[tuple]:
-    """Every trial's number, recipe, state, digest and attempts."""
+    """Return number, recipe, state, digest and attempts of all trials."""
     with sqlite3.connect(ledger) as db:
         return db.execute(
             "SELECT number, recipe_id, state, digest, attempts FROM recycler_trials ORDER BY number"

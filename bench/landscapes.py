@@ -1,14 +1,14 @@
-"""Landscapes of true merges: pools of small networks that this file trains, scored at any weights.
+"""Landscapes of real merges: pools of small networks, trained here and scored at any weights.
 
-A multitask base, then n checkpoints fine-tuned with random mixtures of tasks, learning rates and
-lengths, each on its own part of the training data, a third of them chained onto an earlier one, the
-last one an outlier trained on one task.
+A pool has a multitask base and n checkpoints fine-tuned from it, with random mixtures of tasks, learning
+rates and lengths, each on its own part of the training data. A third of them continue from an earlier
+checkpoint; the last one is an outlier trained on one task.
 Networks: `mlp`, `conv` and `transformer` on scikit-learn's digits (clean, rotated by ±45°, noisy,
-inverted, …), `bytes`: next byte of texts of Python's standard library. A merge is the network with
-linearly combined weights; nothing is modelled.
+inverted, …); `bytes` predicts the next byte of texts from Python's standard library. A merge is the
+network with linearly combined weights; nothing is simulated.
 
 Letters: n checkpoints, m tasks (objectives). In `close` pools, whose base was trained long, the uniform
-soup is about as good as the best single; in `far` pools it lies some points below.
+soup is about as good as the best single; in `far` pools it is some points below.
 """
 
 import math
@@ -24,21 +24,21 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
-CONTEXT, WINDOW = 6, 16  # bytes seen before each prediction; predictions an item
-SYMBOLS = 97  # printable ASCII, newline, and all else
+CONTEXT, WINDOW = 6, 16  # bytes of context per prediction; predictions per item
+SYMBOLS = 97  # printable ASCII, newline, and one for all others
 TEST_COPIES = 6  # augmented copies of each test digit
 TEXT_ITEMS = 2000  # test items of a text task
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """One pool: a kind of network, n checkpoints, m tasks, `items` dev items a task.
+    """One pool: a kind of network, n checkpoints, m tasks, and `items` dev items per task.
 
     Attributes:
-        base: steps of the base's training.
-        heat: learning rates of the fine-tuning are multiplied by it.
-        score: `acc` (share of items that are right, larger is better) or `bits` (mean bits of the
-            truth, smaller is better).
+        base: training steps of the base.
+        heat: factor of the learning rates of fine-tuning.
+        score: `acc` (share of correct items, larger is better) or `bits` (mean bits per item, smaller
+            is better).
     """
 
     name: str
@@ -130,7 +130,7 @@ def _turned(images: Tensor, degrees: Tensor, shift: Tensor) -> Tensor:
 
 
 def _as_task(images: Tensor, task: int, rng: torch.Generator) -> Tensor:
-    """Images as one of the tasks shows them, each a little turned and moved."""
+    """Images as one of the tasks transforms them, each slightly turned and moved."""
     k = len(images)
     fixed = {1: 45.0, 2: -45.0, 5: 90.0}.get(task, 0.0)
     degrees = fixed + 12 * (2 * torch.rand(k, generator=rng) - 1)
@@ -152,7 +152,7 @@ class Data:
 
 
 def _rows(total: int, size: int, rng: torch.Generator, part: tuple[float, float]) -> Tensor:
-    """(size,) random numbers below `total` from the part that begins at a share of it."""
+    """(size,) random row numbers below `total`, from the part that begins at a share of it."""
     start, share = part
     return (int(start * total) + torch.randint(int(share * total), (size,), generator=rng)) % total
 
@@ -184,7 +184,7 @@ def _symbols(text: str) -> Tensor:
 
 
 def _text(task: int) -> Tensor:
-    """Symbols of a kind of text: code, prose, tables, shouted prose, code read backwards."""
+    """Symbols of a kind of text: code, prose, tables, upper-case prose, reversed code."""
     home = Path(sysconfig.get_path("stdlib"))
     if task in (0, 4):
         files = ["argparse", "ast", "configparser", "difflib", "inspect", "tarfile", "typing"]
@@ -233,7 +233,7 @@ def _train(
     seed: int,
     part: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """Adam on batches of 128 whose tasks are drawn from `mix`; the learning rate falls to 0."""
+    """Train by Adam on batches of 128, tasks drawn from `mix`; the learning rate falls to 0."""
     rng = torch.Generator().manual_seed(seed)
     flat = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([flat], lr=rate)
@@ -262,7 +262,7 @@ def _start(net: str, rng: torch.Generator) -> Tensor:
 
 
 def train_pool(spec: PoolSpec, data: list[Data]) -> Tensor:
-    """(n, parameters) checkpoints of a pool."""
+    """Train a pool; returns (n, parameters) checkpoints."""
     rng = torch.Generator().manual_seed(spec.seed)
     draws = np.random.default_rng(spec.seed)
     even = torch.full((spec.m,), 1 / spec.m)
@@ -306,7 +306,7 @@ class Landscape:
                 torch.save(self._pool, file)
 
     def outcomes(self, weights: np.ndarray, split: str) -> np.ndarray:
-        """(m, items) outcome of every item: 0 or 1, or bits."""
+        """(m, items) outcome of each item: 0 or 1, or bits."""
         merged = torch.as_tensor(weights, dtype=torch.float32) @ self._pool
         parameters = unpack(self.spec.net, merged)
         rows = []
@@ -325,5 +325,5 @@ class Landscape:
         return np.array(rows)
 
     def score(self, weights: np.ndarray, split: str) -> np.ndarray:
-        """(m,) means over a split's items, in the pool's own direction."""
+        """(m,) means over the items of a split, in the direction of the pool's score."""
         return self.outcomes(weights, split).mean(axis=1)

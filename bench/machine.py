@@ -1,4 +1,4 @@
-"""Names the machine that a figure was measured on."""
+"""Name of the machine that a figure was measured on."""
 
 import os
 import platform

@@ -1,6 +1,6 @@
-"""Time and memory of whole merges, recycler and mergekit side by side on large pools of bfloat16 checkpoints.
+"""Time and memory of whole merges by recycler and mergekit, on large pools of bfloat16 checkpoints.
 
-Runs alternate in one session on a warm page cache, because machines are noisy; load averages are printed beside.
+Runs of both alternate in one session on a warm page cache, because machines are noisy; load averages are printed.
 `python bench/merge_vs_mergekit.py --speed` runs all of it.
 """
 
@@ -73,7 +73,7 @@ def recipe_file(file: Path, pool: list[Path], method: str) -> Path:
 
 
 def warm(pool: list[Path]) -> int:
-    """Read every weight file, so that no run waits for the disk; returns their bytes."""
+    """Read all weight files into the page cache; returns their size [B]."""
     total, buffer = 0, bytearray(1 << 24)
     for folder in pool:
         with (folder / "model.safetensors").open("rb", buffering=0) as stream:
@@ -99,7 +99,7 @@ def commands(python: Path, recipe: Path, out: Path) -> dict[str, list]:
 def alternate(
     python: Path, work: Path, pool: list[Path], method: str, cores: int, rounds: int
 ) -> dict[str, list[tools.Measured]]:
-    """Both tools on one recipe, one after the other, `rounds` times; each run is printed."""
+    """Run both tools on one recipe in turn, `rounds` times, and print each run."""
     recipe, out = recipe_file(work / f"{method}.yaml", pool, method), work / "out"
     inputs = pool[1:] if method == "linear" else pool
     runs: dict[str, list[tools.Measured]] = {"recycler": [], "mergekit": []}
@@ -113,7 +113,7 @@ def alternate(
 
 
 def print_ratios(method: str, runs: dict[str, list[tools.Measured]]) -> None:
-    """Medians of both tools, and how many times more mergekit takes."""
+    """Print the medians of both tools, and their ratio."""
 
     def middle(tool: str, what: str) -> float:
         return statistics.median(getattr(run, what) for run in runs[tool])
@@ -129,12 +129,12 @@ def print_ratios(method: str, runs: dict[str, list[tools.Measured]]) -> None:
 
 
 def opened(file: Path) -> MergeFile:
-    """The recipe of a file; checkpoints are told apart by their paths, so nothing is hashed."""
+    """Read a recipe file; paths stand in for fingerprints, so nothing is hashed."""
     return read_recipe(file, lambda checkpoint, exact: str(checkpoint.path))
 
 
 def turned(recipe: Recipe, steps: int) -> Recipe:
-    """The same merge with the weights moved on to other checkpoints."""
+    """Return the same recipe with the weights rotated over the checkpoints."""
     weights = [item.weight for item in recipe.ingredients]
     moved = [*weights[steps:], *weights[:steps]]
     pairs = zip(recipe.ingredients, moved, strict=True)
@@ -142,7 +142,7 @@ def turned(recipe: Recipe, steps: int) -> Recipe:
 
 
 def seconds(recipes: list[Recipe], sources: Sources, threads: int) -> float:
-    """Time to make every tensor of some merges in one pass [s]."""
+    """Time to compute all tensors of some merges in one pass [s]."""
     start = time.perf_counter()
     for _ in merges(recipes, sources, threads=threads):
         pass
@@ -166,7 +166,7 @@ def copy_seconds(folders: list[Path], threads: int) -> tuple[float, int]:
 
 
 def kernel(file: Path, folders: list[Path], threads: int, rounds: int) -> None:
-    """Input bytes a second of one merge, and of a plain copy of its inputs: the best of some runs."""
+    """Input bytes per second of one merge and of a plain copy of its inputs; best of some runs."""
     given = opened(file)
     ours, copied = [], []
     for _ in range(rounds + 1):  # the first maps every page and compiles
@@ -184,7 +184,7 @@ def kernel(file: Path, folders: list[Path], threads: int, rounds: int) -> None:
 
 
 def again(file: Path, threads: int) -> None:
-    """A merge, then one with other weights of the same pool in the same process."""
+    """Time a merge, then another of the same pool with other weights in the same process."""
     given = opened(file)
     with Sources(given.pool) as sources:
         seconds([replace(given.recipe, method="linear", base=None, settings={})], sources, threads)
@@ -197,7 +197,7 @@ def again(file: Path, threads: int) -> None:
 
 
 def together(file: Path, threads: int) -> None:
-    """1 to 8 merges in one pass, against one alone."""
+    """Time 1 to 8 merges in one pass, compared with one merge."""
     given, taken = opened(file), {}
     with Sources(given.pool) as sources:
         seconds([given.recipe], sources, threads)
@@ -209,7 +209,7 @@ def together(file: Path, threads: int) -> None:
 
 
 def compare_speed(python: Path, work: Path, methods: list[str], cores: int, rounds: int) -> None:
-    """All measurements of large merges; prints as it goes."""
+    """Run and print all measurements of large merges."""
     print(f"cores: {cores or 'all'}, threads: {cores or 'as many as each tool takes by itself'}")
     start = time.perf_counter()
     small = large_pool(work / "small", SMOLLM2_135M, 16, qwen2=False)

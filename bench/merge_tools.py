@@ -1,7 +1,7 @@
-"""What the comparisons with mergekit stand on: its venv, a worker for each tool, pools and measured processes.
+"""Tools for the comparisons with mergekit: its venv, worker processes, pools, and measured processes.
 
-mergekit is never imported here: it needs an older pydantic, so it lives in a venv of its own and is driven by
-its command line or by a worker process. recycler is driven by its command line alone.
+mergekit is never imported here. It needs an older pydantic, so it has a venv of its own and runs by its
+command line or in a worker process. recycler runs by its command line.
 """
 
 import json
@@ -25,9 +25,9 @@ REQUIRED = (
     f"torch=={torch.__version__.partition('+')[0]}",
     f"transformers=={transformers.__version__}",
 )
-SAMPLE = 0.05  # between two looks at a process's memory [s]
+SAMPLE = 0.05  # interval between samples of a process's memory [s]
 
-# Both workers read one JSON job a line and answer with one line; whatever libraries print goes to stderr.
+# Both workers read one JSON job per line and answer with one line; output of libraries goes to stderr.
 _LOOP = """
 import json, os, sys
 answers = os.fdopen(os.dup(1), "w")
@@ -50,8 +50,8 @@ from recycler.cli.main import cli
 def merge(job):
     cli(["merge", job["recipe"], job["out"], "--json"], standalone_mode=False)
 """
-# With `masks` (files by model) a random mask is looked up in place of being drawn: the masks of one group of
-# tensors are drawn in the order of its models, those of density 1 excepted.
+# With `masks` (files by model), random masks are read instead of drawn. mergekit draws the masks of a group of
+# tensors in the order of its models, except those of density 1.
 _MERGEKIT = """
 import logging, torch, yaml
 from safetensors.torch import load_file
@@ -89,10 +89,10 @@ def merge(job):
 
 
 def mergekit_venv(folder: Path) -> Path:
-    """The interpreter of a venv with mergekit, made on first use.
+    """Return the interpreter of a venv with mergekit, which is made on first use.
 
     Args:
-        folder: of the venv; its parents are made.
+        folder: folder of the venv; parents are created.
     """
     python = folder / "bin" / "python"
     if not (folder / "bin" / "mergekit-yaml").exists():
@@ -104,7 +104,7 @@ def mergekit_venv(folder: Path) -> Path:
 
 
 def mergekit_version(python: Path) -> str:
-    """Its version and that of the pydantic beside it."""
+    """Return the versions of mergekit and of its pydantic."""
     code = "from importlib.metadata import version as v; print(v('mergekit'), 'with pydantic', v('pydantic'))"
     return subprocess.run(
         [python, "-c", code], capture_output=True, text=True, check=True
@@ -112,14 +112,14 @@ def mergekit_version(python: Path) -> str:
 
 
 def environment(threads: int = 0) -> dict[str, str]:
-    """Environment of either tool; with 0 threads each takes as many as it does by itself."""
+    """Environment variables of either tool; 0 threads: the tool's default number."""
     given = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
     limit = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {}
     return {**given, **limit, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
 
 class Worker:
-    """One tool in a process of its own, which makes merge after merge."""
+    """One tool in a process of its own that serves many merges."""
 
     def __init__(self, tool: str, python: Path | str, log: Path) -> None:
         code = (_RECYCLER if tool == "recycler" else _MERGEKIT) + _LOOP
@@ -130,7 +130,7 @@ class Worker:
         )  # fmt: skip
 
     def merge(self, recipe: Path, out: Path, **options) -> str:
-        """Make one merge; returns what went wrong, or nothing."""
+        """Make one merge; returns the error, or nothing."""
         job = {"recipe": str(recipe), "out": str(out), **options}
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
@@ -179,7 +179,7 @@ def llama_shapes(
 
 
 def write_checkpoint(folder: Path, config: dict, tensors: dict[str, torch.Tensor]) -> Path:
-    """A folder that both tools read."""
+    """Write a checkpoint folder that both tools can read."""
     folder.mkdir(parents=True)
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": dtype}))
@@ -188,7 +188,7 @@ def write_checkpoint(folder: Path, config: dict, tensors: dict[str, torch.Tensor
 
 
 def tie_free_pool(root: Path, n: int, seed: int = 0, tied: bool = False) -> list[Path]:
-    """A base (first) and n float32 checkpoints whose task vectors are exact and free of ties.
+    """Write a base (first) and n float32 checkpoints with exact task vectors and no ties.
 
     Base entries are multiples of 2^-12 below 1/8, task vectors distinct multiples of 2^-24 with
     heavy tails, so x - base is exact and the trim threshold of TIES is never shared.
@@ -217,7 +217,7 @@ def _tie_free(rng: np.random.Generator, shape: torch.Size) -> torch.Tensor:
 
 
 def cast_pool(root: Path, pool: list[Path], dtypes: list[torch.dtype]) -> list[Path]:
-    """The same checkpoints rounded to other dtypes, one a checkpoint."""
+    """Write the same checkpoints rounded to other dtypes, one dtype per checkpoint."""
     made = []
     for folder, dtype in zip(pool, dtypes, strict=True):
         tensors = safetensors.torch.load_file(folder / "model.safetensors")
@@ -232,14 +232,14 @@ def cast_pool(root: Path, pool: list[Path], dtypes: list[torch.dtype]) -> list[P
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One process from its start to its end.
+    """Resources that one process used.
 
     Attributes:
-        wall: [s].
-        cpu: user and system [s].
-        anonymous: peak anonymous memory, looked at every `SAMPLE` [B].
-        resident: peak resident set, mapped files included [B].
-        load: load average of the machine when it ended.
+        wall: wall-clock time [s].
+        cpu: user and system time [s].
+        anonymous: peak anonymous memory, sampled every `SAMPLE` seconds [B].
+        resident: peak resident set, including mapped files [B].
+        load: load average of the machine at the end.
     """
 
     wall: float
@@ -256,11 +256,11 @@ class Measured:
 
 
 def measure(command: list, cores: int) -> Measured:
-    """Run a command to its end and say what it took; its output is shown only if it fails.
+    """Run a command and measure it; its output is shown only if it fails.
 
     Args:
         command: program and arguments.
-        cores: it may run on the first so many; 0: on all.
+        cores: number of CPU cores it may use; 0: all.
     """
     peaks, over = {"RssAnon": 0, "VmHWM": 0}, threading.Event()
     start = time.perf_counter()

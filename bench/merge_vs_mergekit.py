@@ -1,7 +1,7 @@
-"""recycler's merges against mergekit's, method by method, and the time and memory both take.
+"""Compare the merges of recycler and mergekit by method, or their time and memory (`--speed`).
 
 `python bench/merge_vs_mergekit.py` makes pools of small random Llamas, merges each recipe of a grid (mergekit's
-YAML) with both tools and compares every tensor; it fails unless each case agrees or differs as `DIFFERENCES`
+YAML) with both tools and compares all tensors. It fails unless each case agrees or differs as `DIFFERENCES`
 says. `--speed` times both on large pools instead. mergekit is installed into a venv of its own (`--venv`).
 """
 
@@ -22,19 +22,19 @@ import yaml
 from machine import machine
 from merge_speed import compare_speed
 
-TOLERANCE = 1e-6  # of a tensor's largest magnitude, float32
-ROUNDED = 1e-3  # share of entries that may be one step apart where both round the same float32 sum
+TOLERANCE = 1e-6  # largest difference, relative to a tensor's largest magnitude (float32)
+ROUNDED = 1e-3  # largest share of entries one step apart if both round the same float32 sum
 GTA = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
 TRIO = (0.5, 0.3, 0.4)
 ODD = (
     0.4871,
     0.3127,
     0.2113,
-)  # of no short sums: bfloat16 inputs seldom end at the middle of two outputs
+)  # sums with many digits: merges of bfloat16 inputs are seldom halfway between two outputs
 LAYERS = 4
 
-# Where the two are meant to differ: what recycler does, what mergekit does, and why. A case of the grid names
-# its row, and fails if either tool does anything else.
+# Intended differences: what recycler does, what mergekit does, and why. A case of the grid that names a row
+# fails if either tool does anything else.
 DIFFERENCES = {
     "zero-sum": (
         "refused", "not finite",
@@ -74,11 +74,11 @@ class Case:
     """One recipe for both tools.
 
     Attributes:
-        name: what the report calls it.
-        pool: name of the pool whose folders it speaks of.
+        name: name in the report.
+        pool: name of the pool that it merges.
         table: the recipe in mergekit's YAML.
         expect: `agree`, or a key of `DIFFERENCES`.
-        drops: DARE at a density below 1: mergekit is given recycler's masks.
+        drops: whether DARE drops entries; mergekit is then given recycler's masks.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Case:
 def recipe(
     pool: list[Path], method: str, own: list[dict], shared: dict | None = None, **top
 ) -> dict:
-    """A recipe in mergekit's YAML over the first checkpoints of a pool (whose first is the base)."""
+    """Return a recipe in mergekit's YAML over the first checkpoints of a pool (base first)."""
     models = [
         {"model": str(folder), "parameters": parameters}
         for folder, parameters in zip(pool[1:], own, strict=False)
@@ -104,7 +104,7 @@ def recipe(
 
 
 def weighted(weights, **others) -> list[dict]:
-    """Parameters of each model: its weight, and the same others for all."""
+    """Return the parameters of each model: its weight, and others shared by all."""
     return [{"weight": weight, **others} for weight in weights]
 
 
@@ -157,7 +157,7 @@ def task_vector_cases(name: str, pool: list[Path]) -> Iterator[Case]:
 
 
 def uneven_cases(name: str, pool: list[Path]) -> Iterator[Case]:
-    """Gradients over layers, filters by tensor name, density that differs by model."""
+    """Gradients over layers, filters by tensor name, a density per model."""
     slope, bump = [0.0, 0.5, 1.0], [1, 0, 0.5, 0.25, 1]
     mlp = [{"filter": "mlp", "value": 0.9}, {"value": 0.2}]
     both = [
@@ -190,7 +190,7 @@ def uneven_cases(name: str, pool: list[Path]) -> Iterator[Case]:
 
 
 def slice_cases(name: str, pool: list[Path]) -> Iterator[Case]:
-    """`slices:` with layer ranges: all layers in order, some left out, some twice."""
+    """`slices:` with layer ranges: all layers in order, some left out, some repeated."""
     ranges = {
         "all layers": [(0, 2), (2, 4)],
         "one slice": [(0, 4)],
@@ -284,7 +284,7 @@ def edge_cases(pools: dict[str, list[Path]]) -> Iterator[Case]:
 
 
 def grid(pools: dict[str, list[Path]]) -> list[Case]:
-    """All cases, those of one method and kind together."""
+    """Return all cases, grouped by method and kind."""
     full = pools["fp32"]
     cases = [
         *linear_cases("fp32", full),
@@ -319,7 +319,7 @@ def make_pools(root: Path) -> dict[str, list[Path]]:
 
 
 class Pair:
-    """Both tools, alive for the whole grid."""
+    """Workers of both tools, kept for the whole grid."""
 
     def __init__(self, python: Path, work: Path) -> None:
         self.work = work
@@ -333,7 +333,7 @@ class Pair:
     def run(
         self, worker: tools.Worker, table: dict, **options
     ) -> tuple[str, dict[str, torch.Tensor]]:
-        """What went wrong, and the merged tensors."""
+        """Return the error, and the merged tensors."""
         file, out = self.work / "recipe.yaml", self.work / "out"
         file.write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
@@ -341,7 +341,7 @@ class Pair:
         return error, {} if error else tensors_of(out)
 
     def masks(self, case: Case) -> dict[str, str]:
-        """The masks recycler draws for each model, read off merges of that model alone.
+        """Return the masks that recycler draws for each model, from merges of that model alone.
 
         Without rescaling and with weight 1 an entry of the (exact, nowhere zero) task vector is
         kept where the merge differs from the base.
@@ -363,7 +363,7 @@ class Pair:
         return files
 
     def verdict(self, case: Case) -> "Verdict":
-        """Merge with both and compare as the case expects."""
+        """Merge with both tools and compare as the case expects."""
         try:
             given = {"masks": self.masks(case)} if case.drops else {}
         except LookupError as error:
@@ -393,7 +393,7 @@ class Pair:
         )
 
     def nearer(self, case: Case, ours: dict, theirs: dict) -> "Verdict":
-        """Recycler's bfloat16 merge must be as near to mergekit's float32 merge as mergekit's own."""
+        """Recycler's bfloat16 merge must be as close to mergekit's float32 merge as mergekit's is."""
         error, truth = self.run(
             self.theirs, {**case.table, "dtype": "float32", "out_dtype": "float32"}
         )
@@ -405,7 +405,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of a case: `wrong` is empty where it is as expected; of remarks the largest is shown."""
+    """Result of a case: `wrong` is empty if it is as expected; the largest remark is shown."""
 
     wrong: str = ""
     remark: str = ""
@@ -427,7 +427,7 @@ def outcome(error: str, tensors: dict) -> str:
 
 
 def same_layout(ours: dict, theirs: dict) -> str:
-    """What differs in names, dtypes and shapes."""
+    """Return what differs in names, dtypes and shapes."""
     odd = sorted(ours.keys() ^ theirs.keys())
     if odd:
         return f"tensors only one of them wrote: {odd[:3]}"
@@ -439,10 +439,10 @@ def same_layout(ours: dict, theirs: dict) -> str:
 
 
 def agreement(case: Case, ours: dict, theirs: dict) -> Verdict:
-    """The largest difference in a tensor's own largest magnitude.
+    """Largest difference, relative to a tensor's largest magnitude.
 
-    Where the weighted terms cancel to within float32's rounding, the order of the sum decides the
-    sign that TIES elects; only such entries, found again in float64, may be further apart.
+    If weighted terms cancel to within float32 rounding, the order of the sum decides the sign that TIES
+    elects. Only such entries, recomputed in float64, may differ more.
     """
     worst, where, tossed = 0.0, "", 0
     for name, tensor in ours.items():
@@ -465,7 +465,7 @@ def agreement(case: Case, ours: dict, theirs: dict) -> Verdict:
 
 
 def undecided(case: Case, name: str) -> torch.Tensor:
-    """Where the votes of TIES sum to less than float32 can tell; nowhere if parameters vary by layer."""
+    """Entries whose TIES votes sum to less than float32 resolves; none if parameters vary by layer."""
     shared, models = case.table["parameters"], case.table.get("models", [])
     base = tensors_of(Path(case.table["base_model"]))[name].double()
     if not models or any(isinstance(v, list) for m in models for v in m["parameters"].values()):
@@ -488,7 +488,7 @@ def undecided(case: Case, name: str) -> torch.Tensor:
 
 
 def one_rounding(ours: dict, theirs: dict) -> Verdict:
-    """Steps between neighbouring numbers of the output dtype."""
+    """Check that entries differ by at most one step of the output dtype, and few of them."""
     steps = torch.cat([(ordinals(t) - ordinals(theirs[name])).abs() for name, t in ours.items()])
     share, most = (steps > 0).double().mean().item(), int(steps.max())
     remark = f"{share:.1e} of entries apart, at most {most} step"
@@ -496,13 +496,13 @@ def one_rounding(ours: dict, theirs: dict) -> Verdict:
 
 
 def ordinals(tensor: torch.Tensor) -> torch.Tensor:
-    """Whole numbers in the order of a 16-bit float's numbers, neighbours one apart."""
+    """Map 16-bit floats to integers in the same order; neighbours differ by 1."""
     bits = tensor.flatten().view(torch.int16).int()
     return torch.where(bits < 0, -(bits & 0x7FFF), bits)
 
 
 def same_trim(ours: dict, theirs: dict, base: dict) -> Verdict:
-    """Other entries may be kept of those that share the threshold, but of the same magnitudes."""
+    """Entries at the trim threshold may differ, but not the magnitudes that are kept."""
     other = total = 0
     for name, tensor in ours.items():
         mine, its = (t.double() - base[name].double() for t in (tensor, theirs[name]))
@@ -516,7 +516,7 @@ def same_trim(ours: dict, theirs: dict, base: dict) -> Verdict:
 
 
 def relative_error(tensors: dict, truth: dict) -> float:
-    """Norm of the difference over that of the truth, all tensors together."""
+    """Norm of the difference over the norm of the truth, over all tensors."""
     gap = sum(
         float((t.double() - truth[name].double()).square().sum()) for name, t in tensors.items()
     )
@@ -524,7 +524,7 @@ def relative_error(tensors: dict, truth: dict) -> float:
 
 
 def compare_merges(python: Path, work: Path, only: str) -> int:
-    """Run the grid, print a line for what is wrong and a table; the number of failures."""
+    """Run the grid, print failures and a table; returns the number of failures."""
     cases = [case for case in grid(make_pools(work / "pools")) if only in case.name]
     pair = Pair(python, work)
     verdicts: dict[tuple[str, str], list[Verdict]] = {}
@@ -550,7 +550,7 @@ def compare_merges(python: Path, work: Path, only: str) -> int:
 
 
 def main() -> None:
-    """Install mergekit if need be, compare, clean up."""
+    """Install mergekit if needed, compare, clean up."""
     parser = argparse.ArgumentParser(description=__doc__)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument("--venv", type=Path, default=cache / "recycler-bench" / "mergekit")

@@ -1,9 +1,9 @@
-"""Racing against scoring every candidate on all dev items, on landscapes of true merges.
+"""Racing compared with scoring every candidate on all dev items, on landscapes of real merges.
 
-The same study (sampler, seed, budget of candidates) is run twice, with and without racing. Its front on
-dev items, as `recycler.search` returns it, and its front after the re-check on select items are judged on
-fresh items that no part of either has seen; the pick is the member with the best expected average.
-Prints paired differences with 95 % intervals over pools and seeds.
+The same study (sampler, seed, number of candidates) runs with and without racing. Its front on dev items,
+as `recycler.search` returns it, and its front after the re-check on select items are scored on fresh items
+that neither has seen. The pick is the member with the best expected average. Prints paired differences
+with 95 % intervals over pools and seeds.
 
     python bench/racing.py [--quick] [--sampler auto] [--gain 0.01] [--chance 0.05]
 """
@@ -53,13 +53,17 @@ def plan_of(spec: PoolSpec, sampler: str, evaluations: int, seed: int) -> Plan:
     )
 
 
-SHARES = {"select": (0.0, 0.2), "test": (0.2, 0.5), "fresh": (0.5, 1.0)}  # of the unseen clusters
+SHARES = {
+    "select": (0.0, 0.2),
+    "test": (0.2, 0.5),
+    "fresh": (0.5, 1.0),
+}  # shares of the unseen clusters
 
 
 class Scorer:
     """A landscape's items in four disjoint splits; copies of one image share a cluster.
 
-    Which of the unseen clusters are select, test and fresh is drawn anew for each seed. Counts the dev
+    The unseen clusters are assigned to select, test and fresh at random per seed. Counts the evaluated dev
     items of the search's candidates, and the select items.
     """
 
@@ -95,7 +99,7 @@ class Scorer:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of a front on fresh items: average of the pick, hypervolume, members."""
+    """Scores of a front on fresh items: average of the pick, hypervolume, number of members."""
 
     average: float
     volume: float
@@ -103,9 +107,9 @@ class Result:
 
 
 def study(landscape: Landscape, plan: Plan) -> tuple[dict[str, Result], dict[str, float]]:
-    """The fronts of a search on dev items alone and of the whole study, and what they cost.
+    """Return the fronts of the search on dev items and of the whole study, with their costs.
 
-    Costs are in items: `dev` of the candidates past the greedy path, `select` of the re-check.
+    Costs are in items: `dev` for candidates after the greedy path, `select` for the re-check.
     """
     store, scorer = SqlStore("sqlite://"), Scorer(landscape, plan)
     store.create_study(plan)

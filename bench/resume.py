@@ -1,4 +1,4 @@
-"""Every sampler, 60 trials, one worker, stopped after every single event: is the ledger the same?
+"""Is the ledger the same if a study stops after every event? All samplers, 60 trials, one worker.
 
 python bench/resume.py [--sampler NAME]
 """

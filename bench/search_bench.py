@@ -1,17 +1,17 @@
-"""Searches on landscapes of true merges, judged on test items: `python bench/search_bench.py`.
+"""Compare samplers on landscapes of real merges, by test items: `python bench/search_bench.py`.
 
-The pick is the member of the returned front (by dev means) with the best expected average, as
-`Front.prefer` picks (front/expectation.py), for every method; a second column has the pick by the dev means
-themselves. Hypervolume is that of the returned front on test items above the fixed corner. `references` is
-the front of singles, uniform, merge-best and every greedy step. Differences are paired by pool (means over
-seeds), with 95 % intervals over pools, and in how many pools they are not negative. `paper` is run by the cmaes package itself, which
-tests/test_samplers.py shows to give the same draws, because its replay costs seconds.
+The pick of each method is the member of its front (by dev means) with the best expected average
+(front/expectation.py); a second column has the pick by dev means. Hypervolume is that of the front on test
+items above the fixed reference. `references` is the front of singles, uniform, merge-best and all greedy
+steps. Differences are paired by pool (means over seeds), with 95 % intervals over pools and the number of
+pools in which they are not negative. `paper` runs in the cmaes package, because replay takes seconds;
+tests/test_samplers.py shows that the draws are the same.
 
     --quick            two pools, one seed, without the slow samplers
-    --cache FOLDER     trained pools are kept there
-    --seeds N  --pools TEXT,TEXT (only pools whose name holds one of them)
-    --reseed N         adds N to each pool's seed: pools to tune on, so that those reported stay unseen
-    --demo             only the demo's pool, its merges evaluated by lm-eval (minutes a search)
+    --cache FOLDER     keep trained pools there
+    --seeds N  --pools TEXT,TEXT (only pools whose name contains one of them)
+    --reseed N         add N to each pool's seed: pools for tuning, so that the reported ones stay unseen
+    --demo             only the demo's pool, scored by lm-eval (minutes per search)
     --times            only the table of proposal times
 """
 
@@ -77,13 +77,13 @@ Array = np.ndarray
 OPENED = (
     "auto",
     "surrogate",
-)  # the greedy path opens these, as it does by default; not the others
+)  # these start with the greedy path, as by default; the others do not
 SLOW = ("gp", "nehvi", "tpe")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one search, on test items: averages of the picks, hypervolume; and seconds a proposal."""
+    """Test scores of one search: averages of the picks, hypervolume; and seconds per proposal."""
 
     average: float
     by_means: float
@@ -178,7 +178,7 @@ class Search:
                 told = []
 
     def judged(self) -> Result:
-        """On test items: the average of the pick and the hypervolume of the front."""
+        """Test average of the pick and test hypervolume of the front."""
         dev = self.plan.objectives.gains([t.means("dev") for t in self.trials])
         members = np.flatnonzero(pareto.nondominated(dev))
         sign = 1.0 if self.landscape.spec.direction == "max" else -1.0
@@ -218,7 +218,7 @@ def mean_result(results: list[Result]) -> Result:
 
 
 def measure(pools: list[PoolSpec], methods: list, seeds: int, cache: Path) -> Table:
-    """Run everything; one line a pool."""
+    """Run all searches and print one line per pool."""
     table: Table = {}
     for spec in pools:
         landscape = DemoLandscape(cache) if spec is SPEC else Landscape(spec, cache)
@@ -247,14 +247,14 @@ def _print_pool(spec: PoolSpec, table: Table) -> None:
 
 
 def interval(differences: Array) -> str:
-    """Mean ± half width of its 95 % interval (normal), and how many are not negative."""
+    """Mean ± half width of its 95 % interval (normal), and the number that are not negative."""
     k = len(differences)
     half = 1.96 * differences.std(ddof=1) / np.sqrt(k) if k > 1 else float("nan")
     return f"{differences.mean():+.2f} ± {half:.2f} ({int((differences >= 0).sum())} of {k})"
 
 
 def compare(table: Table, pools: list[PoolSpec], a: tuple[str, int], b: tuple[str, int]) -> None:
-    """One line: average of the pick [points] and hypervolume [%] of a less those of b; both."""
+    """One line: average of the pick [points] and hypervolume [%], a minus b; returns both."""
     if not all((p.name, *side) in table for p in pools for side in (a, b)) or not pools:
         return
     left = [table[p.name, *a] for p in pools]
@@ -273,7 +273,7 @@ def compare(table: Table, pools: list[PoolSpec], a: tuple[str, int], b: tuple[st
 
 
 def report(table: Table, pools: list[PoolSpec]) -> None:
-    """The claims, by size of the pools."""
+    """Print the comparisons, by size of the pools."""
     for n in sorted({p.n for p in pools}):
         some = [p for p in pools if p.n == n]
         print(

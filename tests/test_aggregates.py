@@ -176,8 +176,8 @@ def test_rolling_perplexities_are_powers_of_the_bits(told):
 @pytest.mark.parametrize(
     ("objective", "said", "hint"),
     [
-        (Objective("o", "text", "max", task="odd"), "is not one number an item", "one number"),
-        (Objective("o", "names", "max", task="odd"), "is not one number an item", "one number"),
+        (Objective("o", "text", "max", task="odd"), "is not one number per item", "one number"),
+        (Objective("o", "names", "max", task="odd"), "is not one number per item", "one number"),
         (Objective("o", "table", "max", task="odd"), "no aggregate that is one", "one number"),
         (Objective("o", "nothing", "max", task="odd"), "has no metric 'nothing'", "names"),
         (Objective("o", "mcc", "min", task="choice"), "says that a higher mcc is better", "leave"),
@@ -196,7 +196,7 @@ def test_what_can_not_be_searched_is_refused_before_there_is_a_model(
 def test_aggregates_of_all_items_can_not_be_raced(checkpoint, model, shapes, task, metric):
     objective = Objective("o", metric, "task", task=task)
     made = evaluator(checkpoint, shapes, [objective], MANY)
-    with pytest.raises(InvalidConfig, match="one number of all items") as caught:
+    with pytest.raises(InvalidConfig, match="one number for all items") as caught:
         made.evaluate(model, [objective], "dev", part=(0.0, 0.5))
     assert "racing: false" in caught.value.hint
 

@@ -231,5 +231,5 @@ def test_a_study_file_names_earlier_studies_which_are_read_once(drawer: list, tm
 
 
 def test_a_study_cannot_start_from_itself() -> None:
-    with pytest.raises(InvalidConfig, match="'study' is to start from itself"):
+    with pytest.raises(InvalidConfig, match="'study' lists itself"):
         study_plan("dirichlet", 3, 2, warm_start=("study",))

@@ -79,7 +79,7 @@ class Rule:
             value, weight = one(raw)
             return float(value), float(weight)
         except (TypeError, ValueError) as error:
-            raise self._wrong("is not one number an item", raw) from error
+            raise self._wrong("is not one number per item", raw) from error
 
     def _aggregate(self, raw: Sequence[Any]) -> float:
         try:
@@ -108,8 +108,8 @@ class Rule:
     def _wrong(self, what: str, raw: Any) -> InvalidConfig:
         return InvalidConfig(
             f"objective {self.objective!r}: its metric {what} (found {str(raw)[:80]}).",
-            hint="take a metric with one number for each item or an aggregation of the task's own "
-            "that gives one number.",
+            hint="use a metric with one number per item, or an aggregation of the task that gives "
+            "one number.",
         )
 
 

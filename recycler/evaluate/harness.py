@@ -224,7 +224,7 @@ class LmEval:
             raise InvalidConfig(
                 f"task {name!r}: no prompt can be made of its items: {type(error).__name__}: "
                 f"{error}.",
-                hint=f"it was asked for {shots} examples; try `num_fewshot: 0`."
+                hint=f"it needs {shots} few-shot examples; try `num_fewshot: 0`."
                 if shots
                 else "check the task's `doc_to_text` and `doc_to_target`.",
             ) from error
@@ -377,9 +377,9 @@ def _require_parts(task: Any, objectives: Sequence[Objective]) -> None:
         rule = _rule(objective, task)
         if not rule.of_single_items:
             raise InvalidConfig(
-                f"objective {objective.name!r}: {objective.metric} is one number of all items, so "
+                f"objective {objective.name!r}: {objective.metric} is one number for all items, so "
                 "candidates can't be stopped after some of them.",
-                hint="take `racing: false` in a study of another name, or a metric that is a mean.",
+                hint="set `racing: false` in a study of another name, or use a mean instead.",
             )
 
 

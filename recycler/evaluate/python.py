@@ -76,7 +76,7 @@ class PythonEvaluator:
             raise InvalidConfig(
                 "the evaluator's function takes no `part`, which racing needs.",
                 hint="write `def score(model, tokenizer, split, part=(0, 1))` and return the items "
-                "from the first share to the second, or take `racing: false` in a study of another "
+                "from the first share to the second, or set `racing: false` in a study of another "
                 "name.",
             )
         parted = {} if part == WHOLE else {"part": part}

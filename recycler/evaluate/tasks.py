@@ -100,8 +100,8 @@ def _load(
         raise _unsafe(name)
     if getattr(task, "MULTIMODAL", False):
         raise InvalidConfig(
-            f"task {name!r} has images or sound; recycler gives models text alone.",
-            hint="take a task of text, or write an evaluator of `kind: python`.",
+            f"task {name!r} has images or sound; recycler supports text only.",
+            hint="use a task of text, or write an evaluator of `kind: python`.",
         )
     return LoadedTask(task, file.parent)
 
@@ -136,7 +136,7 @@ def _unknown(manager: TaskManager, name: str, folder: Path | None) -> NotFound:
         where = f"{folder}"
         own = TaskManager(include_path=str(folder), include_defaults=False).all_subtasks
         hint += (
-            f"it has: {', '.join(own[:20]) or 'no task'}; lm-eval's own have no such name either."
+            f"it has: {', '.join(own[:20]) or 'no task'}; lm-eval has no task of that name either."
         )
         hint += "".join(f" {broken}" for broken in _broken(folder))
     return NotFound(f"{where} has no task {name!r}.", hint=hint)

@@ -83,8 +83,8 @@ def require_items(objectives: Objectives, measures: Mapping[str, Parts]) -> None
         if measures.get(objective.name, {}).get("scored") == TOGETHER:
             raise InvalidConfig(
                 f"search.racing: objective {objective.name!r} can't be raced: {objective.metric} is "
-                "one number of all items.",
-                hint="leave `racing` out, list it under `held_out:`, or take a mean instead.",
+                "one number for all items.",
+                hint="leave `racing` out, list it under `held_out:`, or use a mean instead.",
             )
 
 
@@ -211,8 +211,8 @@ def _comparable(
     if len(others) < len(rivals) or any(other.ids[:size] != seen.ids for other in others):
         raise InvalidConfig(
             f"objective {objective.name!r}: the candidates were scored on different items.",
-            hint="an evaluator must keep the items' order; mend that, or race no more, in a study of "
-            "another name with `racing: false`.",
+            hint="an evaluator must keep the order of the items; fix that, or set `racing: false` in "
+            "a study of another name.",
         )
     return others
 

@@ -162,8 +162,8 @@ class Results:
         if self.looked_at < 2:
             return ""
         return (
-            f"{self.looked_at} studies have scored merges on these test items; with each choice by "
-            "them they are less of a test."
+            f"{self.looked_at} studies have scored merges on these test items; the more choices are "
+            "based on them, the more optimistic the test scores become."
         )
 
     # --- the front ---

@@ -188,7 +188,7 @@ class Evaluation:
             if name not in self.outcomes or name not in other.outcomes:
                 raise InvalidConfig(
                     f"objective {name!r} came without item values, which racing needs.",
-                    hint="let the evaluator return a list of item values, or take `racing: false` in "
+                    hint="let the evaluator return a list of item values, or set `racing: false` in "
                     "a study of another name.",
                 )
         outcomes = {name: self.outcomes[name].joined(other.outcomes[name]) for name in measured}

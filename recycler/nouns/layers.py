@@ -178,7 +178,7 @@ def _entry(entry: Any, where: str) -> dict[str, Any]:
         )
     made = {"value": checked(entry["value"], where)}
     if any(isinstance(value, Mapping) for value in _listed(made["value"])):
-        raise InvalidConfig(f"{where}: an entry lies in an entry.", hint="write them as one list.")
+        raise InvalidConfig(f"{where}: entries are nested.", hint="write them as one list.")
     if entry.get("filter") not in (None, "*"):
         made["filter"] = str(entry["filter"])
     if "layers" in entry:

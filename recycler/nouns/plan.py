@@ -94,8 +94,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.name in self.warm_start:
             raise InvalidConfig(
-                f"study {self.name!r} is to start from itself.",
-                hint="`search.warm_start` lists other studies of the ledger.",
+                f"study {self.name!r} lists itself in `search.warm_start`.",
+                hint="list other studies of the ledger.",
             )
         for objective in self.objectives:
             self._require_known(objective)

@@ -68,7 +68,7 @@ def search(
     if len(labels) != n or n < 1 or not directions:
         raise InvalidConfig(
             f"{len(labels)} names for n = {n}, {len(directions)} directions.",
-            hint="give one name a checkpoint and one direction an objective.",
+            hint="give one name per checkpoint and one direction per objective.",
         )
     objectives = Objectives(
         tuple(Objective(f"f{j}", "value", way) for j, way in enumerate(directions))
@@ -106,8 +106,8 @@ def _require_parts(function: Callable[..., Any]) -> None:
     except TypeError as error:
         raise InvalidConfig(
             f"racing calls the function with `part`, which it does not take: {error}.",
-            hint="take `part=(0.0, 1.0)`, shares of the items from where to where, and return the "
-            "values of these items.",
+            hint="accept `part=(start, stop)`, shares of the ordered items, and return the values of "
+            "these items.",
         ) from None
 
 
@@ -145,7 +145,7 @@ def _entries(returned: Any, m: int) -> Sequence[Any]:
     if alone or len(returned) != m:
         raise InvalidConfig(
             f"the function returned {1 if alone else len(returned)} values for {m} objectives.",
-            hint="return one entry an objective.",
+            hint="return one entry per objective.",
         )
     entries: Sequence[Any] = returned
     return entries

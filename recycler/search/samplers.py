@@ -83,7 +83,7 @@ class Proposer:
         self._most = plan.settings.get("max_nonzero") or plan.n
         if self._most == 1 and plan.n > 1 and not plan.points.ranges:
             raise InvalidConfig(
-                "search.settings.max_nonzero is 1: the merges of one checkpoint are the checkpoints.",
+                "search.settings.max_nonzero is 1: merges of one checkpoint are the checkpoints.",
                 hint="allow 2 or more; the single checkpoints are scored anyway.",
             )
 
@@ -144,7 +144,7 @@ class Proposer:
         if not known:
             raise StudyFailed(
                 "every single checkpoint failed.",
-                hint="`recycler show STUDY 0` tells why; mend that before searching.",
+                hint="`recycler show STUDY 0` says why; fix that first.",
             )
         gains = np.array(list(known.values()))
         best = gains[pareto.nondominated(gains)]

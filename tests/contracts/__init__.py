@@ -1,6 +1,6 @@
-"""Suites that any implementation of a socket can be run against.
+"""Contract test suites for implementations of the protocols in `recycler.protocols`.
 
-Each says in its docstring what a subclass gives; `pytest` then runs every test on it.
+Subclass a suite and provide what its docstring asks for; pytest then runs all its tests.
 """
 
 import pkgutil

@@ -1,6 +1,6 @@
-"""What every evaluator must do (see `recycler.protocols.Evaluator`).
+"""Contract of evaluators (see `recycler.protocols.Evaluator`).
 
-To hold your own evaluator to it, subclass in a test file and give these fixtures:
+To test your own evaluator, subclass the suite in a test file and provide these fixtures:
 
     class TestMine(EvaluatorContract):
         @pytest.fixture(scope="class")
@@ -8,7 +8,7 @@ To hold your own evaluator to it, subclass in a test file and give these fixture
         def make(cls):             # -> a function that makes a fresh evaluator
         @pytest.fixture(scope="class")
         @classmethod
-        def objectives(cls):       # -> at least two objectives it can score
+        def objectives(cls):       # -> at least two objectives that it scores
         @pytest.fixture(scope="class")
         @classmethod
         def models(cls):           # -> two models with different weights, in eval mode
@@ -30,12 +30,12 @@ from recycler.search.samplers import Proposer
 
 
 def same(first, second) -> bool:
-    """Whether two results hold the same outcomes, in every digit."""
+    """Whether two results have exactly equal outcomes."""
     return dict(first) == dict(second)
 
 
 class EvaluatorContract:
-    """Subclass it, give the fixtures, and pytest runs the suite."""
+    """Subclass it and provide the fixtures; pytest runs the suite."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -113,7 +113,7 @@ class EvaluatorContract:
     def test_proposals_are_unchanged_by_an_evaluation(
         self, evaluator, objectives, models, sampler
     ):
-        """An evaluator may reseed its process; the search draws from generators of its own."""
+        """An evaluator may reseed its process; the search has its own generators."""
         proposer, ledger = scored_references(objectives, sampler)
         before = proposer.next(ledger, [-9.0] * len(objectives))
         evaluator.evaluate(models[0], objectives, "dev")
@@ -123,7 +123,7 @@ class EvaluatorContract:
 
 
 def scored_references(objectives, sampler) -> tuple[Proposer, list[Trial]]:
-    """A proposer and a ledger in which every reference is scored, so that the sampler is next."""
+    """Return a proposer and a ledger with all baselines scored, so that the sampler is next."""
     plan = Plan(
         name="x",
         ingredients=(("a", "fa"), ("b", "fb"), ("c", "fc")),

@@ -1,17 +1,17 @@
-"""What every executor must do (see `recycler.protocols.Executor`).
+"""Contract of executors (see `recycler.protocols.Executor`).
 
-To hold your own executor to it, subclass in a test file and say how one is made:
+To test your own executor, subclass the suite in a test file and say how to make one:
 
     class TestMine(ExecutorContract):
-        workers = 2                # how many it is made with
-        survives = True            # whether it outlives a worker that dies or hangs
+        workers = 2                # number of workers
+        survives = True            # whether it survives a worker that dies or hangs
 
         @pytest.fixture(scope="class")
         @classmethod
         def make(cls):             # -> a function (factory, **settings) that makes an executor
             return lambda factory, **settings: MyExecutor(factory, MySettings(**settings))
 
-Factories and scorers here are plain top-level code, so they travel to other processes by name.
+Factories and scorers here are top-level code, so they can be pickled by name.
 """
 
 import ctypes
@@ -33,13 +33,13 @@ HANG = 600.0  # seconds, far beyond any time limit here
 
 
 def job(number: int, what: str = "score") -> Job:
-    """A job whose split's word is what the scorer shall do."""
+    """Return a job whose `split` tells the scorer `behave` what to do."""
     recipe = Recipe("linear", (Ingredient("f", "a", 1.0 + number),), "float32")
     return Job(number, recipe, what, ("a",))
 
 
 def behave(task: Job) -> Evaluation:
-    """A scorer that obeys: scores, raises, dies or hangs; its score tells the job's weight."""
+    """Score, raise, die or hang as the job's split says; the score is the job's weight."""
     if task.split == "raise":
         raise ZeroDivisionError("on purpose")
     if task.split == "mistake":
@@ -67,7 +67,7 @@ _broken: list[str] = []
 
 
 def _in_broken_process(task: Job) -> Evaluation:
-    """The first process that sees this job is broken from then on; others are not."""
+    """Break the first process that sees this job for good; others stay intact."""
     mark = task.split.removeprefix("broken:")
     if not os.path.exists(mark):
         with open(mark, "w"):
@@ -78,28 +78,28 @@ def _in_broken_process(task: Job) -> Evaluation:
 
 
 def obedient():
-    """Factory of `behave`."""
+    """Factory that returns `behave`."""
     return behave
 
 
 def misconfigured():
-    """A factory that finds the user's settings wrong."""
+    """Factory that rejects the settings."""
     raise InvalidConfig("no such task", hint="name another")
 
 
 def late():
-    """A factory that takes longer than a job may."""
+    """Factory that takes longer than a job's time limit."""
     time.sleep(6.0)
     return behave
 
 
 def untold():
-    """A factory that fails in a way nobody foresaw."""
+    """Factory that raises an unexpected exception."""
     raise ValueError("size mismatch for lm_head.weight")
 
 
 class WithoutFile:
-    """A factory that needs a file, as of weights, which may not be there for a while."""
+    """Factory that needs a file, such as weights, that may be missing for a while."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -119,7 +119,7 @@ def at_full_strength(executor, workers: int, seconds: float = 90.0) -> None:
 
 
 def drain(executor, jobs: list[Job]) -> dict[int, Evaluation | Failure]:
-    """Submit while there is room, wait until all are back; each must come back once."""
+    """Submit jobs while there is room and wait for all; each must come back once."""
     waiting, flying, found = list(jobs), 0, {}
     while waiting or flying:
         while waiting and executor.free > 0:
@@ -135,7 +135,7 @@ def drain(executor, jobs: list[Job]) -> dict[int, Evaluation | Failure]:
 
 
 class ExecutorContract:
-    """Subclass it, set `workers`, `survives` and `make`, and pytest runs the suite."""
+    """Subclass it and set `workers`, `survives` and `make`; pytest runs the suite."""
 
     workers: ClassVar[int] = 1
     survives: ClassVar[bool] = False

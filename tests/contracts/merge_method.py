@@ -1,6 +1,6 @@
-"""What every merge method must do (see `recycler.protocols.MergeMethod`).
+"""Contract of merge methods (see `recycler.protocols.MergeMethod`).
 
-To hold your own method to it, subclass in a test file and give the method:
+To test your own method, subclass the suite in a test file and set the method:
 
     class TestMine(MergeMethodContract):
         method = MyMethod()
@@ -19,22 +19,22 @@ FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
 def tensors(n: int, shape: tuple[int, ...], dtype: str, seed: int = 0) -> list[torch.Tensor]:
-    """Some tensors of seeded normal entries."""
+    """Return tensors with seeded normal entries."""
     rng = torch.Generator().manual_seed(seed)
     made = [torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(n)]
     return [tensor.to(getattr(torch, dtype)) for tensor in made]
 
 
 def bits(tensor: torch.Tensor) -> bytes:
-    """The tensor's bytes: tells -0.0 from 0.0 and one NaN from another."""
+    """Return the tensor's bytes: these tell -0.0 from 0.0 and one NaN from another."""
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 class MergeMethodContract:
-    """Subclass it, set `method` (and `settings`), and pytest runs the suite.
+    """Subclass it and set `method` (and `settings`); pytest runs the suite.
 
-    `most` is the largest number of inputs that the method takes. `one_hot` is False where settings
-    such as a density below 1 change even a single input.
+    `most` is the largest number of inputs that the method takes. `one_hot` is False if settings such
+    as a density below 1 change even a single input.
     """
 
     method: ClassVar[MergeMethod]
@@ -43,7 +43,7 @@ class MergeMethodContract:
     one_hot: ClassVar[bool] = True
 
     def merge(self, inputs: list[torch.Tensor], weights: list[float]) -> torch.Tensor:
-        """Merge what the method takes of some inputs, over a base that is none of them."""
+        """Merge the first inputs, up to `most`, over a base that is not among them."""
         base = tensors(1, tuple(inputs[0].shape), "float64", seed=99)[0].to(inputs[0].dtype)
         return self.method(
             inputs[: self.most],

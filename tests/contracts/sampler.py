@@ -1,8 +1,10 @@
-"""What every sampler must do; run it against your own.
+"""Contract of samplers (see `recycler.protocols.SamplerFactory`).
 
-class TestMySampler(SamplerContract):
-    sampler = "my-name"          # registered under the entry points `recycler.samplers`
-    settings = {"restarts": 1}   # optional; small, so that the suite stays quick
+To test your own sampler, subclass the suite in a test file and set its name:
+
+    class TestMySampler(SamplerContract):
+        sampler = "my-name"          # registered under the entry points `recycler.samplers`
+        settings = {"restarts": 1}   # optional; cheap ones keep the suite fast
 """
 
 import random
@@ -30,7 +32,7 @@ SPACES = [
 
 
 def study_plan(sampler: str, n: int, m: int, **changes: Any) -> Plan:
-    """A plan over n nameless checkpoints and m objectives to be maximized, without greedy path."""
+    """Return a plan over n checkpoints and m maximized objectives, without the greedy path."""
     objectives = tuple(Objective(f"f{j}", "value", "max", scale=1.0) for j in range(m))
     return replace(
         Plan(
@@ -46,13 +48,13 @@ def study_plan(sampler: str, n: int, m: int, **changes: Any) -> Plan:
 
 
 def bowls(n: int, m: int) -> Function:
-    """Concave: objective j is best at a mixture of its own; the front lies between them."""
+    """Concave objectives, each with its own best mixture; the front lies between these."""
     best = np.random.default_rng(n).dirichlet(np.ones(n), size=m)
     return lambda w: [float(-((w - best[j]) ** 2).sum()) for j in range(m)]
 
 
 def ended(plan: Plan, trial: Trial, function: Function, event: int, stderr: float = 0.01) -> Trial:
-    """The trial, scored."""
+    """Return the trial with scores."""
     values = function(np.array(trial.recipe.vector(plan.names)))
     scores = {
         o.name: Score(v, stderr, 0) for o, v in zip(plan.objectives.searched, values, strict=True)
@@ -95,7 +97,7 @@ def proceed(
 
 
 def opening(plan: Plan, function: Function) -> list[Trial]:
-    """The ledger just before the sampler's first proposal: every reference is scored."""
+    """Return the ledger before the sampler's first proposal, with all baselines scored."""
     ledger: list[Trial] = []
     proposer = Proposer(plan)
     while proposer.next(ledger, None) is not None:
@@ -114,11 +116,11 @@ def _globals() -> tuple[Any, ...]:
 
 
 class SamplerContract:
-    """Set `sampler`, and `settings` if it needs any."""
+    """Subclass it and set `sampler` (and `settings`); pytest runs the suite."""
 
     sampler: ClassVar[str]
     settings: ClassVar[Mapping[str, Any]] = {}
-    draws = 6  # proposals a size
+    draws = 6  # proposals per size
 
     def plan(self, n: int, m: int, **changes: Any) -> Plan:
         return study_plan(self.sampler, n, m, settings=self.settings, **changes)
@@ -211,7 +213,7 @@ class SamplerContract:
         assert len({trial.recipe.id for trial in ledger}) == len(ledger)
 
     def test_few_singles_scored_are_enough(self) -> None:
-        """All references but one single failed."""
+        """All baselines except one single failed."""
         plan, function = self.plan(3, 2), bowls(3, 2)
         why = Failure("exception", "why")
         ledger = [

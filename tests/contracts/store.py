@@ -1,11 +1,13 @@
-"""What every Store must do; run it against your own.
+"""Contract of stores (see `recycler.protocols.Store`).
+
+To test your own store, subclass the suite in a test file and provide a fixture:
 
     class TestMyStore(StoreContract):
         @pytest.fixture
         def store(self):
             return MyStore(...)
 
-A store that outlives its process takes `DurableStoreContract` and gives an address too.
+For a store that outlives its process, subclass `DurableStoreContract` and provide an address too.
 """
 
 import subprocess
@@ -26,12 +28,12 @@ from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Proposal, State
 from recycler.protocols import Store
 
-# numbers that a careless text or single-precision column would change
+# numbers that a text or single-precision column would change
 AWKWARD = (0.1, 1 / 3, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, -0.1, 1e23)
 
 
 def plan(name: str = "study", **changes: Any) -> Plan:
-    """A plan that uses every field, with numbers that do not fit into few digits."""
+    """Return a plan that uses every field, with numbers of many digits."""
     return replace(
         Plan(
             name=name,
@@ -74,7 +76,7 @@ def evaluation(split: str = "dev", mean: float = 0.5, **changes: Any) -> Evaluat
 
 
 class StoreContract:
-    """Give a fixture `store`: an empty one for each test."""
+    """Subclass it and provide the fixture `store`, empty for each test."""
 
     @pytest.fixture
     def store(self) -> Store:
@@ -348,7 +350,7 @@ with store.hold("study"):
 
 
 class DurableStoreContract(StoreContract):
-    """Give a fixture `address` (fresh for each test), and what opens it, as `module:name`."""
+    """Also provide the fixture `address`, new for each test, and its opener `module:name`."""
 
     opener = "recycler.store.sql:SqlStore"
 
@@ -417,7 +419,7 @@ class DurableStoreContract(StoreContract):
         self._hold_soon(store, study)
 
     def _hold_soon(self, store: Store, study: str) -> None:
-        """The system lets go of what a dead process held; a server may take a moment."""
+        """Take the lease of a dead process; the server may need a moment to release it."""
         for _ in range(50):
             try:
                 with store.hold(study):
