@@ -73,7 +73,7 @@ def main() -> None:
                 results,
                 evaluation.scores,
             )
-    print(f"recycler: {statistics.median(ours):.2f} s a candidate; merge to disk + simple_evaluate: "
+    print(f"recycler: {statistics.median(ours):.2f} s per candidate; merge to disk + simple_evaluate: "
           f"{statistics.median(theirs):.2f} s ({statistics.median(theirs) / statistics.median(ours):.1f} x)")  # fmt: skip
     print(f"outside merge and forward passes: {1000 * statistics.median(overhead):.0f} ms, of which tokenizing, "
           "batching and scoring inside lm-eval is the most")  # fmt: skip

@@ -81,7 +81,7 @@ def main() -> None:
         lambda progress: marks.append((time.process_time(), spent[0])),
         phases=(),
     )
-    print("| trials | CPU a trial [ms] | CPU an event [ms] |\n|---|---|---|")
+    print("| trials | CPU per trial [ms] | CPU per event [ms] |\n|---|---|---|")
     window = 50
     for end in (100, 250, 500, 1000, 1500, asked.trials):
         if end <= len(marks) - 1:

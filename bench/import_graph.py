@@ -101,7 +101,7 @@ def main() -> int:
         circle = []
     except CycleError as error:
         circle = error.args[1]
-        print(f"CIRCLE: {' -> '.join(circle)}")
+        print(f"CYCLE: {' -> '.join(circle)}")
     if arguments.png:
         draw(rooms, found, arguments.png)
     print(f"{len(rooms)} rooms, {sum(map(len, found.values()))} arrows, {len(wrong)} back up.")

@@ -180,7 +180,9 @@ def main() -> None:
                     f"{a.members} for {b.members} members"
                 )
             print(f"{spec.name:18} seed {seed}: " + " | ".join(line), flush=True)
-    print(f"\n{given.sampler}, {given.evaluations} candidates, raced less full, on fresh items")
+    print(
+        f"\n{given.sampler}, {given.evaluations} candidates, racing minus full evaluation, on fresh items"
+    )
     print("| front | items, % | pick, points | hypervolume, % |\n|---|---|---|---|")
     for name, rows in pairs.items():
         items, points, volumes = np.array(rows).T

@@ -329,7 +329,7 @@ def proposal_times() -> None:
         33, replace(trials[-1], kind="merge-best", recipe=merge_best.recipe, evaluations=scores)
     )
     print(
-        "\n| trials | 50 | 100 | 200 | 500 |\n|---|---|---|---|---|\n| seconds a proposal |",
+        "\n| trials | 50 | 100 | 200 | 500 |\n|---|---|---|---|---|\n| seconds per proposal |",
         end="",
     )
     for k in (50, 100, 200, 500):

@@ -115,7 +115,7 @@ def test_the_verdict_follows_from_the_json_alone(study: Study, table: dict) -> N
         lead = average(rows[told["trial"]], "test") - average(rows[found["trial"]], "test")
         assert found["difference"] == pytest.approx(lead)
         assert found["interval"][0] <= lead <= found["interval"][1]
-    assert told["sentence"].endswith("on 16 test items a task.")
+    assert told["sentence"].endswith("on 16 test items per task.")
 
 
 def test_gaps_are_the_steps_along_the_front(results: Results, table: dict) -> None:

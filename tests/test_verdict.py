@@ -109,7 +109,7 @@ def test_the_report_is_on_the_most_honest_items_that_all_were_scored_on():
     assert held(scored(5, "s", dev=one, test=one), [single]).split == "test"
     early = held(scored(5, "s", dev=one), [single])
     assert early.split == "dev"
-    assert early.sentence.endswith("9 dev items a task. Optimistic: the search saw these items.")
+    assert early.sentence.endswith("9 dev items per task. Optimistic: the search saw these items.")
     assert held(scored(5, "s", select=one), [single]) is None
     assert held(scored(5, "s", dev=one), []) is None
 
@@ -168,13 +168,13 @@ SAID = Verdict(
             {},
             "Trial 41 (knee) beats your best single checkpoint (math-2) by 0.034 [0.021, 0.047] in "
             "the scaled average with probability > 0.99, and the greedy soup by 0.012 "
-            "[-0.001, 0.025] (0.96), on 1000 test items a task.",
+            "[-0.001, 0.025] (0.96), on 1000 test items per task.",
         ),
         (
             {"greedy": comparison(-0.012, -0.025, 0.001, 0.04), "items": (9, 12)},
             "Trial 41 (knee) beats your best single checkpoint (math-2) by 0.034 [0.021, 0.047] in "
             "the scaled average with probability > 0.99, and is worse than the greedy soup by 0.012 "
-            "[-0.001, 0.025] (0.96), on 9 to 12 test items a task.",
+            "[-0.001, 0.025] (0.96), on 9 to 12 test items per task.",
         ),
         (
             {"single": comparison(0.01, -0.02, 0.04, 0.71), "greedy": None, "items": (0, 0)},
@@ -184,7 +184,7 @@ SAID = Verdict(
         (
             {"single": comparison(-0.01, -0.04, 0.02, 0.29), "greedy": None, "split": "dev"},
             "Trial 41 (knee) is behind your best single checkpoint (math-2) by 0.010 "
-            "[-0.020, 0.040] in the scaled average with probability 0.71, on 1000 dev items a task. "
+            "[-0.020, 0.040] in the scaled average with probability 0.71, on 1000 dev items per task. "
             "Optimistic: the search saw these items.",
         ),
     ],

@@ -101,7 +101,7 @@ class Verdict:
         low, high = self.items
         if high:
             count = f"{low}" if low == high else f"{low} to {high}"
-            text += f", on {count} {self.split} items a task"
+            text += f", on {count} {self.split} items per task"
         return f"{text}.{_OPTIMISTIC.get(self.split, '')}"
 
     def to_json(self) -> dict[str, Any]:

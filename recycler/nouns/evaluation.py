@@ -58,7 +58,7 @@ class Outcomes:
 
     def __post_init__(self) -> None:
         for part in (self.values, self.weights, self.clusters):
-            assert len(part) in (0, len(self.ids)), "one entry an item"
+            assert len(part) in (0, len(self.ids)), "one entry per item"
 
     def joined(self, other: "Outcomes") -> "Outcomes":
         """Return these items followed by others; both must use the same cluster labels.

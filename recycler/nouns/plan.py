@@ -25,7 +25,7 @@ _BOUNDS = {
     "stop_gain": (0, 1),
 }
 
-# Recipes made lately: those of the baselines are asked for again at every proposal.
+# Recent recipes: those of the baselines are needed at every proposal.
 _RECIPES: dict[Hashable, Recipe] = {}
 
 
