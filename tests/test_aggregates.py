@@ -56,6 +56,8 @@ OWN_METRICS = {
         ("text", "mean", "true"),
         ("names", "mean", "true"),
         ("table", "!function mine.table", "true"),
+        ("picky", "!function mine.picky", "true"),
+        ("rare", "mean", "true"),
     ],
 }
 MINE = """
@@ -64,7 +66,8 @@ def custom(doc, results):
     return {'lists': [right, float(doc['g'])][: 1 + doc['g']], 'spread': results[0][0]}
 
 def odd(doc, results):
-    return {'names': {'x': 1.0}, 'text': 'good', 'table': 1.0}
+    rare = {'rare': float(doc['g'])} if doc['q'][0] == 'a' else {}
+    return {'names': {'x': 1.0}, 'text': 'good', 'table': 1.0, 'picky': 1.0, **rare}
 
 def flat(items):
     flat = [x for xs in items for x in xs]
@@ -73,6 +76,9 @@ def flat(items):
 def spread(items):
     mean = sum(items) / len(items)
     return (sum((x - mean) ** 2 for x in items) / len(items)) ** 0.5
+
+def picky(items):
+    assert min(items) > 1, 'all are small'
 
 def table(items):
     return {'mean': 1.0}
@@ -179,6 +185,7 @@ def test_rolling_perplexities_are_powers_of_the_bits(told):
         (Objective("o", "text", "max", task="odd"), "is not one number per item", "one number"),
         (Objective("o", "names", "max", task="odd"), "is not one number per item", "one number"),
         (Objective("o", "table", "max", task="odd"), "no aggregate that is one", "one number"),
+        (Objective("o", "picky", "max", task="odd"), "AssertionError: all are small", "one number"),
         (Objective("o", "nothing", "max", task="odd"), "has no metric 'nothing'", "names"),
         (Objective("o", "mcc", "min", task="choice"), "says that a higher mcc is better", "leave"),
         (Objective("o", "ter", "max", task="translate"), "says that a lower ter", "leave"),
@@ -190,6 +197,18 @@ def test_what_can_not_be_searched_is_refused_before_there_is_a_model(
     with pytest.raises(InvalidConfig, match=said) as caught:
         evaluator(checkpoint, shapes, [objective], MANY)
     assert hint in caught.value.hint
+
+
+def test_a_declared_metric_may_be_missing_in_most_items(checkpoint, model, shapes):
+    """Such as a metric of one category: the score is the mean of the items that have it."""
+    rare = Objective("o", "rare", "task", task="odd")
+    made = evaluator(checkpoint, shapes, [rare], {**MANY, "test": 1})
+    documents = [made._documents["odd"][i] for i in made._splits["odd"]["dev"]]
+    has = [d["g"] for d in documents if d["q"][0] == "a"]
+    assert made._documents["odd"][made._splits["odd"]["test"][0]]["q"][0] != "a"  # the one probed
+    score = made.evaluate(model, [rare], "dev")["o"].score()
+    assert 1 < len(has) < 60
+    assert score.mean == pytest.approx(np.mean(has))
 
 
 @pytest.mark.parametrize(("task", "metric"), [("choice", "f1"), ("translate", "chrf")])

@@ -48,6 +48,20 @@ SHAPES = {
         {"t.yaml": {**BASE, "task": "t", "dataset_path": "../data", "dataset_kwargs": {}}},
         30,
     ),
+    "a folder of data beside it": (
+        {"t.yaml": {**BASE, "task": "t", "dataset_path": "rows", "dataset_kwargs": {}},
+         "rows/test.jsonl": "".join(ROWS)},
+        30,
+    ),
+    "a folder that has a builder's name": (
+        {"t.yaml": {**BASE, "task": "t"}, "json/test.jsonl": "".join(ROWS[:5])},
+        30,
+    ),
+    "a name that others hold": (
+        {"t.yaml": {**BASE, "task": "t"}, "o.yaml": {**BASE, "task": "tt"},
+         "g.yaml": {"group": "g", "task": ["t"]}},
+        30,
+    ),
     "a data_dir": (
         {"t.yaml": {**BASE, "task": "t", "dataset_kwargs": {"data_dir": "../data"}}},
         30,
@@ -99,6 +113,8 @@ def test_a_folder_of_any_shape_gives_its_task(tmp_path, shape):
          NotFound, r"data file .*gone\.jsonl is not there", "data_files"),
         ({"t.yaml": {**BASE, "task": "t", "unsafe_code": True}}, "t",
          InvalidConfig, "'t' is marked `unsafe_code: true`", "allow_unsafe_code: true"),
+        ({"t.yaml": {**BASE, "task": "t"}, "deep/u.yaml": {"task": "t", "include": "../t.yaml"}}, "t",
+         InvalidConfig, "2 files in .* define a task 't': deep/u.yaml, t.yaml", "a name of its own"),
         ({"t.yaml": {**BASE, "task": "t", "doc_to_image": "q"}}, "t",
          InvalidConfig, "'t' has images or sound", "text"),
         ({"t.yaml": "process_docs: !function gone.by\n" + FUNCTION}, "t",

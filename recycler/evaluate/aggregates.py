@@ -88,8 +88,9 @@ class Rule:
                 return float(self.function(list(raw)))
         except ZeroDivisionError:
             return math.nan
-        except (TypeError, ValueError) as error:
-            raise self._wrong("has no aggregate that is one number", raw[:1]) from error
+        except Exception as error:  # a task's own function raises anything
+            what = f"has no aggregate that is one number ({type(error).__name__}: {error})"
+            raise self._wrong(what, raw[:1]) from error
 
     def _influences(
         self, raw: Sequence[Any], clusters: Sequence[int]

@@ -38,6 +38,7 @@ from recycler.nouns.trial import WHOLE
 from recycler.protocols import Context
 
 FEWSHOT_SEED = 1234  # as in lm_eval.simple_evaluate
+PROBED = 16  # items whose metrics are checked with made-up answers
 # Made-up answers by request type, to check a task's metrics before there is a model.
 _PROBES: Mapping[str, Any] = {
     "loglikelihood": (-1.0, False),
@@ -211,12 +212,13 @@ class LmEval:
         return [] if alone else [labels[i] for i in ids]
 
     def _probe(self, name: str, task: Any, objectives: Sequence[Objective]) -> None:
-        """Run the task's code on made-up answers to two items, before there is a model.
+        """Run the task's code on made-up answers to a few items, before there is a model.
 
         This refuses unknown metrics and metrics that do not aggregate to a number. Tasks with
-        `unsafe_code`, or whose code fails on made-up answers, are checked at their first evaluation.
+        `unsafe_code`, or whose code fails on made-up answers, are checked at their first evaluation;
+        so is a declared metric that none of these items has.
         """
-        ids = sorted(sorted(self._splits[name]["test"])[:2])
+        ids = sorted(self._splits[name]["test"])[:PROBED]
         try:
             requests = _built(task, ids, apply_chat_template=False)
         except Exception as error:  # a task's code may raise anything
@@ -239,10 +241,12 @@ class LmEval:
             return
         for objective in objectives:
             metric = objective.metric.partition(",")[0]
-            if not any(metric in row for row in found):
+            raw = [row.get(metric, MISSING) for row in found]
+            if any(value is not MISSING for value in raw):
+                _rule(objective, task).outcomes(ids, raw)
+            elif metric not in declared_metrics(task):
                 known = sorted({key for row in found for key in row})
                 raise _unknown(objective, "metric", metric, known)
-            _rule(objective, task).outcomes(ids, [row.get(metric, MISSING) for row in found])
 
     # --- measures ---
 

@@ -80,6 +80,8 @@ def _load(
     if name not in manager.all_subtasks:
         raise _unknown(manager, name, folder)
     file = Path(manager.task_index[name].yaml_path)
+    if folder is not None:
+        _require_one(name, folder)
     if load_yaml(file, resolve_func=False).get("unsafe_code") and not allow_unsafe:
         raise _unsafe(name)
     if allow_unsafe:  # required by the metric; the study file has consented
@@ -104,6 +106,25 @@ def _load(
             hint="use a task of text, or write an evaluator of `kind: python`.",
         )
     return LoadedTask(task, file.parent)
+
+
+def _require_one(name: str, folder: Path) -> None:
+    """Raise unless one file of the folder defines the task; lm-eval takes the first of several."""
+    said = [f for f in sorted(folder.rglob("*.yaml")) if name.encode() in f.read_bytes()]
+    found = [str(file.relative_to(folder)) for file in said if _name_in(file) == name]
+    if len(found) > 1:
+        raise InvalidConfig(
+            f"{len(found)} files in {folder} define a task {name!r}: {', '.join(found[:8])}.",
+            hint="give each task a name of its own, or keep one of the files.",
+        )
+
+
+def _name_in(file: Path) -> Any:
+    """The task that a YAML file defines; None if none, or if it can't be read."""
+    try:
+        return load_yaml(file, resolve_func=False).get("task")
+    except (yaml.YAMLError, ValueError, OSError):
+        return None
 
 
 def _unsafe(name: str) -> InvalidConfig:
@@ -171,7 +192,9 @@ def _located(config: Mapping[str, Any], homes: Sequence[Path], name: str) -> dic
     made = dict(config)
     kwargs = dict(made.get("dataset_kwargs") or {})
     path = made.get("dataset_path")
-    folder = _folder(path, homes, name) if isinstance(path, str) else None
+    reads = any(kwargs.get(key) for key in ("data_files", "data_dir"))  # so `path` is a builder
+    local = isinstance(path, str) and ("/" in path or not reads)
+    folder = _folder(path, homes, name) if local else None
     if folder is not None:
         made["dataset_path"] = str(folder)
     builder = isinstance(path, str) and "/" not in path and folder is None
@@ -189,7 +212,7 @@ def _folder(path: str, homes: Sequence[Path], name: str) -> Path | None:
     local = Path(path).expanduser()
     tried = [local] if local.is_absolute() else [home / local for home in homes]
     for found in tried:
-        if found.exists() and "/" in path:
+        if found.exists():
             return found.resolve()
     if path.startswith((".", "/", "~")):
         raise NotFound(
