@@ -185,7 +185,11 @@ def test_rolling_perplexities_are_powers_of_the_bits(told):
         (Objective("o", "text", "max", task="odd"), "is not one number per item", "one number"),
         (Objective("o", "names", "max", task="odd"), "is not one number per item", "one number"),
         (Objective("o", "table", "max", task="odd"), "no aggregate that is one", "one number"),
-        (Objective("o", "picky", "max", task="odd"), "AssertionError: all are small", "one number"),
+        (
+            Objective("o", "picky", "max", task="odd"),
+            "AssertionError: all are small",
+            "one number",
+        ),
         (Objective("o", "nothing", "max", task="odd"), "has no metric 'nothing'", "names"),
         (Objective("o", "mcc", "min", task="choice"), "says that a higher mcc is better", "leave"),
         (Objective("o", "ter", "max", task="translate"), "says that a lower ter", "leave"),

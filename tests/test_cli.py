@@ -167,6 +167,25 @@ def test_verify_finds_weights_and_proof_that_were_changed_together(
     assert "the ledger says" in said
 
 
+def test_verify_scores_with_the_tokenizer_of_the_folder(world, tmp_path, monkeypatch, capsys):
+    number = call("pick", "toy", "--knee", store=world.store).strip()
+    call("export", "toy", number, "out", store=world.store)
+    file = tmp_path / "out" / "tokenizer.json"
+    table = json.loads(file.read_text())
+    ids = table["model"]["vocab"]
+    for one, two in zip("abcdefgh", "qrstuvwx", strict=True):
+        ids[one], ids[two] = ids[two], ids[one]
+    file.write_text(json.dumps(table))
+    code, _, said = refused(monkeypatch, capsys, "verify", "out", "--score", store=world.store)
+    assert code == 1
+    assert "in the ledger" in said
+    assert "'tokenizer' of objective" in said
+    file.unlink()
+    code, _, said = refused(monkeypatch, capsys, "verify", "out", "--score", store=world.store)
+    assert code == 1
+    assert "no tokenizer can be loaded from" in said
+
+
 def test_merge_as_json(drawer, tmp_path):
     recipe = {"checkpoints": [{"path": str(f), "weight": 0.5} for f in drawer[:2]]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))

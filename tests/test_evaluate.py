@@ -20,10 +20,11 @@ from lm_eval.tasks import TaskManager
 from recycler.errors import InvalidConfig, NotFinite, NotFound
 from recycler.evaluate.harness import LmEval
 from recycler.evaluate.items import dependent, split_items, split_sizes
+from recycler.evaluate.kinds import make_evaluator
 from recycler.evaluate.python import PythonEvaluator
 from recycler.evaluate.results import evaluation_of, read_values
 from recycler.nouns.evaluation import SPLITS, Outcomes, Score
-from recycler.nouns.objectives import Objective
+from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.recipe import Ingredient, Recipe
 from recycler.nouns.trial import Job
 from recycler.protocols import Context
@@ -359,6 +360,17 @@ def test_a_task_is_answered_as_often_as_it_repeats(tokenizer, tmp_path, repeats,
     assert set(found["answers"].values) == {float(repeats)}
     different = np.mean(found["different"].values)
     assert different > 0.7 * repeats if sampled else different == 1
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"model": 1}'])
+@pytest.mark.parametrize("kind", ["lm-eval", "python"])
+def test_a_tokenizer_that_can_not_be_loaded_is_told_with_its_folder(tmp_path, kind, content):
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    settings = {"kind": kind, **({"function": "json:dumps"} if kind == "python" else {})}
+    with pytest.raises(InvalidConfig, match=f"no tokenizer can be loaded from {tmp_path}") as told:
+        make_evaluator(settings, Objectives((Objective("o", "acc"),)), {}, str(tmp_path))
+    assert "first checkpoint" in told.value.hint
 
 
 def test_two_objectives_may_read_one_task(folder, tokenizer):

@@ -61,7 +61,7 @@ def left_in(folder: Path) -> list[str]:
 def again(world, folder):
     """Score an exported folder once more."""
     study = world.open()
-    return rescore(study.results, study.scorer_factory().make_evaluator(), folder)
+    return rescore(study.results, study.scorer_factory().make_evaluator(str(folder)), folder)
 
 
 def test_the_folder_loads_without_a_word(exported):

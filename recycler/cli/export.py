@@ -63,7 +63,8 @@ def verify(store: str, folder: Path, score: bool, as_json: bool) -> None:
     if results is not None:
         export.require_ledgers(results, done)
     if score:
-        evaluator = study_of(store, done["study"]).scorer_factory().make_evaluator()
+        factory = study_of(store, done["study"]).scorer_factory()
+        evaluator = factory.make_evaluator(str(folder))  # with its tokenizer, as anyone has it
         done["scores"] = lazy("recycler.execute.rescore").rescore(results, evaluator, folder)
     print_json(done) if as_json else _tell_verified(done)
 

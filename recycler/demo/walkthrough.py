@@ -78,7 +78,7 @@ def walk(
     folder = out / "knee"
     say(f"4/5  exporting the knee, trial {knee.number}, and scoring it again from the folder")
     exported = _export(study, knee.number, folder)
-    again = rescore(results, study.scorer_factory().make_evaluator(), folder)
+    again = rescore(results, study.scorer_factory().make_evaluator(str(folder)), folder)
     say(f"     digest as in the ledger; {len(again)} scores repeated to the last digit")
     report = out / "report.html"
     write_whole(report, html_page(results).encode())

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from recycler.errors import InvalidConfig
 from recycler.evaluate import measure
@@ -31,6 +31,7 @@ from recycler.evaluate.tasks import (
     higher_is_better,
     load_tasks,
 )
+from recycler.evaluate.tokenizer import load_tokenizer
 from recycler.nouns.evaluation import SPLITS, Outcomes
 from recycler.nouns.measure import TOGETHER
 from recycler.nouns.objectives import Objective
@@ -73,7 +74,7 @@ class LmEval:
             InvalidConfig: a metric, filter, field, direction or setting is invalid.
         """
         self._context, self._settings = context, settings
-        self._tokenizer = AutoTokenizer.from_pretrained(context.tokenizer)
+        self._tokenizer = load_tokenizer(context.tokenizer)
         _require_chat_template(self._tokenizer, settings)
         self._backend = _backend(context.tokenizer)
         self._lm: Any = None

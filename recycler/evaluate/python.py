@@ -11,12 +11,11 @@ from inspect import getsourcefile, signature, unwrap
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from transformers import AutoTokenizer
-
 from recycler.errors import InvalidConfig
 from recycler.evaluate import measure
 from recycler.evaluate.results import read_values
 from recycler.evaluate.settings import PythonSettings
+from recycler.evaluate.tokenizer import load_tokenizer
 from recycler.nouns.evaluation import Outcomes, Score
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import WHOLE
@@ -33,7 +32,7 @@ class PythonEvaluator:
         """Import the function; its module may be in the context's root."""
         self._context, self._settings = context, settings
         self._function = load_function(settings.function, context.root)
-        self._tokenizer = AutoTokenizer.from_pretrained(context.tokenizer)
+        self._tokenizer = load_tokenizer(context.tokenizer)
 
     def measures(self) -> dict[str, dict[str, Any]]:
         """Digests of the function's module, its local imports and the tokenizer; versions."""

@@ -193,8 +193,9 @@ def _located(config: Mapping[str, Any], homes: Sequence[Path], name: str) -> dic
     kwargs = dict(made.get("dataset_kwargs") or {})
     path = made.get("dataset_path")
     reads = any(kwargs.get(key) for key in ("data_files", "data_dir"))  # so `path` is a builder
-    local = isinstance(path, str) and ("/" in path or not reads)
-    folder = _folder(path, homes, name) if local else None
+    folder = None
+    if isinstance(path, str) and ("/" in path or not reads):
+        folder = _folder(path, homes, name)
     if folder is not None:
         made["dataset_path"] = str(folder)
     builder = isinstance(path, str) and "/" not in path and folder is None

@@ -86,9 +86,13 @@ class MergeScorerFactory:
                         hint="restore the folder, or start a study with another name.",
                     )
 
-    def make_evaluator(self) -> Evaluator:
-        """The evaluator of the study, with its tasks loaded."""
-        tokenizer = str(self.pool.checkpoints[0].path)
+    def make_evaluator(self, tokenizer: str = "") -> Evaluator:
+        """The evaluator of the study, with its tasks loaded.
+
+        Args:
+            tokenizer: folder of the tokenizer; empty: that of the pool's first checkpoint.
+        """
+        tokenizer = tokenizer or str(self.pool.checkpoints[0].path)
         return make_evaluator(self.evaluator, self.objectives, self.items, tokenizer, self.device)
 
 
