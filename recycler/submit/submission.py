@@ -75,6 +75,7 @@ def plan_of(
     checked_sampler(config.search.sampler, config.search.settings)
     racing = settings_of(config.search.racing)
     search, asked = config.search, config.asked_objectives()
+    settings, varied = _merge_settings(pool, config), _space(pool, config)  # before tasks are read
     prints = [workspace.fingerprint(c, on_bytes) for c in pool.checkpoints]
     evaluator, items = config.evaluator_settings(root), config.items.model_dump()
     base = (pool.base.name, workspace.fingerprint(pool.base, on_bytes)) if pool.base else None
@@ -92,7 +93,7 @@ def plan_of(
         leave_one_out=search.leave_one_out,
         seed=search.seed,
         method=config.merge.method,
-        merge_settings=_merge_settings(pool, config),
+        merge_settings=settings,
         dtype=config.merge.dtype,
         base=base,
         items=items,
@@ -101,7 +102,7 @@ def plan_of(
         failed_share=search.failed_share,
         racing=racing,
         fill=search.fill,
-        space=_space(pool, config),
+        space=varied,
         stop_gain=search.stop_gain,
         warm_start=tuple(search.warm_start),
         measures=measured,
