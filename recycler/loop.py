@@ -5,26 +5,24 @@ are evaluated again under their number, and scored ones are not. A merge that an
 under the same measure is not evaluated at all.
 """
 
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from recycler.errors import InvalidConfig, RecyclerError, StudyFailed, Unavailable
-from recycler.front.front import floor_gains, front_rows, meeting
-from recycler.front.racing import estimate, expected_improvement
 from recycler.front.stages import AHEAD, Expected, due, exhausted, remaining_gain, spent
-from recycler.nouns.evaluation import Evaluation, Failure, Fault, Outcomes, Score, Split
+from recycler.nouns.evaluation import Evaluation, Failure, Fault, Split
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Recipe
 from recycler.nouns.status import Status, Wanted
 from recycler.nouns.trial import WHOLE, Job, Proposal, State, Trial
 from recycler.protocols import Executor, Store
+from recycler.race import Race
 
 # How often a trial may be started before it is blamed for killing the process. Large, because a
 # process is also killed for other reasons, often before the trial has begun to run.
@@ -157,7 +155,7 @@ class _Run:
         self.trials = {trial.number: trial for trial in store.trials(plan.name)}
         self.reference: Sequence[float] | None = store.status(plan.name)["reference"]
         self.flying = 0
-        self._race = _Race(plan, store, source)
+        self._race = Race(plan, store, source.predicted)
         self._measures = plan.measure_ids
         self._onward: deque[Trial] = deque()  # trials that are due for their next block
         self._due: list[int] = []  # numbers of the trials of this re-check
@@ -399,81 +397,3 @@ class _Faults:
                 self._waiting.remove(entry)
                 return entry[1]
         return None
-
-
-class _Race:
-    """Racing: which block of dev items a candidate is scored on next, and whether it goes on."""
-
-    def __init__(self, plan: Plan, store: Store, source: Source) -> None:
-        self._plan, self._store, self._source = plan, store, source
-        self._seen: dict[int, Evaluation] = {}  # trials in flight: their blocks so far, joined
-        self._whole: dict[int, Mapping[str, Outcomes | Score]] = {}  # rivals on all dev items
-        # an objective measured on items; none if nothing can race
-        searched = plan.objectives.searched
-        self._measured = next((o.name for o in searched if not o.of_merge), "")
-
-    def part(self, trial: Trial, ledger: Sequence[Trial]) -> tuple[float, float]:
-        """Range of dev items to score next, as shares; all of them if the trial does not race."""
-        if not self._plan.racing or trial.kind != "search" or not self._measured:
-            return WHOLE
-        if trial.number not in self._seen and "dev" in trial.evaluations:  # from a killed run
-            known = self._store.outcomes(self._plan.name, trial.number, "dev")
-            self._seen[trial.number] = replace(trial.evaluations["dev"], outcomes=known)
-        name = self._measured
-        scored = next(t for t in ledger if t.state == State.COMPLETE).evaluations["dev"].scores
-        counts = [scored[o.name].items for o in self._plan.objectives.searched if not o.of_merge]
-        fewest = min((items for items in counts if items), default=sys.maxsize)
-        # a small share of few items would be empty
-        blocks = [0.0, *(b for b in self._plan.racing["blocks"] if round(b * fewest) > 0)]
-        if trial.number not in self._seen:
-            return blocks[0], blocks[1]
-        done = self._seen[trial.number].scores[name].items / scored[name].items
-        next_block = min(range(1, len(blocks) - 1), key=lambda i: abs(blocks[i] - done))
-        return blocks[next_block], blocks[next_block + 1]
-
-    def judge(
-        self,
-        job: Job,
-        block: Evaluation,
-        ledger: Sequence[Trial],
-        reference: Sequence[float] | None,
-    ) -> tuple[Evaluation, State]:
-        """All scores of a candidate including its newest block, and its state.
-
-        The scores of a pruned one are estimates for all dev items, with larger errors.
-        """
-        before = self._seen.pop(job.trial, None)
-        found = before.joined(block) if before else block
-        if job.part[1] >= 1.0:
-            return found, State.COMPLETE
-        objectives = self._plan.objectives
-        measured = {o.name for o in objectives.searched if not o.of_merge}
-        if set(found.outcomes) != measured or reference is None:
-            raise InvalidConfig(
-                "the evaluator returned no item values, which racing needs.",
-                hint="return a list of values for each objective, or `racing: false` in a study of "
-                "another name.",
-            )
-        floors = floor_gains(ledger, objectives, "dev")
-        rivals = front_rows(
-            [t for t in ledger if t.state == State.COMPLETE], objectives, "dev", floors
-        )
-        for trial in rivals:
-            if trial.number not in self._whole:
-                known = self._store.outcomes(self._plan.name, trial.number, "dev")
-                self._whole[trial.number] = {**trial.evaluations["dev"].scores, **known}
-        seen: dict[str, Outcomes | Score] = {**found.scores, **found.outcomes}
-        others = [self._whole[trial.number] for trial in rivals]
-        improvement = expected_improvement(
-            seen,
-            others,
-            objectives,
-            np.array(reference),
-            seed=job.trial,
-            floors=floors if meeting(rivals, objectives, "dev", floors).any() else None,
-            prior=self._source.predicted(ledger, reference, job.recipe),
-        )
-        if not improvement.suffices(self._plan.racing):
-            return replace(found, scores=estimate(seen, others, objectives)), State.PRUNED
-        self._seen[job.trial] = found
-        return found, State.RUNNING
