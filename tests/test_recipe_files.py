@@ -429,6 +429,7 @@ def test_a_base_that_only_fills_gaps_is_written_too(drawer, tmp_path):
         ({"merge_method": "linear", "models": []}, "`models:` lists nothing"),
         ({"merge_method": "linear"}, "exactly one of `models:` and `slices:`"),
         ({"merge_method": "linear", "slices": 3}, "`slices` must list"),
+        ({"merge_method": "linear", "slices": []}, "`slices` must list"),
         ({"merge_method": "linear", "models": [{"model": "A+lora"}]}, "not a plain folder"),
         ({"merge_method": "linear", "models": [{"model": "A"}], "chat_template": "x"}, "'chat_template'"),
         ({"merge_method": "linear", "models": [{"model": "A", "rate": 2}]}, "key 'rate'"),

@@ -395,6 +395,7 @@ def test_a_larger_budget_defers_the_stop_rule_and_another_threshold_is_taken(
         ({"method": "ties"}, "ties needs a base checkpoint"),
         ({"method": "linear", "settings": {"densty": 0.5}}, "key 'densty' is not supported"),
         ({"method": "linear", "settings": {"normalize": "half"}}, "normalize is 'half'"),
+        ({"method": "linear", "dtype": "bf16"}, "dtype is 'bf16', expected one of float32"),
     ],
 )
 def test_a_studys_merge_settings_are_refused_before_any_candidate(

@@ -33,6 +33,15 @@ class Ingredient:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+def require_dtype(dtype: str) -> None:
+    """Raise InvalidConfig unless merges can be written in a dtype; empty means that of the inputs."""
+    if dtype and dtype not in DTYPES:
+        raise InvalidConfig(
+            f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.",
+            hint="set `merge.dtype`, or leave it out: each tensor keeps its dtype.",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Method, ingredients, settings and output dtype of one merge.
@@ -65,11 +74,7 @@ class Recipe:
                     f"weight of {ingredient.name!r} is {ingredient.weight}, expected a number.",
                     hint="give every checkpoint a finite weight.",
                 )
-        if self.dtype and self.dtype not in DTYPES:
-            raise InvalidConfig(
-                f"dtype is {self.dtype!r}, expected one of {', '.join(DTYPES)}.",
-                hint="set `merge.dtype`, or leave it out: each tensor keeps its dtype.",
-            )
+        require_dtype(self.dtype)
         kept = sorted(
             (
                 Ingredient(item.fingerprint, item.name, float(item.weight), item.settings)

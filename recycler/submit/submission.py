@@ -22,7 +22,7 @@ from recycler.nouns.layers import layer_count
 from recycler.nouns.measure import Parts
 from recycler.nouns.objectives import Objectives
 from recycler.nouns.plan import Plan
-from recycler.nouns.recipe import Recipe
+from recycler.nouns.recipe import Recipe, require_dtype
 from recycler.nouns.trial import Trial
 from recycler.search.samplers import Proposer, checked_sampler
 from recycler.search.warm import Earlier, recipes
@@ -72,6 +72,7 @@ def plan_of(
     """The plan of a study file for a pool; everything that can be refused is refused here."""
     pool.require_mergeable()
     executor_of(config.execution)
+    require_dtype(config.merge.dtype)
     checked_sampler(config.search.sampler, config.search.settings)
     racing = settings_of(config.search.racing)
     search, asked = config.search, config.asked_objectives()

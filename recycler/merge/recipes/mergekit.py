@@ -85,7 +85,8 @@ def _slices(table: Mapping[str, Any], file: Path) -> list[Slice]:
     if "models" in table:
         return [(None, _sources(table["models"], {"model", "parameters"}, "models", file), {})]
     made: list[Slice] = []
-    for entry in table["slices"] if isinstance(table["slices"], list) else [None]:
+    listed = table["slices"] if isinstance(table["slices"], list) else []
+    for entry in listed or [None]:
         if not isinstance(entry, Mapping):
             raise InvalidConfig(
                 f"{file}: `slices` must list `{{sources: [...]}}`.",
@@ -104,7 +105,7 @@ def _slices(table: Mapping[str, Any], file: Path) -> list[Slice]:
                 hint="slices may set parameters by layer, not reorder, repeat or drop layers.",
             )
         made.append((ranges[0], sources, _parameters(entry.get("parameters"), file)))
-        models = [sorted(_model(s["model"], file) for s in listed) for _, listed, _ in made]
+        models = [sorted(_model(s["model"], file) for s in each) for _, each, _ in made]
         if models[-1] != models[0]:
             raise InvalidConfig(
                 f"{file}: a slice lists the models {models[-1]}, the first one {models[0]}.",
