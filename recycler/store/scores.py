@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from recycler.errors import Mismatch
+from recycler.errors import Mismatch, NotFound
 from recycler.nouns.evaluation import Evaluation
 from recycler.nouns.recipe import canonical
 from recycler.nouns.trial import Trial
@@ -121,3 +121,38 @@ def looked_at(db: sa.Connection, split: str, measures: Collection[str]) -> int:
     query = sa.select(sa.func.count(_HERE.study.distinct()))
     asked = query.where(_HERE.split == split, _HERE.measure.in_(list(measures)))
     return int(db.execute(asked).scalar_one())
+
+
+def trials_of(db: sa.Connection, study: str, since: int = -1) -> list[Trial]:
+    """Trials of a study by number that changed after an event."""
+    c, s = t.trials.c, t.scores.c
+    query = t.trials.select().where(c.study == study).order_by(c.number)
+    found = select(*NUMBERS).where(s.study == study)
+    if since >= 0:
+        query = query.where(c.changed > since)
+        newer = sa.select(c.number).where(c.study == study, c.changed > since)
+        found = found.where(s.number.in_(newer))
+    by_trial: dict[int, list[Any]] = {}
+    for row in db.execute(found.order_by(s.number)):
+        by_trial.setdefault(row.number, []).append(row)
+    rows = db.execute(query).mappings().all()
+    return [t.read_trial(row, by_trial.get(row["number"], [])) for row in rows]
+
+
+def trial_of(db: sa.Connection, study: str, number: int) -> Trial:
+    """One trial; NotFound says which there are."""
+    row = db.execute(one(t.trials.select(), study, number)).mappings().first()
+    if row is None:
+        count = sa.select(sa.func.count()).where(t.trials.c.study == study)
+        raise NotFound(
+            f"study {study!r} has no trial {number}.",
+            hint=f"it has {db.execute(count).scalar_one()} trials, from 0 on.",
+        )
+    s = t.scores.c
+    found = select(*NUMBERS).where(s.study == study, s.number == number)
+    return t.read_trial(row, db.execute(found).all())
+
+
+def one(query: Any, study: str, number: int) -> Any:
+    """A query on the row of one trial."""
+    return query.where(t.trials.c.study == study, t.trials.c.number == number)

@@ -13,16 +13,15 @@ from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
-from recycler.errors import Conflict, NotFound
+from recycler.errors import Conflict
 from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Split
 from recycler.nouns.plan import Plan
 from recycler.nouns.reading import Reading
 from recycler.nouns.recipe import canonical
 from recycler.nouns.status import Status, Wanted
 from recycler.nouns.trial import Proposal, State, Trial
-from recycler.store import lease, scores
+from recycler.store import lease, scores, studies
 from recycler.store import rows as t
 from recycler.store.catalog import Catalog
 from recycler.store.engine import Engine
@@ -47,7 +46,7 @@ class SqlStore:
 
     def create_study(self, plan: Plan) -> None:
         """Write a new study. Raises Conflict if the name is taken."""
-        self.engine.write(lambda db, again: self._create(db, plan, again))
+        self.engine.write(lambda db, again: studies.create(db, plan, again, self.where))
 
     def submit(self, name: str, decide: Decide, pool: str, spec: Mapping[str, Any]) -> Plan:
         """Create, extend or replace a study, and register its pool, in one transaction.
@@ -60,16 +59,18 @@ class SqlStore:
         """
 
         def work(db: sa.Connection, again: bool) -> Plan:
-            row = db.execute(_named(t.studies.select(), name)).mappings().first()
+            row = db.execute(studies.named(t.studies.select(), name)).mappings().first()
             old = Plan.from_json(json.loads(row["plan"])) if row else None
             alive = lease.is_alive(row, self.engine.clock(db)) if row else False
-            plan, anew = decide(old, self._trials(db, name) if row else [], alive)
+            plan, anew = decide(old, scores.trials_of(db, name) if row else [], alive)
             if anew and row:
                 self._delete(db, name)
             if anew or not row:
-                self._create(db, plan, again)
+                studies.create(db, plan, again, self.where)
             elif plan != old:
-                written = _named(t.studies.update(), name).values(plan=canonical(plan.to_json()))
+                written = studies.named(t.studies.update(), name).values(
+                    plan=canonical(plan.to_json())
+                )
                 db.execute(written)
             self.catalog.put_pool(db, pool, spec, replace=True)
             return plan
@@ -79,7 +80,7 @@ class SqlStore:
     def plan(self, study: str) -> Plan:
         """The plan of a study. Raises NotFound, which lists the known studies."""
         with self.engine.reading() as db:
-            return Plan.from_json(json.loads(self._row(db, study)["plan"]))
+            return Plan.from_json(json.loads(studies.row_of(db, study)["plan"]))
 
     def extend(
         self,
@@ -92,9 +93,9 @@ class SqlStore:
         rule = {"stop_gain": stop_gain, "stop_after": stop_after}
 
         def work(db: sa.Connection, again: bool) -> None:
-            data = {**json.loads(self._row(db, study)["plan"]), "evaluations": evaluations}
+            data = {**json.loads(studies.row_of(db, study)["plan"]), "evaluations": evaluations}
             data |= {key: value for key, value in rule.items() if value is not None}
-            db.execute(_named(t.studies.update(), study).values(plan=canonical(data)))
+            db.execute(studies.named(t.studies.update(), study).values(plan=canonical(data)))
 
         self.engine.write(work)
 
@@ -102,7 +103,7 @@ class SqlStore:
         """The status of every study, oldest first."""
         with self.engine.reading() as db:
             rows = db.execute(t.studies.select().order_by(t.studies.c.created)).mappings().all()
-            return [self._status(db, row) for row in rows]
+            return [studies.status_of(db, row, self.engine.clock(db)) for row in rows]
 
     def status(self, study: str) -> dict[str, Any]:
         """The status of a study without its trials.
@@ -114,7 +115,7 @@ class SqlStore:
             row says.
         """
         with self.engine.reading() as db:
-            return self._status(db, self._row(db, study))
+            return studies.status_of(db, studies.row_of(db, study), self.engine.clock(db))
 
     def set_status(self, study: str, status: str, message: str = "") -> None:
         """Write a study's status and the reason for it."""
@@ -129,7 +130,7 @@ class SqlStore:
         text = json.dumps([float(x) for x in reference])
 
         def work(db: sa.Connection, again: bool) -> None:
-            if self._row(db, study)["reference"] is None:
+            if studies.row_of(db, study)["reference"] is None:
                 self._claim(db, study, reference=text)
 
         self.engine.write(work)
@@ -150,7 +151,7 @@ class SqlStore:
             )
             number = db.execute(known).scalar()
             if number is not None and again:
-                return self._trial(db, study, number)
+                return scores.trial_of(db, study, number)
             if number is not None:
                 raise Conflict(
                     f"study {study!r} already has the merge {proposal.recipe.id}, as trial {number}.",
@@ -175,7 +176,7 @@ class SqlStore:
 
         def work(db: sa.Connection, again: bool) -> None:
             self._claim(db, study)
-            more = _trial(t.trials.update(), study, number)
+            more = scores.one(t.trials.update(), study, number)
             db.execute(more.values(attempts=t.trials.c.attempts + 1))
 
         self.engine.write(work)
@@ -239,7 +240,7 @@ class SqlStore:
 
         def work(db: sa.Connection, again: bool) -> Trial:
             self._end(db, study, number, State.FAILED, again, failure=canonical(asdict(failure)))
-            return self._trial(db, study, number)
+            return scores.trial_of(db, study, number)
 
         return self.engine.write(work)
 
@@ -251,8 +252,8 @@ class SqlStore:
             since: an event of the study; only trials that changed after it are returned.
         """
         with self.engine.reading() as db:
-            self._row(db, study)
-            return self._trials(db, study, since)
+            studies.row_of(db, study)
+            return scores.trials_of(db, study, since)
 
     def outcomes(self, study: str, number: int, split: str) -> dict[str, Outcomes]:
         """Objective -> item outcomes of a trial on a split; objectives without items are left out."""
@@ -266,9 +267,12 @@ class SqlStore:
         """A study with its trials and item outcomes, all read at the same moment."""
         s = t.scores.c
         with self.engine.reading() as db:
-            row = self._row(db, study)
+            row = studies.row_of(db, study)
             plan = Plan.from_json(json.loads(row["plan"]))
-            status, trials = self._status(db, row), self._trials(db, study)
+            status, trials = (
+                studies.status_of(db, row, self.engine.clock(db)),
+                scores.trials_of(db, study),
+            )
             query = scores.select(s.number, s.split, s.objective, scores.OUTCOMES)
             found = db.execute(query.where(s.study == study)).all()
             looked_at = scores.looked_at(db, Split.TEST, plan.measure_ids.values())
@@ -325,64 +329,6 @@ class SqlStore:
 
     # --- inside ---
 
-    def _row(self, db: sa.Connection, study: str) -> Mapping[Any, Any]:
-        row = db.execute(_named(t.studies.select(), study)).mappings().first()
-        if row is None:
-            known = [r.name for r in db.execute(sa.select(t.studies.c.name))]
-            raise NotFound(
-                f"there is no study {study!r}.",
-                hint=f"known: {', '.join(known) or 'none'}; `recycler studies` lists them.",
-            )
-        return row
-
-    def _status(self, db: sa.Connection, row: Mapping[Any, Any]) -> dict[str, Any]:
-        by_state = sa.select(t.trials.c.state, sa.func.count())
-        by_state = by_state.where(t.trials.c.study == row["name"]).group_by(t.trials.c.state)
-        counts = {found[0]: found[1] for found in db.execute(by_state)}
-        alive = lease.is_alive(row, self.engine.clock(db))
-        status, message = row["status"], row["message"]
-        if status == Status.RUNNING and not alive:
-            status = Status.STOPPED
-            message = f"{lease.holder_of(row)} ran it and is gone" if row["token"] else ""
-        return {
-            "name": row["name"],
-            "status": str(status),
-            "message": message,
-            "created": row["created"],
-            "reference": json.loads(row["reference"]) if row["reference"] else None,
-            "event": row["events"],
-            "alive": alive,
-            "holder": str(lease.holder_of(row)) if row["token"] else "",
-            "heartbeat": row["heartbeat"],
-            "wanted": row["wanted"],
-            **{str(state): counts.get(state, 0) for state in State},
-        }
-
-    def _create(self, db: sa.Connection, plan: Plan, again: bool) -> None:
-        taken = db.execute(_named(sa.select(t.studies.c.name), plan.name)).scalar()
-        if taken and again:
-            return
-        row = {
-            "name": plan.name,
-            "plan": canonical(plan.to_json()),
-            "status": Status.NEW,
-            "message": "",
-            "reference": None,
-            "events": 0,
-            "created": t.now(),
-            "token": "",
-            "holder": "{}",
-            "heartbeat": 0.0,
-            "wanted": Wanted.RUN,
-        }
-        try:
-            db.execute(t.studies.insert(), row)
-        except IntegrityError as error:
-            raise Conflict(
-                f"there is already a study {plan.name!r} in the ledger {self.where}.",
-                hint="resume it or choose another name.",
-            ) from error
-
     def _delete(self, db: sa.Connection, study: str) -> None:
         self._claim(db, study)
         for table in (t.scores, t.trials):
@@ -396,44 +342,18 @@ class SqlStore:
             Conflict: another process holds the lease.
         """
         held = self._leases.get(study)
-        update = _named(t.studies.update(), study)
+        update = studies.named(t.studies.update(), study)
         update = update.where(t.studies.c.token == (held.token if held else ""))
         changed = update.values(**(values or {"events": t.studies.c.events}))
         event = db.execute(changed.returning(t.studies.c.events)).scalar()
         if event is None:
-            row = self._row(db, study)  # raises NotFound if the study was deleted
+            row = studies.row_of(db, study)  # raises NotFound if the study was deleted
             raise lease.busy(study, row, self.engine.clock(db))
         return int(event)
 
     def _next_event(self, db: sa.Connection, study: str) -> int:
         """Take the next number in the study's sequence of events."""
         return self._claim(db, study, events=t.studies.c.events + 1)
-
-    def _trials(self, db: sa.Connection, study: str, since: int = -1) -> list[Trial]:
-        c, s = t.trials.c, t.scores.c
-        query = t.trials.select().where(c.study == study).order_by(c.number)
-        found = scores.select(*scores.NUMBERS).where(s.study == study)
-        if since >= 0:
-            query = query.where(c.changed > since)
-            newer = sa.select(c.number).where(c.study == study, c.changed > since)
-            found = found.where(s.number.in_(newer))
-        by_trial: dict[int, list[Any]] = {}
-        for row in db.execute(found.order_by(s.number)):
-            by_trial.setdefault(row.number, []).append(row)
-        rows = db.execute(query).mappings().all()
-        return [t.read_trial(row, by_trial.get(row["number"], [])) for row in rows]
-
-    def _trial(self, db: sa.Connection, study: str, number: int) -> Trial:
-        row = db.execute(_trial(t.trials.select(), study, number)).mappings().first()
-        if row is None:
-            count = sa.select(sa.func.count()).where(t.trials.c.study == study)
-            raise NotFound(
-                f"study {study!r} has no trial {number}.",
-                hint=f"it has {db.execute(count).scalar_one()} trials, from 0 on.",
-            )
-        s = t.scores.c
-        found = scores.select(*scores.NUMBERS).where(s.study == study, s.number == number)
-        return t.read_trial(row, db.execute(found).all())
 
     def _write_scores(
         self,
@@ -448,7 +368,7 @@ class SqlStore:
         """Write new scores, point to known ones, and end the trial if it is finished."""
 
         def work(db: sa.Connection, again: bool) -> Trial:
-            trial = self._trial(db, study, number)
+            trial = scores.trial_of(db, study, number)
             if again and split in trial.evaluations and trial.state in (state, State.COMPLETE):
                 return trial
             event = self._next_event(db, study)
@@ -474,8 +394,8 @@ class SqlStore:
                 self._end(db, study, number, state, again, event, digest=digest)
             else:
                 changes = {"changed": event, "digest": digest or trial.digest}
-                db.execute(_trial(t.trials.update(), study, number).values(**changes))
-            return self._trial(db, study, number)
+                db.execute(scores.one(t.trials.update(), study, number).values(**changes))
+            return scores.trial_of(db, study, number)
 
         return self.engine.write(work)
 
@@ -490,10 +410,14 @@ class SqlStore:
         **values: Any,
     ) -> None:
         event = self._next_event(db, study) if event is None else event
-        update = _trial(t.trials.update(), study, number).where(t.trials.c.state == State.RUNNING)
+        update = scores.one(t.trials.update(), study, number).where(
+            t.trials.c.state == State.RUNNING
+        )
         ended = {"state": state, "finished": event, "changed": event, "ended": t.now()}
         done = db.execute(update.values(**ended, **values))
-        if done.rowcount != 1 and not (again and self._trial(db, study, number).state == state):
+        if done.rowcount != 1 and not (
+            again and scores.trial_of(db, study, number).state == state
+        ):
             raise Conflict(
                 f"trial {number} of {study!r} has already ended.",
                 hint="two processes run the same study; stop one.",
@@ -505,11 +429,3 @@ def _scored(study: str, number: int, split: str) -> Conflict:
         f"trial {number} of {study!r} was already scored on {split} items.",
         hint="two processes run the same study; stop one.",
     )
-
-
-def _named(query: Any, study: str) -> Any:
-    return query.where(t.studies.c.name == study)
-
-
-def _trial(query: Any, study: str, number: int) -> Any:
-    return query.where(t.trials.c.study == study, t.trials.c.number == number)

@@ -1,0 +1,85 @@
+"""Rows of studies: one is found, told or made, inside a transaction of the caller's."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from recycler.errors import Conflict, NotFound
+from recycler.nouns.plan import Plan
+from recycler.nouns.recipe import canonical
+from recycler.nouns.status import Status, Wanted
+from recycler.nouns.trial import State
+from recycler.store import lease
+from recycler.store import rows as t
+
+
+def row_of(db: sa.Connection, study: str) -> Mapping[Any, Any]:
+    """The row of a study; NotFound names the known ones."""
+    row = db.execute(named(t.studies.select(), study)).mappings().first()
+    if row is None:
+        known = [r.name for r in db.execute(sa.select(t.studies.c.name))]
+        raise NotFound(
+            f"there is no study {study!r}.",
+            hint=f"known: {', '.join(known) or 'none'}; `recycler studies` lists them.",
+        )
+    return row
+
+
+def status_of(db: sa.Connection, row: Mapping[Any, Any], moment: float) -> dict[str, Any]:
+    """What `SqlStore.status` tells, from a row and the time by the clock of the ledger [s]."""
+    by_state = sa.select(t.trials.c.state, sa.func.count())
+    by_state = by_state.where(t.trials.c.study == row["name"]).group_by(t.trials.c.state)
+    counts = {found[0]: found[1] for found in db.execute(by_state)}
+    alive = lease.is_alive(row, moment)
+    status, message = row["status"], row["message"]
+    if status == Status.RUNNING and not alive:
+        status = Status.STOPPED
+        message = f"{lease.holder_of(row)} ran it and is gone" if row["token"] else ""
+    return {
+        "name": row["name"],
+        "status": str(status),
+        "message": message,
+        "created": row["created"],
+        "reference": json.loads(row["reference"]) if row["reference"] else None,
+        "event": row["events"],
+        "alive": alive,
+        "holder": str(lease.holder_of(row)) if row["token"] else "",
+        "heartbeat": row["heartbeat"],
+        "wanted": row["wanted"],
+        **{str(state): counts.get(state, 0) for state in State},
+    }
+
+
+def create(db: sa.Connection, plan: Plan, again: bool, where: str) -> None:
+    """Write a new study; Conflict if the name is taken, unless this is tried `again`."""
+    taken = db.execute(named(sa.select(t.studies.c.name), plan.name)).scalar()
+    if taken and again:
+        return
+    row = {
+        "name": plan.name,
+        "plan": canonical(plan.to_json()),
+        "status": Status.NEW,
+        "message": "",
+        "reference": None,
+        "events": 0,
+        "created": t.now(),
+        "token": "",
+        "holder": "{}",
+        "heartbeat": 0.0,
+        "wanted": Wanted.RUN,
+    }
+    try:
+        db.execute(t.studies.insert(), row)
+    except IntegrityError as error:
+        raise Conflict(
+            f"there is already a study {plan.name!r} in the ledger {where}.",
+            hint="resume it or choose another name.",
+        ) from error
+
+
+def named(query: Any, study: str) -> Any:
+    """A query on the row of one study."""
+    return query.where(t.studies.c.name == study)
