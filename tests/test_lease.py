@@ -175,10 +175,19 @@ def driver(url: str, seconds: float) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("ledger", "how"),
+    [
+        ("file", signal.SIGTERM),
+        ("file", signal.SIGHUP),
+        ("database", signal.SIGTERM),
+        ("database", signal.SIGKILL),
+    ],
+)
 def test_a_driver_that_is_ended_is_seen_as_stopped_and_the_next_one_goes_on(
-    url: str, how: signal.Signals
+    request: pytest.FixtureRequest, ledger: str, how: signal.Signals
 ) -> None:
+    url = request.getfixturevalue(ledger)
     store = SqlStore(url)
     store.create_study(study_plan("dirichlet", 3, 2, evaluations=2))
     process = driver(url, 60.0)
