@@ -142,9 +142,11 @@ class Proposer:
             return None
         known = baselines.single_gains(self.plan, trials)
         if not known:
+            lost = next((t for t in trials if t.failure), None)
+            why = f"; {lost.name}: {lost.failure.message}" if lost and lost.failure else ""
             raise StudyFailed(
-                "every single checkpoint failed.",
-                hint="`recycler show STUDY 0` says why; fix that first.",
+                f"every single checkpoint failed{why}",
+                hint=f"`recycler show {self.plan.name} 0` shows its details; fix that first.",
             )
         gains = np.array(list(known.values()))
         best = gains[pareto.nondominated(gains)]
