@@ -154,7 +154,7 @@ def test_every_single_failing_ends_the_study_before_any_search() -> None:
     def never(job: Job, w: np.ndarray) -> Mapping[str, Any]:
         raise ValueError("never")
 
-    with pytest.raises(StudyFailed, match="every single checkpoint failed; single:w0: .*never"):
+    with pytest.raises(StudyFailed, match=r"every single checkpoint failed; single:w0: .*never"):
         finish(plan, never, store=store)
     assert all(t.kind in ("single", "uniform") for t in store.trials("study"))
     assert store.status("study")["status"] == "failed"

@@ -142,8 +142,8 @@ class Proposer:
             return None
         known = baselines.single_gains(self.plan, trials)
         if not known:
-            lost = next((t for t in trials if t.failure), None)
-            why = f"; {lost.name}: {lost.failure.message}" if lost and lost.failure else ""
+            failed = next((t for t in trials if t.failure), None)
+            why = f"; {failed.name}: {failed.failure.message}" if failed and failed.failure else ""
             raise StudyFailed(
                 f"every single checkpoint failed{why}",
                 hint=f"`recycler show {self.plan.name} 0` shows its details; fix that first.",
