@@ -245,6 +245,11 @@ def test_a_database_that_stays_away_is_told_without_its_password(
     store.engine._engine = sa.create_engine(broken)
     with pytest.raises(Unavailable, match="could not be written for") as caught:
         store.start("study", proposal())
+    monkeypatch.setattr(engine, "PATIENCE", 60.0)
+    begun = time.monotonic()
+    with pytest.raises(Unavailable):  # nobody waits twice
+        store.set_status("study", "paused")
+    assert time.monotonic() - begun < 20
     assert "hunter2" not in str(caught.value)
     assert "127.0.0.1:1" in caught.value.message
     held.__exit__(None, None, None)
@@ -264,3 +269,14 @@ def test_no_message_holds_a_password(wrong: str) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011
         SqlStore(wrong)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_ledger_that_refuses_writes_is_told_at_once(tmp_path: Path) -> None:
+    opened(f"sqlite:///{tmp_path}/ledger.db").close()
+    store = SqlStore(f"sqlite:///file:{tmp_path}/ledger.db?mode=ro&uri=true")
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match="readonly"):
+        store.set_status("study", "stopped")
+    assert time.monotonic() - begun < 20
+    assert store.status("study")["status"] == "new"
+    store.close()

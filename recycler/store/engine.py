@@ -1,5 +1,6 @@
 """The database behind a ledger: connections, schema, and transactions that outlive a connection."""
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ class Engine:
             Conflict: a newer recycler wrote the ledger.
         """
         self._engine = _made(url)
+        self._away = False  # whether the last write gave up waiting
         self.dialect: str = self._engine.dialect.name
         self.in_memory = isinstance(self._engine.pool, StaticPool)
         try:
@@ -72,19 +74,26 @@ class Engine:
         is true from the second try on, and `work` must then accept rows that its first try has
         written.
 
+        After that the next write is tried once: whoever leaves a run waits no second time.
+
         Raises:
-            Unavailable: the database could not be reached for PATIENCE seconds.
+            Unavailable: the database could not be reached for PATIENCE seconds, or it refuses writes.
         """
         start, wait, again = time.monotonic(), 0.05, False
+        patience = 0.0 if self._away else PATIENCE
         while True:
             try:
                 with self.writing() as db:
-                    return work(db, again)
-            except (OperationalError, InterfaceError, DBAPIError) as error:
-                if not _lost(error):
+                    done = work(db, again)
+                self._away = False
+                return done
+            except DBAPIError as error:
+                passing, waited = _may_pass(error), time.monotonic() - start
+                if not passing and not isinstance(error, OperationalError):
                     raise
-                if time.monotonic() - start + wait > PATIENCE:
-                    raise self._unavailable(error) from error
+                if not passing or waited + wait > patience:
+                    self._away = passing
+                    raise self._unavailable(error, waited) from error
                 again = True
                 time.sleep(wait)
                 wait = min(2 * wait, 5.0)
@@ -101,9 +110,9 @@ class Engine:
         """Close all connections."""
         self._engine.dispose()
 
-    def _unavailable(self, error: DBAPIError) -> Unavailable:
+    def _unavailable(self, error: DBAPIError, waited: float) -> Unavailable:
         return Unavailable(
-            f"the ledger {self} could not be written for {PATIENCE:g} s: {_first_line(error)}.",
+            f"the ledger {self} could not be written for {waited:.1f} s: {_first_line(error)}.",
             hint="check that the database runs and its disk has room, then run the study again.",
         )
 
@@ -186,9 +195,14 @@ def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
 
 
-def _lost(error: DBAPIError) -> bool:
-    """Whether the database was unreachable or busy, so that a retry may succeed."""
-    return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+def _may_pass(error: DBAPIError) -> bool:
+    """Whether the database was unreachable, busy or full, so that a retry may succeed."""
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.Error):
+        text = str(error.orig)
+        return any(word in text for word in ("locked", "busy", "full", "I/O", "unable to open"))
+    return isinstance(error, OperationalError | InterfaceError)
 
 
 def _first_line(error: DBAPIError) -> str:
