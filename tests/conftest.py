@@ -20,6 +20,14 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("any load")
 
+LONGEST = {
+    "test_cluster.py",
+    "test_execute.py",
+    "test_faults.py",
+    "test_kill.py",
+    "test_samplers.py",
+    "test_space.py",
+}
 SYSTEM = {"cluster", "database", "postgres", "small_disk"}  # fixtures of a real one
 
 
@@ -30,6 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         used = {*getattr(item, "fixturenames", ()), *map(str, given)}
         if used & SYSTEM or item.path.name == "test_kill.py":
             item.add_marker("system")
+    # the longest files first, so that two processes end at the same time
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

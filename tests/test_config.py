@@ -79,7 +79,10 @@ def test_the_template_shows_every_key_in_its_place_and_no_other():
 
 def test_the_template_shows_the_settings_of_ray_with_their_defaults():
     lines = (
-        (CONFIGS / "template.yaml").read_text().split("# settings of ray alone")[1].splitlines()
+        (CONFIGS / "template.yaml")
+        .read_text()
+        .split("# settings of ray; each executor")[1]
+        .splitlines()
     )
     shown = yaml.safe_load("\n".join(line.replace("# ", "", 1) for line in lines[1:]))
     assert {"workers": 2, **shown} == RaySettings().model_dump()

@@ -181,7 +181,7 @@ def test_labels_of_clusters_become_consecutive_indices():
 @pytest.mark.parametrize("part", ["values", "weights", "clusters"])
 def test_each_part_has_one_entry_an_item(part):
     parts = {"values": (1.0, 2.0), "weights": (1.0, 1.0), "clusters": (0, 1)}
-    with pytest.raises(AssertionError, match="one entry an item"):
+    with pytest.raises(AssertionError, match="one entry per item"):
         Outcomes(ids=(0, 1), **{**parts, part: (1.0,)})
 
 
