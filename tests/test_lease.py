@@ -1,10 +1,11 @@
 """The lease: one driver a study on both databases, whatever happens to processes and connections."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,25 @@ def test_a_pid_that_was_used_again_is_another_process(url: str) -> None:
         other = replace(here, pid=parent.pid, started=here.started - 5000.0)
         row = f'{{"pid": {other.pid}, "host": "h", "machine": "{other.machine}", "started": {other.started}}}'
         overwrite(store, token="theirs", holder=row, heartbeat=time.time())
+        assert store.status("study")["alive"] is False
         with store.hold("study"):
-            pass
+            assert store.status("study")["holder"] == str(here)
     finally:
         parent.kill()
         parent.wait()
+    store.close()
+
+
+def test_a_study_whose_driver_was_killed_can_be_replaced(url: str) -> None:
+    store = opened(url)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    holder = json.dumps(asdict(replace(lease.this_process(), pid=gone.pid)))
+    overwrite(store, token="theirs", holder=holder, heartbeat=time.time())
+    new = plan(evaluations=3)
+    store.submit("study", lambda old, trials, alive: (new, True), "pool", {"base": None})
+    assert store.plan("study") == new
+    store.start("study", proposal())
     store.close()
 
 

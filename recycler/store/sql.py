@@ -64,6 +64,8 @@ class SqlStore:
             alive = lease.is_alive(row, self.engine.clock(db)) if row else False
             plan, anew = decide(old, scores.trials_of(db, name) if row else [], alive)
             if anew and row:
+                if not alive:  # a killed process left its token behind
+                    db.execute(studies.named(t.studies.update(), name).values(token=""))
                 self._delete(db, name)
             if anew or not row:
                 studies.create(db, plan, again, self.where)
