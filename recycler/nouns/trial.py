@@ -19,6 +19,10 @@ class Kind(StrEnum):
     MERGE_BEST = "merge-best"
     GREEDY = "greedy"
     SEARCH = "search"
+    TRY = "try"  # a merge that a user asked for
+    REFERENCE = (
+        "reference"  # a model to beat that is no merge of the pool, or a recipe of one's own
+    )
 
 
 BASELINES = (Kind.SINGLE, Kind.UNIFORM, Kind.MERGE_BEST)  # not counted in the budget

@@ -64,6 +64,7 @@ studies = Table(
     Column("holder", Text, nullable=False),
     Column("heartbeat", Float(53), nullable=False),
     Column("wanted", String(16), nullable=False),
+    Column("scales", Text, nullable=True),
 )
 
 trials = Table(
@@ -140,6 +141,42 @@ scores = Table(
         ],
     ),
     Index("recycler_scores_measure", "measure", "split"),
+)
+
+# Merges that users asked for and that the run of the study will take up, oldest first.
+tries = Table(
+    "recycler_tries",
+    metadata,
+    Column(
+        "study",
+        String(200),
+        ForeignKey("recycler_studies.name", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("recipe_id", String(16), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("recipe", Text, nullable=False),
+    Column("created", String(32), nullable=False),
+)
+
+# Prompts and targets of a measure's items, once for all merges; compressed JSON.
+prompts = Table(
+    "recycler_prompts",
+    metadata,
+    Column("measure", String(64), primary_key=True),
+    Column("split", String(16), primary_key=True),
+    Column("prompts", LargeBinary, nullable=False),
+)
+
+# Answers of a merge to the items of a measure, in the order of its outcomes; compressed JSON.
+answers = Table(
+    "recycler_answers",
+    metadata,
+    Column("recipe_id", String(16), primary_key=True),
+    Column("measure", String(64), primary_key=True),
+    Column("split", String(16), primary_key=True),
+    Column("answers", LargeBinary, nullable=False),
+    Column("created", String(32), nullable=False),
 )
 
 
