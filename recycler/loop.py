@@ -7,9 +7,9 @@ under the same measure is not evaluated at all.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Recipe
 from recycler.nouns.status import Status, Wanted
 from recycler.nouns.trial import WHOLE, Job, Proposal, State, Trial
+from recycler.pace import Pace
 from recycler.protocols import Executor, Store
 from recycler.race import Race
 
@@ -75,7 +76,7 @@ Listener = Callable[[Progress], object]
 
 
 class _Halted(Exception):
-    """Another process asked to pause or stop, and all jobs in flight are done."""
+    """Another process asked to pause or stop, and all jobs in flight are done or left behind."""
 
 
 def run(
@@ -86,6 +87,7 @@ def run(
     listen: Listener = lambda progress: None,
     phases: Sequence[str] = (Split.SELECT, Split.TEST),
     wanted: Callable[[], Wanted] = lambda: Wanted.RUN,
+    tell: Callable[[Mapping[str, Any]], object] = lambda told: None,
 ) -> Status:
     """Run a study to its end: baselines, search, re-check on select items, report on test items.
 
@@ -97,6 +99,7 @@ def run(
         listen: called after each event.
         phases: splits that are scored after the search.
         wanted: returns what another process asks this run to do; called before each job.
+        tell: takes the progress and the pace of the run as JSON data (see `pace.Pace`).
 
     Returns:
         complete, or the status that another process asked for: paused or stopped.
@@ -107,15 +110,14 @@ def run(
     """
     died = store.status(plan.name)["status"] != Status.PAUSED
     store.set_status(plan.name, Status.RUNNING)
+    pace = Pace(plan, tell)
     try:
-        first = _Run(plan, store, source, executor, listen, wanted)
+        first = _Run(plan, store, source, executor, listen, wanted, pace)
         message = first.search(count_attempts=died)
         for split in phases:
-            _Run(plan, store, source, executor, listen, wanted).recheck(split)
+            _Run(plan, store, source, executor, listen, wanted, pace).recheck(split)
     except _Halted:
-        status = Status.PAUSED if wanted() is Wanted.PAUSE else Status.STOPPED
-        _leave(plan, store, status, "on request")
-        return status
+        return _halted(plan, store, wanted())
     except StudyFailed as error:
         _leave(plan, store, Status.FAILED, error.message)
         raise
@@ -123,11 +125,24 @@ def run(
         _leave(plan, store, Status.PAUSED, error.message)
         raise
     except BaseException as error:
+        if isinstance(error, SystemExit) and wanted() is Wanted.NOW:  # see `runs.run_study`
+            return _halted(plan, store, Wanted.NOW)
         what = error.message if isinstance(error, RecyclerError) else str(error)
         _leave(plan, store, Status.STOPPED, f"{type(error).__name__}: {what}".strip(": "))
         raise
     store.set_status(plan.name, Status.COMPLETE, message)
     return Status.COMPLETE
+
+
+def _halted(plan: Plan, store: Store, wanted: Wanted) -> Status:
+    """Write that a run ended on request."""
+    status = Status.PAUSED if wanted is Wanted.PAUSE else Status.STOPPED
+    at_once = ", without waiting for the merges in flight" if wanted is Wanted.NOW else ""
+    try:
+        _leave(plan, store, status, f"on request{at_once}")
+    except SystemExit:  # the signal of a request to stop at once that was seen before it came
+        _leave(plan, store, status, f"on request{at_once}")
+    return status
 
 
 def _leave(plan: Plan, store: Store, status: Status, message: str) -> None:
@@ -149,12 +164,13 @@ class _Run:
         executor: Executor,
         listen: Listener,
         wanted: Callable[[], Wanted],
+        pace: Pace,
     ) -> None:
         self.plan, self.store, self.source = plan, store, source
         self.executor, self.listen, self._wants = executor, listen, wanted
         self.trials = {trial.number: trial for trial in store.trials(plan.name)}
         self.reference: Sequence[float] | None = store.status(plan.name)["reference"]
-        self.flying = 0
+        self.flying, self._pace = 0, pace
         self._race = Race(plan, store, source.predicted)
         self._measures = plan.measure_ids
         self._onward: deque[Trial] = deque()  # trials that are due for their next block
@@ -254,7 +270,10 @@ class _Run:
         self._tell(phase, None)
         ended = False
         while True:
-            halting = self._wants() is not Wanted.RUN or self._faults.lasting is not None
+            asked = self._wants()
+            if asked is Wanted.NOW:
+                raise _Halted
+            halting = asked is not Wanted.RUN or self._faults.lasting is not None
             while self.executor.free > 0 and not halting:
                 job = self._faults.due()
                 if job is None and not ended:
@@ -264,11 +283,13 @@ class _Run:
                         ended = True
                 if job is None:  # waits for scores in flight, or no job is left
                     break
+                self._pace.begin()
                 self.executor.submit(job)
                 self.flying += 1
             if self.flying:
                 for job, result in self.executor.wait():
                     self.flying -= 1
+                    self._pace.landed(job, result)
                     self._land(job, result, phase)
             elif self._faults.lasting is not None:
                 raise self._faults.lasting
@@ -350,10 +371,12 @@ class _Run:
             copies = sum(bool(entry["copy"]) for entry in self.plan.warm)
             left = remaining_gain(self.ledger, self.plan.objectives, self.reference)
             total = expected + budget + copies
-            self.listen(Progress("search", ended, total, trial, left, waiting))
+            progress = Progress("search", ended, total, trial, left, waiting)
         else:
             done = sum(phase in self.trials[number].evaluations for number in self._due)
-            self.listen(Progress(phase, done, len(self._due), trial, waiting=waiting))
+            progress = Progress(phase, done, len(self._due), trial, waiting=waiting)
+        self._pace.told(progress.phase, progress.done, progress.total, self.flying, waiting)
+        self.listen(progress)
 
     def _wanted(self, split: str) -> list[Trial]:
         """Finalists on select items, the elected on test items, the baselines on both."""

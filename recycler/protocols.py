@@ -172,10 +172,19 @@ class Executor(Protocol):
 
 
 class HeldLease(Protocol):
-    """The lease on a study that is running; `wanted` is the request of another process."""
+    """The lease on a study that is running.
+
+    * `wanted` is the request of another process.
+    * `on_now` sets what is called, from another thread, once the run is asked to stop at once.
+    * `tell` sets the progress that `Store.status` shows to other processes (JSON data).
+    """
 
     @property
     def wanted(self) -> Wanted: ...
+
+    def on_now(self, call: Callable[[], object] | None) -> None: ...
+
+    def tell(self, progress: Mapping[str, Any]) -> None: ...
 
 
 class Store(Protocol):

@@ -11,7 +11,7 @@ from recycler.loop import Listener, Source, run
 from recycler.nouns.evaluation import Split
 from recycler.nouns.plan import Plan
 from recycler.nouns.status import Status, Wanted
-from recycler.protocols import Executor, Store
+from recycler.protocols import Executor, HeldLease, Store
 
 
 class Terminated(SystemExit):
@@ -29,7 +29,8 @@ def run_study(
     """Run or resume a study to its end, as the only process that does so.
 
     SIGTERM and SIGHUP end the run as Ctrl-C does: the study's status becomes `stopped` and the
-    lease is freed.
+    lease is freed. A request to stop at once does the same in the main thread; in another thread it
+    is seen when the next job comes back.
 
     Args:
         plan: the study, as stored in the ledger.
@@ -52,18 +53,40 @@ def run_study(
             )
         executor = make_executor()
         try:
-            return run(plan, store, source, executor, listen, phases, lambda: lease.wanted)
+            with _stopped_at_once(lease):
+                return run(
+                    plan,
+                    store,
+                    source,
+                    executor,
+                    listen,
+                    phases,
+                    lambda: lease.wanted,
+                    lease.tell,
+                )
         finally:
             executor.close()
 
 
 def request(store: Store, study: str, wanted: Wanted) -> bool:
-    """Ask the process that runs a study to pause or stop after the jobs in flight.
+    """Ask the process that runs a study to pause or stop (see `Wanted`).
 
     Returns:
         Whether a living process runs it. If none does, the call has no effect.
     """
     return store.want(study, wanted)
+
+
+@contextmanager
+def _stopped_at_once(lease: HeldLease) -> Iterator[None]:
+    """While inside, a request to stop at once interrupts the main thread with SIGTERM."""
+    main = threading.main_thread()
+    if threading.current_thread() is main:
+        lease.on_now(lambda: signal.pthread_kill(main.ident or 0, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        lease.on_now(None)
 
 
 @contextmanager

@@ -25,10 +25,12 @@ COMMANDS = [
     "pool add",
     "pool list",
     "pool show",
+    "pool rm",
     "merge",
     "run",
     "stop",
     "studies",
+    "rm",
     "front",
     "show",
     "pick",
@@ -339,7 +341,9 @@ def test_a_missing_ledger_is_told_and_not_made(monkeypatch, capsys, tmp_path):
 
 def test_a_study_that_nobody_runs_is_not_asked_to_stop(world, monkeypatch, capsys):
     told = json.loads(call("stop", "toy", "--json", store=world.store))
-    assert told == {"study": "toy", "asked": False}
+    assert (told["study"], told["asked"], told["status"]) == ("toy", False, "complete")
+    said = call("stop", "toy", store=world.store)
+    assert re.match(r"study 'toy' does not run: complete since \d{4}-\d\d-\d\d ", said)
     code, _, err = refused(monkeypatch, capsys, "stop", "nothing", store=world.store)
     assert code == 1
     assert "no study 'nothing'" in err

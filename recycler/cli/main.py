@@ -14,7 +14,7 @@ from recycler.cli.export import export, verify
 from recycler.cli.merge import merge
 from recycler.cli.pool import pool
 from recycler.cli.read import front, pick, show
-from recycler.cli.study import run, stop, studies
+from recycler.cli.study import rm, run, stop, studies
 from recycler.errors import RecyclerError
 
 
@@ -35,7 +35,7 @@ def cli(context: click.Context, store: str) -> None:
     context.obj = store
 
 
-for command in (demo, pool, merge, run, stop, studies, front, show, pick, export, verify):
+for command in (demo, pool, merge, run, stop, studies, rm, front, show, pick, export, verify):
     cli.add_command(command)
 
 

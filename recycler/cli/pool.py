@@ -115,6 +115,22 @@ def pool_show(store: str, name: str, as_json: bool) -> None:
     _show_pool(workspace_of(store), name, as_json)
 
 
+@pool.command("rm")
+@click.argument("name")
+@as_json
+@click.pass_obj
+def pool_rm(store: str, name: str, as_json: bool) -> None:
+    """Remove pool NAME from the ledger; refused while a study uses it. Its folders stay.
+
+    \b
+    Example: recycler pool rm drawer
+    """
+    workspace_of(store).remove_pool(name)
+    print_json({"pool": name}) if as_json else click.echo(
+        f"removed pool {name!r}; its folders stay"
+    )
+
+
 def _show_pool(workspace: Any, name: str, as_json: bool) -> None:
     spec = {"name": name, **workspace.store.catalog.pool(name)}
     print_json(spec) if as_json else lazy("recycler.report.text").pool(spec)

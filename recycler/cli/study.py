@@ -1,5 +1,6 @@
-"""Commands that run studies: `recycler run`, `recycler stop`, `recycler studies`."""
+"""Commands on whole studies: `recycler run`, `recycler stop`, `recycler studies`, `recycler rm`."""
 
+import sys
 from importlib import import_module as lazy
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import click
 
 from recycler.cli.common import FOLDER, as_json, print_json, workspace_of
+from recycler.errors import InvalidConfig
 
 
 @click.command()
@@ -40,32 +42,73 @@ def run(store: str, /, study_file: Path, replace: bool, as_json: bool, **given: 
 @click.command()
 @click.argument("study")
 @click.option("--pause", is_flag=True, help="Pause instead; `recycler run` resumes either way.")
+@click.option("--now", is_flag=True, help="Don't wait for the merges in flight; they are redone.")
 @as_json
 @click.pass_obj
-def stop(store: str, study: str, pause: bool, as_json: bool) -> None:
+def stop(store: str, study: str, pause: bool, now: bool, as_json: bool) -> None:
     """Ask the process that runs STUDY to stop once the merges in flight are scored.
+
+    With --now it ends within seconds; the merges in flight are evaluated again on resume. If no
+    process runs STUDY, says since when and why; the exit code is 0 all the same.
 
     \b
     Example: recycler stop my-study
     """
-    workspace = workspace_of(store)
-    workspace.store.status(study)  # raises NotFound if there is none
-    wanted = lazy("recycler.nouns.status").Wanted("pause" if pause else "stop")
-    asked = lazy("recycler.runs").request(workspace.store, study, wanted)
+    if pause and now:
+        raise click.UsageError("give one of --pause and --now.")
+    ledger = workspace_of(store).store
+    ledger.status(study)  # raises NotFound if there is none
+    wanted = lazy("recycler.nouns.status").Wanted("pause" if pause else "now" if now else "stop")
+    asked = lazy("recycler.runs").request(ledger, study, wanted)
+    status = ledger.status(study)
     if as_json:
-        print_json({"study": study, "asked": asked})
+        shown = {key: status[key] for key in ("status", "message", "alive", "holder", "heartbeat")}
+        print_json({"study": study, "asked": asked, **shown})
+    elif asked:
+        how = "at once" if now else "once the merges in flight are scored"
+        click.echo(f"asked {status['holder']} to {'pause' if pause else 'stop'} {how}")
     else:
-        click.echo(f"asked to {wanted}" if asked else f"no process runs {study!r}")
+        click.echo(lazy("recycler.report.listing").stopped(status))
 
 
 @click.command()
 @as_json
 @click.pass_obj
 def studies(store: str, as_json: bool) -> None:
-    """List the studies of the ledger with their status.
+    """List the studies of the ledger: status, progress, ETA, and the process that runs each.
 
     \b
     Example: recycler studies
     """
-    rows = workspace_of(store).store.studies()
-    print_json(rows) if as_json else lazy("recycler.report.text").studies(rows)
+    listing = lazy("recycler.report.listing")
+    rows = listing.studies_json(workspace_of(store).store)
+    print_json(rows) if as_json else listing.studies(rows)
+
+
+@click.command()
+@click.argument("study")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@as_json
+@click.pass_obj
+def rm(store: str, study: str, yes: bool, as_json: bool) -> None:
+    """Delete STUDY with its trials; refused while a process runs it.
+
+    Its evaluations stay in the ledger, so another study over the same merges need not repeat them.
+
+    \b
+    Example: recycler rm my-study
+    """
+    workspace = workspace_of(store)
+    trials = workspace.trial_count(study)
+    if not yes:
+        question = f"Delete study {study!r} with {trials} trials (their evaluations stay)?"
+        if as_json or not sys.stdin.isatty():
+            raise InvalidConfig(f"{question} Nobody can answer here.", hint="add --yes.")
+        if not click.confirm(question, err=True):
+            click.echo("nothing was deleted", err=True)
+            click.get_current_context().exit(1)
+    done = workspace.remove_study(study)
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"deleted study {study!r}: {done['trials']} trials; their evaluations stay")

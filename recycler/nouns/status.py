@@ -26,11 +26,19 @@ class Status(StrEnum):
 
 
 class Wanted(StrEnum):
-    """Request to the process that runs a study; it finishes its running jobs first."""
+    """Request to the process that runs a study; it finishes its running jobs first, except for NOW.
+
+    Attributes:
+        RUN: go on.
+        PAUSE: finish the jobs in flight, then pause.
+        STOP: finish the jobs in flight, then stop.
+        NOW: stop at once; the jobs in flight are evaluated again when the study is resumed.
+    """
 
     RUN = "run"
     PAUSE = "pause"
     STOP = "stop"
+    NOW = "now"
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,24 +252,6 @@ def _value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def studies(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print one line for each study."""
-    names = ("study", "status", "scored", "pruned", "failed", "running", "created", "message")
-    table = Table(*names)
-    for row in rows:
-        table.add_row(
-            row["name"],
-            row["status"],
-            str(row["complete"]),
-            str(row["pruned"]),
-            str(row["failed"]),
-            str(row["running"]),
-            row["created"][:19],
-            row["message"],
-        )
-    console().print(table if rows else "no studies yet")
-
-
 def pool(spec: Mapping[str, Any]) -> None:
     """Print the checkpoints of a registered pool."""
     table = Table("checkpoint", "fingerprint", "path", "about", title=f"pool {spec['name']}")

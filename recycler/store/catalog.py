@@ -54,6 +54,12 @@ class Catalog:
         found: dict[str, Any] = json.loads(spec)
         return found
 
+    def remove_pool(self, name: str) -> None:
+        """Remove a pool from the registry. Its folders and all scores stay."""
+        self._engine.write(
+            lambda db, again: db.execute(t.pools.delete().where(t.pools.c.name == name)) and None
+        )
+
     def pools(self) -> list[str]:
         """Names of the registered pools."""
         with self._engine.reading() as db:

@@ -10,8 +10,9 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -26,6 +27,7 @@ from recycler.store import rows as t
 from recycler.store.engine import Engine
 
 BEAT = 5.0  # seconds between two heartbeats
+LOOK = 1.0  # seconds between two readings of what the run is asked to do
 STALE = 60.0  # age at which a heartbeat counts as that of a dead process [s]
 _MINE: set[str] = set()  # tokens of leases that this process holds
 
@@ -37,17 +39,27 @@ class Lease:
         self.study, self.token = study, token
         self._engine = engine
         self._wanted = Wanted.RUN
+        self._at_once: Callable[[], object] | None = None
+        self._told: str | None = None  # progress as JSON, written with the heartbeat
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"lease {study}", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name=f"lease {study}", daemon=True)
         if not engine.in_memory:  # nobody else can open it, and its connection is not shared
             self._thread.start()
 
     @property
     def wanted(self) -> Wanted:
-        """What the run was asked to do at the last heartbeat; STOP if the lease was lost."""
+        """What the run was asked to do at the last look; STOP if the lease was lost."""
         if self._engine.in_memory and not self._over.is_set():
-            self._look()
+            self._beat()
         return self._wanted
+
+    def on_now(self, call: Callable[[], object] | None) -> None:
+        """Set what the lease's thread calls, once, when the run is asked to stop at once."""
+        self._at_once = call
+
+    def tell(self, progress: Mapping[str, Any]) -> None:
+        """Set the progress that the next heartbeat writes into the study's row."""
+        self._told = json.dumps(progress)
 
     def close(self) -> None:
         """Stop the heartbeat and free the study, unless another process holds it by now."""
@@ -55,31 +67,51 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join()
         _MINE.discard(self.token)
-        free = (
-            t.studies.update()
-            .where(t.studies.c.name == self.study, t.studies.c.token == self.token)
-            .values(token="", wanted=Wanted.RUN)
-        )
         try:
             with self._engine.writing() as db:
-                db.execute(free)
+                db.execute(self._renewal(db).values(token="", wanted=Wanted.RUN))
         except sa.exc.DBAPIError:
             return  # the database is unreachable; the next run will see that this process is gone
 
-    def _beat(self) -> None:
-        while not self._over.wait(BEAT):
-            self._look()
+    def _watch(self) -> None:
+        """Beat, and look for requests in between, until the lease is closed."""
+        beaten = time.monotonic()
+        while not self._over.wait(min(LOOK, BEAT)):
+            if time.monotonic() - beaten >= BEAT:
+                beaten = time.monotonic()
+                self._beat()
+            else:
+                self._look()
+            if self._wanted is Wanted.NOW and self._at_once:
+                call, self._at_once = self._at_once, None
+                call()
 
-    def _look(self) -> None:
+    def _beat(self) -> None:
         """Renew the lease and read what the run is asked to do."""
-        mine = (t.studies.c.name == self.study, t.studies.c.token == self.token)
         try:
             with self._engine.writing() as db:
-                beat = t.studies.update().where(*mine).values(heartbeat=self._engine.clock(db))
-                found = db.execute(beat.returning(t.studies.c.wanted)).scalar()
+                found = db.execute(self._renewal(db).returning(t.studies.c.wanted)).scalar()
         except sa.exc.DBAPIError:
             return  # unreachable for now; if that lasts, a write will fail
         self._wanted = Wanted(found) if found else Wanted.STOP
+
+    def _look(self) -> None:
+        """Read what the run is asked to do."""
+        c = t.studies.c
+        asked = sa.select(c.wanted).where(c.name == self.study, c.token == self.token)
+        try:
+            with self._engine.reading() as db:
+                found = db.execute(asked).scalar()
+        except sa.exc.DBAPIError:
+            return
+        self._wanted = Wanted(found) if found else Wanted.STOP
+
+    def _renewal(self, db: sa.Connection) -> sa.Update:
+        """The update that renews this lease and writes the progress of the run."""
+        c = t.studies.c
+        told = {"progress": self._told} if self._told else {}
+        mine = t.studies.update().where(c.name == self.study, c.token == self.token)
+        return mine.values(heartbeat=self._engine.clock(db), **told)
 
 
 @contextmanager

@@ -65,6 +65,7 @@ studies = Table(
     Column("heartbeat", Float(53), nullable=False),
     Column("wanted", String(16), nullable=False),
     Column("scales", Text, nullable=True),
+    Column("progress", Text, nullable=True),
 )
 
 trials = Table(

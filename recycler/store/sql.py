@@ -64,8 +64,7 @@ class SqlStore:
             alive = lease.is_alive(row, self.engine.clock(db)) if row else False
             plan, anew = decide(old, scores.trials_of(db, name) if row else [], alive)
             if anew and row:
-                if not alive:  # a killed process left its token behind
-                    db.execute(studies.named(t.studies.update(), name).values(token=""))
+                self._free_if_dead(db, row)
                 self._delete(db, name)
             if anew or not row:
                 studies.create(db, plan, again, self.where)
@@ -111,8 +110,9 @@ class SqlStore:
         """The status of a study without its trials.
 
         Returns:
-            `{"name", "status", "message", "created", "reference": gains or None, "event", "alive":
-            whether a process runs it, "holder", "heartbeat" [s since 1970], "wanted"}` and the
+            `{"name", "status", "message", "created", "reference": gains or None, "progress": what
+            the last run told of itself or None (see `pace.Pace`), "event", "alive": whether a
+            process runs it, "holder", "heartbeat" [s since 1970], "wanted"}` and the
             number of trials in each state. A study whose process died is `stopped`, whatever its
             row says.
         """
@@ -138,8 +138,22 @@ class SqlStore:
         self.engine.write(work)
 
     def delete_study(self, study: str) -> None:
-        """Delete a study and its trials. Evaluations stay, because other studies may use them."""
-        self.engine.write(lambda db, again: self._delete(db, study))
+        """Delete a study and its trials. Evaluations stay, because other studies may use them.
+
+        Raises:
+            Conflict: a living process runs it.
+        """
+
+        def work(db: sa.Connection, again: bool) -> None:
+            if (
+                again
+                and not db.execute(studies.named(sa.select(t.studies.c.name), study)).scalar()
+            ):
+                return
+            self._free_if_dead(db, studies.row_of(db, study))
+            self._delete(db, study)
+
+        self.engine.write(work)
 
     # --- trials ---
 
@@ -331,9 +345,14 @@ class SqlStore:
 
     # --- inside ---
 
+    def _free_if_dead(self, db: sa.Connection, row: Mapping[Any, Any]) -> None:
+        """Remove the token that a killed process left behind."""
+        if row["name"] not in self._leases and not lease.is_alive(row, self.engine.clock(db)):
+            db.execute(studies.named(t.studies.update(), row["name"]).values(token=""))
+
     def _delete(self, db: sa.Connection, study: str) -> None:
         self._claim(db, study)
-        for table in (t.scores, t.trials):
+        for table in (t.scores, t.trials, t.tries):
             db.execute(table.delete().where(table.c.study == study))
         db.execute(t.studies.delete().where(t.studies.c.name == study))
 

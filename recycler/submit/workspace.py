@@ -5,7 +5,8 @@ from typing import Any
 
 from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.pool import Pool
-from recycler.errors import Mismatch
+from recycler.errors import Conflict, Mismatch
+from recycler.nouns.trial import State
 from recycler.protocols import Executor, ScorerFactory
 from recycler.registry import resolve
 from recycler.settings import checked
@@ -61,6 +62,24 @@ class Workspace:
             spec["base"] and _entry(spec["base"]),
         )
 
+    def remove_pool(self, name: str) -> None:
+        """Remove a pool from the registry; its folders stay.
+
+        Raises:
+            NotFound: there is no such pool.
+            Conflict: a study of this ledger searches these checkpoints.
+        """
+        spec = self.store.catalog.pool(name)
+        found = {(entry["name"], entry["fingerprint"]) for entry in spec["checkpoints"]}
+        for row in self.store.studies():
+            study = row["name"]
+            if name == pool_name(study) or {*self.store.plan(study).ingredients} == found:
+                raise Conflict(
+                    f"pool {name!r} is in use by study {study!r}.",
+                    hint=f"delete the study first: `recycler rm {study}`.",
+                )
+        self.store.catalog.remove_pool(name)
+
     def fingerprint(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> str:
         """The checkpoint's fingerprint, from the ledger unless a file was touched since."""
         stamp = checkpoint.stamp()
@@ -74,6 +93,31 @@ class Workspace:
         return known
 
     # --- studies ---
+
+    def remove_study(self, study: str) -> dict[str, Any]:
+        """Delete a study and its pool's entry; its evaluations stay for other studies.
+
+        Returns:
+            `{"study", "trials": number of trials deleted}`.
+
+        Raises:
+            NotFound: there is no such study.
+            Conflict: a living process runs it.
+        """
+        deleted = self.trial_count(study)
+        self.store.delete_study(study)
+        self.store.catalog.remove_pool(pool_name(study))
+        return {"study": study, "trials": deleted}
+
+    def trial_count(self, study: str) -> int:
+        """Number of trials of a study, in any state; Conflict if a living process runs it."""
+        status = self.store.status(study)
+        if status["alive"]:
+            raise Conflict(
+                f"study {study!r} is being run by {status['holder']}.",
+                hint=f"stop it first: `recycler stop {study}`.",
+            )
+        return sum(status[str(state)] for state in State)
 
     def study_pool(self, study: str) -> Pool:
         """The pool that a study was submitted with; its files must still be the same.

@@ -9,6 +9,7 @@ down_revision = "0001"
 
 def upgrade() -> None:
     op.add_column("recycler_studies", sa.Column("scales", sa.Text, nullable=True))
+    op.add_column("recycler_studies", sa.Column("progress", sa.Text, nullable=True))
     op.create_table(
         "recycler_tries",
         sa.Column(
