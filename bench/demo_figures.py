@@ -25,7 +25,7 @@ def table(study: Results, seconds: float | None) -> str:
     shape = study.front_json()
     before, after = shape["baseline_hypervolume"]["test"], shape["hypervolume"]["test"]
     objectives = study.plan.objectives
-    knee = study.front.knee()
+    pick = study.decision.pick
     singles = [t for t in study.baselines if t.kind == "single"]
 
     def average(trial) -> float:
@@ -38,7 +38,7 @@ def table(study: Results, seconds: float | None) -> str:
         if any((objectives.gains([m.means("test")]) >= objectives.gains([t.means("test")])).all()
                for m in study.front.trials if not m.is_baseline)
     ]  # fmt: skip
-    rows = [("knee of the front", knee), ("uniform soup", _named(study, "uniform"))]
+    rows = [("the pick", pick), ("uniform soup", _named(study, "uniform"))]
     rows += [("merge-best", _named(study, "merge-best")), (f"best single ({best.name[7:]})", best)]
     heads = [f"{o.name} {'↑' if o.direction == 'max' else '↓'}" for o in objectives.searched]
     lines = [
@@ -89,7 +89,7 @@ def main() -> None:
             f"{head}{BEGIN}{text}{END}{rest.split(END)[1]}", encoding="utf-8"
         )
         (ROOT / "docs").mkdir(exist_ok=True)
-        (ROOT / "docs" / "front.png").write_bytes(front_png(study, study.front.knee().number))
+        (ROOT / "docs" / "front.png").write_bytes(front_png(study, study.decision.pick.number))
 
 
 if __name__ == "__main__":

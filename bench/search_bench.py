@@ -158,8 +158,7 @@ class Search:
 
     def _paper(self, evaluations: int) -> None:
         n = self.plan.n
-        singles = np.array(list(baselines.single_gains(self.plan, self.trials).values()))
-        scales, told = self.plan.objectives.scales(singles), []
+        scales, told = baselines.scales_of(self.plan, self.trials), []
         cma = CMA(
             mean=np.full(n, 1 / n),
             sigma=1.0,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from recycler.errors import InvalidConfig, RecyclerError, StudyFailed, Unavailable
+from recycler.front.baselines import steps_of
 from recycler.front.stages import AHEAD, Expected, due, exhausted, remaining_gain, spent
 from recycler.nouns.evaluation import Evaluation, Failure, Fault, Split
 from recycler.nouns.objectives import Array
@@ -359,7 +360,8 @@ class _Run:
             corner = self.source.reference(self.ledger)
             if corner is not None:
                 self.reference = [float(x) for x in corner]
-                self.store.set_reference(self.plan.name, self.reference)
+                steps = [float(x) for x in steps_of(self.plan, self.ledger)]
+                self.store.set_reference(self.plan.name, self.reference, steps)
 
     def _tell(self, phase: str, trial: Trial | None, waiting: str = "") -> None:
         if phase == Split.DEV:

@@ -142,7 +142,7 @@ class Study:
         return self.results.front
 
     def verdict(self, trial: Trial | None = None) -> Verdict | None:
-        """A trial, or the knee of the front, against the best single and the greedy soup."""
+        """A trial, or the pick, against the best single, the best baseline and the references."""
         return self.results.verdict(trial)
 
     def export(

@@ -121,7 +121,8 @@ def test_show_as_json_tells_recipe_scores_and_digest(world):
 
 def test_pick_prints_a_number_and_as_json_the_trial(world):
     front = world.open().front
-    assert int(call("pick", "toy", store=world.store)) == front.knee().number
+    pick = world.open().results.decision.pick
+    assert int(call("pick", "toy", store=world.store)) == pick.number
     assert int(call("pick", "toy", "--knee", store=world.store)) == front.knee().number
     best = min(front.trials, key=lambda t: t.means("select")["text"])
     chosen = json.loads(call("pick", "toy", "--prefer", "text=1", "--json", store=world.store))

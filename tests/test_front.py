@@ -108,6 +108,13 @@ def test_a_preference_picks_the_largest_weighted_sum_in_units_of_the_fronts_rang
     assert front().prefer(weights).number == number
 
 
+def test_a_preference_is_weighed_in_steps_of_the_scale_if_there_is_one():
+    # one step of loss is worth 1 / 0.05 = 20 units of speed: the smallest loss is best
+    scaled = replace(front(), steps=np.array([1.0, 0.05]))
+    assert scaled.prefer({"speed": 1.0, "loss": 1.0}).number == 3
+    assert replace(front(), steps=np.array([1.0, 50.0])).prefer().number == 0
+
+
 def test_a_preference_does_not_depend_on_the_units_of_the_scores():
     stretched = front([(1000 * speed, loss / 1000) for speed, loss in DRAWER])
     for ratio in np.linspace(0, 1, 21):
@@ -120,14 +127,16 @@ def test_a_preference_does_not_depend_on_the_units_of_the_scores():
     [
         ({}, 1),
         ({"speed": 9.5}, 0),
-        ({"loss": 1.4}, 2),  # the range is that of those who pass: 1, 1.07 and 1
+        ({"loss": 1.4}, 1),
         ({"speed": 6.0, "loss": 1.4}, 1),  # met exactly; for loss the floor is a ceiling
         ({"loss": 1.3}, 2),
         ({"loss": 1.1}, 3),
         ({"speed": 5.0, "loss": 1.3}, 2),
     ],
 )
-def test_floors_are_raw_scores_and_the_knee_of_those_who_meet_them_is_picked(floors, number):
+def test_floors_are_raw_scores_and_the_best_average_of_those_who_meet_them_is_picked(
+    floors, number
+):
     assert front().above(floors).number == number
 
 

@@ -166,15 +166,6 @@ def test_gains_turn_only_what_is_minimized_and_leave_out_what_is_held_out():
     assert objectives.gains([]).shape == (0, objectives.m) == (0, 2)
 
 
-def test_scales_are_given_or_the_range_of_the_singles_or_one():
-    objectives = Objectives(
-        (Objective("given", scale=0.25), Objective("wide"), Objective("constant"))
-    )
-    singles = np.array([[0.0, -4.0, 0.7], [0.9, 2.0, 0.7]])
-    assert objectives.scales(singles).tolist() == [0.25, 6.0, 1.0]
-    assert objectives.scales(np.empty((0, 3))).tolist() == [0.25, 1.0, 1.0]
-
-
 def test_objectives_are_found_by_name_and_split_into_searched_and_held_out():
     objectives = Objectives((Objective("a"), Objective("b", held_out=True)))
     assert [o.name for o in objectives] == ["a", "b"]
@@ -243,16 +234,8 @@ def test_a_weight_must_be_a_positive_number(weight):
         Objective("a", weight=weight)
 
 
-def test_an_objective_of_weight_two_counts_twice_in_averages():
-    singles = np.array([[0.0, 0.0], [1.0, 4.0]])
-    gains = np.array([0.5, 1.0])
-    plain, doubled = (
-        Objectives((Objective("a"), Objective("b", scale=scale, weight=weight)))
-        for scale, weight in ((None, 1.0), (2.0, 2.0))
-    )
-    assert (gains / plain.scales(singles)).tolist() == [0.5, 0.25]
-    assert (gains / doubled.scales(singles)).tolist() == [0.5, 1.0]  # 2 x 1.0 / 2
-    assert doubled.weights.tolist() == [1.0, 2.0]
+def test_weights_follow_the_order_of_the_objectives():
+    assert Objectives((Objective("a"), Objective("b", weight=2.0))).weights.tolist() == [1.0, 2.0]
 
 
 def test_only_known_properties_of_a_merge_can_be_objectives():

@@ -63,7 +63,8 @@ def test_the_cards_best_baseline_is_the_best_by_its_direction(study):
     trial = next(t for t in study.trials if t.kind == "uniform")
     rivals = [t for t in study.baselines if t.number != trial.number]
     best = min(rivals, key=lambda t: t.means("test")["text"])  # bits per byte: lower is better
-    line = next(row for row in model_card(study, trial).splitlines() if row.startswith("| text"))
+    scores = model_card(study, trial).partition("## Scores on")[2]
+    line = next(row for row in scores.splitlines() if row.startswith("| text"))
     assert f"{best.means('test')['text']:.4g} ({best.name})" in line
 
 
@@ -124,12 +125,10 @@ def test_the_verdict_is_said_wherever_the_front_is_shown(study, capsys):
     sentence = study.verdict().sentence
     text.front(study)
     said = " ".join(capsys.readouterr().out.split())
-    assert sentence in said
+    assert sentence in " ".join(said.replace("│", " ").split())
     assert html.escape(sentence) in html_page(study)
-    best = study.best_average
-    told = f"By that average trial {best.number} ({best.name}) is expected to be the best member."
-    shown = best.number != study.verdict().trial
-    assert (told in said, html.escape(told) in html_page(study)) == (shown, shown)
+    assert study.decision.title in said
+    assert html.escape(study.decision.title) in html_page(study)
     trial = next(t for t in study.trials if t.kind == "uniform")
     own = study.verdict(trial)
     assert own.trial == trial.number

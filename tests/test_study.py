@@ -38,14 +38,14 @@ def test_the_front_has_the_documented_shape(study: Study, table: dict) -> None:
         "objectives",
         "held_out",
         "reference",
+        "steps",
         "hypervolume",
         "baseline_hypervolume",
         "evaluations",
         "basis",
         "members",
         "baselines",
-        "verdict",
-        "best_average",
+        "decision",
         "feasible",
         "floors",
         "gaps",
@@ -84,38 +84,40 @@ def test_regret_is_the_distance_to_the_best_of_front_and_baselines(table: dict) 
             assert member["regret"][name] == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_verdict_follows_from_the_json_alone(study: Study, table: dict) -> None:
-    told = table["verdict"]
-    assert (told["trial"], told["split"]) == (study.front.knee().number, "test")
+def test_the_decision_follows_from_the_json_alone(study: Study, table: dict) -> None:
+    told = table["decision"]
     rows = {row["trial"]: row for row in (*table["baselines"], *table["members"])}
     singles = [row for row in table["baselines"] if row["kind"] == "single"]
-    text, choice = ([row["dev"][n]["mean"] for row in singles] for n in ("text", "choice"))
+    steps = table["steps"]
 
-    def average(row: dict, split: str) -> float:
-        scaled = (
-            -row[split]["text"]["mean"] / (max(text) - min(text)),
-            row[split]["choice"]["mean"] / (max(choice) - min(choice)),
-        )
-        return sum(scaled) / 2
+    def average(scores: dict) -> float:
+        return (scores["choice"] / steps[1] - scores["text"] / steps[0]) / 2
 
-    averages = {
-        row["trial"]: average(
-            {"select": {n: {"mean": v} for n, v in row["expected"].items()}}, "select"
-        )
-        for row in table["members"]
-    }
-    assert table["best_average"] == max(averages, key=averages.__getitem__)
-    best = max(singles, key=lambda row: average(row, "select"))
-    for rival, key in ((best["trial"], "single"), (None, "greedy")):
-        found = told[key]
-        if found is None:  # it is the knee itself
-            assert rival in (None, told["trial"])
-            continue
-        assert rival in (None, found["trial"])
-        lead = average(rows[told["trial"]], "test") - average(rows[found["trial"]], "test")
+    def means(row: dict, split: str) -> dict:
+        return {name: score["mean"] for name, score in row[split].items()}
+
+    merges = [row for row in table["members"] if row["kind"] != "single"]
+    foreseen = {row["trial"]: average(row["expected"]) for row in merges}
+    assert told["best_merge"] == max(foreseen, key=foreseen.__getitem__)
+    verdict = told["verdict"]
+    assert verdict["trial"] == told["pick"]
+    assert verdict["split"] == "test"
+    if not told["kept"]:
+        assert told["pick"] == told["best_merge"]
+    best = max(singles, key=lambda row: average(means(row, "select")))["trial"]
+    for found in verdict["comparisons"]:
+        if found["role"] == "best single":
+            assert found["trial"] == best
+        pair = [means(rows[number], "test") for number in (told["pick"], found["trial"])]
+        lead = average(pair[0]) - average(pair[1])
         assert found["difference"] == pytest.approx(lead)
         assert found["interval"][0] <= lead <= found["interval"][1]
-    assert told["sentence"].endswith("on 16 test items per task.")
+        for apart in found["objectives"]:
+            sign = -1.0 if apart["direction"] == "min" else 1.0
+            name = apart["objective"]
+            assert apart["difference"] == pytest.approx(sign * (pair[0][name] - pair[1][name]))
+        assert [a["objective"] for a in found["objectives"]] == ["text", "choice", "word"]
+    assert verdict["sentence"].endswith("on 16 test items per task.")
 
 
 def test_gaps_are_the_steps_along_the_front(results: Results, table: dict) -> None:

@@ -46,8 +46,12 @@ def outcomes(trial, split):
     return trial.evaluations[split].outcomes
 
 
-def held(pick, singles, greedy=None, objectives=TWO, scales=(1.0, 1.0)):
-    return verdict(pick, "knee", singles, greedy, objectives, np.array(scales), outcomes)
+def held(pick, rivals, objectives=TWO, scales=(1.0, 1.0), **more):
+    return verdict(pick, "knee", rivals, objectives, np.array(scales), outcomes, **more)
+
+
+def single_of(found):
+    return found.against("best single")
 
 
 def test_the_difference_of_averages_follows_its_normal_law():
@@ -59,13 +63,13 @@ def test_the_difference_of_averages_follows_its_normal_law():
     found = held(pick, [single], scales=(2.0, 1.0))
     # the mean over two objectives of a lead of 0.1 in steps of 2; its error is the jitter's
     error = jitter.std() / sqrt(ITEMS) / 2 / 2
-    assert found.single.difference == pytest.approx(0.1 / 2 / 2)
-    assert found.single.interval == pytest.approx(
+    assert single_of(found).difference == pytest.approx(0.1 / 2 / 2)
+    assert single_of(found).interval == pytest.approx(
         (0.025 - 1.96 * error, 0.025 + 1.96 * error), abs=0.15 * error
     )
     expected = (1 + erf(0.025 / error / sqrt(2))) / 2
-    assert found.single.p_better == pytest.approx(expected, abs=0.02)
-    assert (found.split, found.items, found.best_single) == ("test", (ITEMS, ITEMS), "a")
+    assert single_of(found).p_better == pytest.approx(expected, abs=0.02)
+    assert (found.split, found.items, single_of(found).name) == ("test", (ITEMS, ITEMS), "a")
 
 
 def test_smaller_is_better_where_the_objective_says_so():
@@ -74,8 +78,8 @@ def test_smaller_is_better_where_the_objective_says_so():
     pick = scored(5, "search 1", test={**both, "down": items_around(1.0, noise)})
     single = scored(0, "single:a", "single", test={**both, "down": items_around(1.2, noise)})
     found = held(pick, [single])
-    assert found.single.difference == pytest.approx(0.1)
-    assert found.single.p_better == 1.0  # the same noise on every item: no doubt
+    assert single_of(found).difference == pytest.approx(0.1)
+    assert single_of(found).p_better == 1.0  # the same noise on every item: no doubt
 
 
 def test_weights_of_the_objectives_come_in_with_the_scales():
@@ -85,9 +89,8 @@ def test_weights_of_the_objectives_come_in_with_the_scales():
     scores = [Score(0.0, 0.1, 9), Score(1.0, 0.1, 9)]
     pick = scored(5, "search 1", test={"up": scores[1], "down": scores[1]})
     single = scored(0, "single:a", "single", test={"up": scores[0], "down": scores[0]})
-    scales = weighted.scales(np.array([[0.0, 0.0], [1.0, 1.0]]))
-    found = held(pick, [single], objectives=weighted, scales=scales)
-    assert found.single.difference == pytest.approx((3 * 1.0 - 1.0) / 2)
+    found = held(pick, [single], objectives=weighted, scales=1.0 / weighted.weights)
+    assert single_of(found).difference == pytest.approx((3 * 1.0 - 1.0) / 2)
     assert found.weighted
     assert "in the scaled, weighted average" in found.sentence
 
@@ -99,8 +102,8 @@ def test_the_best_single_is_picked_on_other_items_than_those_reported():
     single_b = scored(1, "single:b", "single", select=plain, test=lucky)
     pick = scored(5, "search 1", select=plain, test=lucky)
     found = held(pick, [single_a, single_b])
-    assert found.best_single == "a"
-    assert found.single.difference == pytest.approx(0.2)
+    assert single_of(found).name == "a"
+    assert single_of(found).difference == pytest.approx(0.2)
 
 
 def test_the_report_is_on_the_most_honest_items_that_all_were_scored_on():
@@ -117,13 +120,13 @@ def test_the_report_is_on_the_most_honest_items_that_all_were_scored_on():
 def test_a_rival_that_is_the_merge_itself_is_no_rival():
     one = {"up": Score(0.5, 0.1, 9), "down": Score(0.0, 0.1, 9)}
     single, soup = scored(0, "single:a", "single", test=one), scored(7, "greedy 1", test=one)
-    found = held(single, [single], soup)
-    assert found.single is None
-    assert found.greedy.trial == 7
+    found = held(single, [single, soup])
+    assert single_of(found) is None
+    assert found.against("best baseline").trial == 7
     assert found.sentence.startswith(
-        "Trial 0 (knee) is your best single checkpoint itself (a), and is ahead of the greedy soup"
+        "Trial 0 (knee) is your best single checkpoint itself (a), and is ahead of the best baseline"
     )
-    assert held(soup, [single], soup).greedy is None
+    assert held(soup, [single, soup]).against("best baseline") is None
 
 
 def test_a_rival_below_a_floor_is_called_so() -> None:
@@ -135,27 +138,26 @@ def test_a_rival_below_a_floor_is_called_so() -> None:
             pick,
             "knee",
             [single],
-            None,
             TWO,
             np.ones(2),
             outcomes,
             lambda split, worst=worst: np.array([-np.inf, worst]),
         )
-        assert found.single.below is below
+        assert single_of(found).below is below
         assert ("(a), which is below a floor, by" in found.sentence) is below
 
 
-def comparison(difference, low, high, p):
-    return Comparison(0, "math-2", difference, (low, high), p)
+def comparison(role, difference, low, high, p):
+    return Comparison(0, "math-2", role, difference, (low, high), p)
 
 
+AHEAD = comparison("best single", 0.034, 0.021, 0.047, 0.9995)
 SAID = Verdict(
     trial=41,
     role="knee",
     split="test",
-    single=comparison(0.034, 0.021, 0.047, 0.9995),
-    best_single="math-2",
-    greedy=comparison(0.012, -0.001, 0.025, 0.96),
+    itself="",
+    comparisons=(AHEAD, comparison("best baseline", 0.012, -0.001, 0.025, 0.96)),
     items=(1000, 1000),
     weighted=False,
 )
@@ -167,22 +169,36 @@ SAID = Verdict(
         (
             {},
             "Trial 41 (knee) beats your best single checkpoint (math-2) by 0.034 [0.021, 0.047] in "
-            "the scaled average with probability > 0.99, and the greedy soup by 0.012 "
+            "the scaled average with probability > 0.99, and the best baseline (math-2) by 0.012 "
             "[-0.001, 0.025] (0.96), on 1000 test items per task.",
         ),
         (
-            {"greedy": comparison(-0.012, -0.025, 0.001, 0.04), "items": (9, 12)},
+            {
+                "comparisons": (
+                    AHEAD,
+                    comparison("best baseline", -0.012, -0.025, 0.001, 0.04),
+                    comparison("reference", -0.012, -0.025, 0.001, 0.04),
+                ),
+                "items": (9, 12),
+            },
             "Trial 41 (knee) beats your best single checkpoint (math-2) by 0.034 [0.021, 0.047] in "
-            "the scaled average with probability > 0.99, and is worse than the greedy soup by 0.012 "
-            "[-0.001, 0.025] (0.96), on 9 to 12 test items per task.",
+            "the scaled average with probability > 0.99, is worse than the best baseline (math-2) by "
+            "0.012 [-0.001, 0.025] (0.96), and the reference math-2 by 0.012 [-0.001, 0.025] (0.96), "
+            "on 9 to 12 test items per task.",
         ),
         (
-            {"single": comparison(0.01, -0.02, 0.04, 0.71), "greedy": None, "items": (0, 0)},
+            {
+                "comparisons": (comparison("best single", 0.01, -0.02, 0.04, 0.71),),
+                "items": (0, 0),
+            },
             "Trial 41 (knee) is ahead of your best single checkpoint (math-2) by 0.010 "
             "[-0.020, 0.040] in the scaled average with probability 0.71.",
         ),
         (
-            {"single": comparison(-0.01, -0.04, 0.02, 0.29), "greedy": None, "split": "dev"},
+            {
+                "comparisons": (comparison("best single", -0.01, -0.04, 0.02, 0.29),),
+                "split": "dev",
+            },
             "Trial 41 (knee) is behind your best single checkpoint (math-2) by 0.010 "
             "[-0.020, 0.040] in the scaled average with probability 0.71, on 1000 dev items per task. "
             "Optimistic: the search saw these items.",

@@ -13,12 +13,19 @@ from recycler.cli.common import FOLDER, as_json, numbers, print_json, results_of
 @click.option("--html", type=FOLDER, help="Write the report, one self-contained file.")
 @click.option("--png", type=FOLDER, help="Write a picture of the front.")
 @click.option("--csv", type=FOLDER, help="Write members and baselines as a table.")
+@click.option("--all", "whole", is_flag=True, help="Print all rows, also those beyond one screen.")
 @as_json
 @click.pass_obj
 def front(
-    store: str, study: str, html: Path | None, png: Path | None, csv: Path | None, as_json: bool
+    store: str,
+    study: str,
+    html: Path | None,
+    png: Path | None,
+    csv: Path | None,
+    whole: bool,
+    as_json: bool,
 ) -> None:
-    """Show the Pareto front of STUDY, or write it as a page, a picture or a table.
+    """Show what to take from STUDY and its Pareto front, or write a page, a picture or a table.
 
     \b
     Example: recycler front demo --html report.html
@@ -35,7 +42,7 @@ def front(
     if as_json:
         print_json(results.front_json())
     elif not (html or png or csv):
-        lazy("recycler.report.text").front(results)
+        lazy("recycler.report.text").front(results, whole=whole)
 
 
 @click.command()
@@ -55,7 +62,7 @@ def show(store: str, study: str, trial: int, as_json: bool) -> None:
 
 @click.command()
 @click.argument("study")
-@click.option("--knee", is_flag=True, help="The best balanced member (default).")
+@click.option("--knee", is_flag=True, help="The best balanced member, by the shape of the front.")
 @click.option(
     "--prefer",
     metavar="[a=2,b=1]",
@@ -63,13 +70,16 @@ def show(store: str, study: str, trial: int, as_json: bool) -> None:
     flag_value="",
     help="Largest weighted sum of gains; alone, with the weights of the objectives.",
 )
-@click.option("--floor", metavar="a=0.6", help="Knee among members at least this good.")
+@click.option("--floor", metavar="a=0.6", help="Best average among members at least this good.")
 @as_json
 @click.pass_obj
 def pick(
     store: str, study: str, knee: bool, prefer: str | None, floor: str | None, as_json: bool
 ) -> None:
-    """Pick one member of the front of STUDY and print its trial number.
+    """Print the number of the trial to take from STUDY, and why on standard error.
+
+    By default it is the member with the best expected weighted average that meets all floors, or
+    the single checkpoint or reference to keep if no merge is expected to be better.
 
     \b
     Example: recycler pick demo --floor arithmetic=0.5
@@ -77,9 +87,10 @@ def pick(
     if knee + (prefer is not None) + bool(floor) > 1:
         raise click.UsageError("give one of --knee, --prefer and --floor.")
     results = results_of(store, study)
-    members = results.front
-    if prefer is not None:
-        chosen = members.prefer(numbers(prefer) if prefer else None)
-    else:
-        chosen = members.above(numbers(floor)) if floor else members.knee()
-    print_json(results.trial_json(chosen.number)) if as_json else click.echo(chosen.number)
+    preferred = None if prefer is None else numbers(prefer) if prefer else {}
+    chosen = results.picked(knee, preferred, numbers(floor) if floor else None)
+    if as_json:
+        print_json(results.trial_json(chosen.number))
+        return
+    click.echo(lazy("recycler.report.decision").why(results, chosen), err=True)
+    click.echo(chosen.number)

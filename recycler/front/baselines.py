@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from recycler.front.scale import steps
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Kind, Proposal, State, Trial
@@ -80,7 +81,7 @@ def greedy_step(plan: Plan, trials: Sequence[Trial], limit: int = GREEDY_STEPS) 
     known = single_gains(plan, trials)
     if len(known) < 2:
         return None
-    scales = plan.objectives.scales(np.array(list(known.values())))
+    scales = scales_of(plan, trials)
     utility = {i: float((gains / scales).mean()) for i, gains in known.items()}
     order = sorted(known, key=lambda i: (-utility[i], i))
     by_id: Mapping[str, Trial] = {trial.recipe.id: trial for trial in trials}
@@ -107,19 +108,26 @@ def scored(plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
     return [*known, *([soup] if soup else [])]
 
 
-def scales(plan: Plan, trials: Sequence[Trial]) -> Array:
-    """(m,) step of each objective in averages: its scale, or the range of the singles."""
+def steps_of(plan: Plan, trials: Sequence[Trial]) -> Array:
+    """(m,) one step of each objective in its unit, from the scored singles (see `scale.steps`)."""
     singles = [t for t in trials if t.kind == Kind.SINGLE and t.state == State.COMPLETE]
-    return plan.objectives.scales(plan.objectives.gains([t.means("dev") for t in singles]))
+    scores = [t.evaluations["dev"].scores for t in singles]
+    errors = [[row[o.name].stderr for o in plan.objectives.searched] for row in scores]
+    gains = plan.objectives.gains([t.means("dev") for t in singles])
+    return steps(plan.objectives, gains, np.array(errors).reshape(gains.shape))
+
+
+def scales_of(plan: Plan, trials: Sequence[Trial]) -> Array:
+    """(m,) divisors of gains in averages: the steps over the objectives' weights."""
+    return steps_of(plan, trials) / plan.objectives.weights
 
 
 def greedy_soup(plan: Plan, trials: Sequence[Trial]) -> Trial | None:
     """Return the trial with the best average on the greedy path so far; None before the first."""
-    known = single_gains(plan, trials)
     path = [t for t in trials if t.kind == "greedy" and t.state == State.COMPLETE]
     if not path:
         return None
-    scales = plan.objectives.scales(np.array(list(known.values())))
+    scales = scales_of(plan, trials)
     gains = plan.objectives.gains([t.means("dev") for t in path])
     return path[int(np.argmax((gains / scales).mean(axis=1)))]
 

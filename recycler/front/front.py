@@ -41,6 +41,8 @@ class Front:
         floors: (m,) smallest gains allowed on `basis` items; -inf where there is no floor.
         expected: (k, m) expected gains of the members (see `front.expectation`), used to pick
             one; None: the scores are used.
+        steps: (m,) one step of each objective in averages (see `front.scale`); None: the range of
+            the front.
     """
 
     objectives: Objectives
@@ -50,6 +52,7 @@ class Front:
     reference: Array | None
     floors: Array | None = None
     expected: Array | None = None
+    steps: Array | None = None
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -74,26 +77,35 @@ class Front:
         return volume(self.trials, self.objectives, self.reference, split)
 
     def knee(self) -> Trial:
-        """Return the best balanced member (see `pareto.knee`)."""
+        """Return the best balanced member by the front's own shape (see `pareto.knee`)."""
         self._require_members()
         return self.trials[pareto.knee(self.judged)]
 
     def prefer(self, weights: Mapping[str, float] | None = None) -> Trial:
-        """Return the member with the largest weighted sum of gains, scaled to the front's range.
+        """Return the member with the largest weighted sum of gains, in steps of the scale.
 
         The default weights are those of the objectives.
         """
         self._require_members()
         if weights is None:
             weights = {o.name: o.weight for o in self.objectives.searched}
-        gains = self.judged
-        span = np.ptp(gains, axis=0)
-        wanted = np.array([weights.get(o.name, 0.0) for o in self.objectives.searched])
         self._require_known(weights)
-        return self.trials[int(np.argmax((gains / np.where(span > 0, span, 1.0)) @ wanted))]
+        return self.trials[int(np.argmax(self._sums(weights)))]
+
+    def _sums(self, weights: Mapping[str, float]) -> Array:
+        """(k,) weighted sum of each member's gains, in steps of the scale."""
+        span = np.ptp(self.judged, axis=0)
+        steps = np.where(span > 0, span, 1.0) if self.steps is None else self.steps
+        wanted = np.array([weights.get(o.name, 0.0) for o in self.objectives.searched])
+        found: Array = (self.judged / steps) @ wanted
+        return found
 
     def above(self, floors: Mapping[str, float]) -> Trial:
-        """Return the knee among the members whose raw scores meet all the given floors."""
+        """Return the member with the best weighted average among those whose scores meet floors.
+
+        Args:
+            floors: objective -> worst score allowed, in its unit.
+        """
         self._require_members()
         self._require_known(floors)
         gains = self.gains(self.basis)
@@ -115,7 +127,8 @@ class Front:
                 + ", ".join(f"{name} {value:.4g}" for name, value in best.items())
                 + "; loosen a floor.",
             )
-        return self.trials[int(passing[pareto.knee(self.judged[passing])])]
+        sums = self._sums({o.name: o.weight for o in self.objectives.searched})
+        return self.trials[int(passing[np.argmax(sums[passing])])]
 
     def _require_members(self) -> None:
         if not self.members:

@@ -13,6 +13,7 @@ import numpy as np
 
 from recycler.errors import NotFound
 from recycler.front import baselines, pareto
+from recycler.front.decision import Choice, Decision, choose
 from recycler.front.expectation import expected
 from recycler.front.front import (
     Front,
@@ -25,13 +26,14 @@ from recycler.front.front import (
     volume,
 )
 from recycler.front.paired import Difference, common_split, differences
+from recycler.front.scale import words
 from recycler.front.stages import due, elected, remaining_gain
 from recycler.front.verdict import Verdict, verdict
 from recycler.nouns.evaluation import SPLITS, Outcomes
 from recycler.nouns.objectives import Array, Objective
 from recycler.nouns.plan import Plan
 from recycler.nouns.reading import Reading
-from recycler.nouns.trial import SCORED, State, Trial
+from recycler.nouns.trial import SCORED, Kind, State, Trial
 from recycler.protocols import Store
 
 
@@ -55,7 +57,7 @@ class Results:
         self._outcomes = reading.outcomes
         self._unpacked: dict[tuple[int, str], Mapping[str, Outcomes]] = {}
         self._expected: dict[str, Mapping[int, Array]] = {}
-        self._verdicts: dict[int | None, Verdict | None] = {}
+        self._verdicts: dict[int, Verdict | None] = {}
 
     @classmethod
     def read(cls, store: Store, study: str) -> "Results":
@@ -96,9 +98,16 @@ class Results:
         return baselines.scored(self.plan, self.trials)
 
     @cached_property
+    def steps(self) -> Array:
+        """(m,) one step of each objective in its unit, as fixed once the singles were scored."""
+        kept = self.status.get("scales")
+        return baselines.steps_of(self.plan, self.trials) if kept is None else np.array(kept)
+
+    @property
     def scales(self) -> Array:
-        """(m,) step of each objective in averages: its scale, or the range of the singles."""
-        return baselines.scales(self.plan, self.trials)
+        """(m,) divisors of gains in averages: the steps over the objectives' weights."""
+        scales: Array = self.steps / self.plan.objectives.weights
+        return scales
 
     def expected(self, split: str) -> Mapping[int, Array]:
         """Trial number -> (m,) expected gains on a split; empty before the singles are scored."""
@@ -131,7 +140,7 @@ class Results:
             raise NotFound(
                 f"trial {(lacking or [pick])[0].number} of study {self.name!r} is not scored on "
                 f"{on or 'any common'} items.",
-                hint="`recycler run` scores the front and the baselines; `recycler try` adds a merge.",
+                hint="`recycler run` scores front and baselines; `recycler try` adds a merge.",
             )
         return differences(pick, rivals, self.plan.objectives, on, self.outcomes, self.plan.seed)
 
@@ -219,6 +228,7 @@ class Results:
             expected=np.array([foreseen[t.number] for t in members])
             if foreseen and members
             else None,
+            steps=self.steps,
         )
 
     def _chances(self, split: str) -> dict[int, float]:
@@ -235,36 +245,74 @@ class Results:
         return dict(zip([t.number for t in rivals], chances.tolist(), strict=True))
 
     def verdict(self, trial: Trial | None = None) -> Verdict | None:
-        """Compare a trial (default: the knee) with the best single and the greedy soup."""
-        key = trial.number if trial else None
-        if key not in self._verdicts:
-            self._verdicts[key] = self._verdict(trial)
-        return self._verdicts[key]
-
-    def _verdict(self, trial: Trial | None) -> Verdict | None:
-        front = self.front
-        if trial is None and not front.members:
+        """Compare a trial (default: the pick) with best single, best baseline and references."""
+        pick = trial or (self._choice.pick if self._choice else None)
+        if pick is None:
             return None
-        pick = trial or front.knee()
-        role = "knee" if front.members and pick.number == front.knee().number else pick.name
+        if pick.number not in self._verdicts:
+            self._verdicts[pick.number] = self._verdict(pick)
+        return self._verdicts[pick.number]
+
+    def _verdict(self, pick: Trial) -> Verdict | None:
+        choice = self._choice
+        picked = choice is not None and pick.number == choice.pick.number
+        role = "pick" if picked else pick.name
+        if not picked and self.front.members and pick.number == self.front.knee().number:
+            role = "knee"
+        models = [t for t in self.baselines if t.kind != Kind.REFERENCE]
+        split = common_split([pick, *models])
+        beaten = [t for t in self.baselines if t.kind == Kind.REFERENCE and split in t.evaluations]
         return verdict(
             pick,
             role,
-            [t for t in self.baselines if t.kind == "single"],
-            next((t for t in self.baselines if t.kind == "greedy"), None),
+            [*models, *beaten],
             self.plan.objectives,
             self.scales,
             self.outcomes,
             self.floors,
             self.plan.seed,
+            choice.merge if choice and picked and choice.kept else None,
         )
 
     @cached_property
-    def best_average(self) -> Trial | None:
-        """Member with the best average of expected gains in steps of `scales`; None if no member."""
-        if not self.front.members:
+    def _choice(self) -> Choice | None:
+        return choose(self.front, self.baselines, self.expected(self.basis), self.scales)
+
+    @cached_property
+    def decision(self) -> Decision | None:
+        """What to take, and why; None while nothing is on the front."""
+        if self._choice is None:
             return None
-        return self.front.trials[int((self.front.judged / self.scales).mean(axis=1).argmax())]
+        pick = self._choice.pick
+        objectives, on = self.plan.objectives, self.basis
+        return Decision(
+            choice=self._choice,
+            verdict=self.verdict(pick),
+            scale=words(objectives, self.steps),
+            feasible=bool(meeting([pick], objectives, on, self.floors(on))[0]),
+        )
+
+    def picked(
+        self,
+        knee: bool = False,
+        prefer: Mapping[str, float] | None = None,
+        floors: Mapping[str, float] | None = None,
+    ) -> Trial:
+        """Return the trial to take: the decision's, or that of another rule.
+
+        Args:
+            knee: the best balanced member of the front.
+            prefer: objective -> weight: the largest weighted sum; empty: the objectives' weights.
+            floors: objective -> worst score allowed: the best average among members that meet them.
+
+        Raises:
+            NotFound: the front is empty, or no member meets the floors.
+        """
+        if prefer is not None:
+            return self.front.prefer(prefer or None)
+        if floors:
+            return self.front.above(floors)
+        return self.front.knee() if knee or self.decision is None else self.decision.pick
 
     @cached_property
     def meets_floors(self) -> list[bool]:
@@ -318,7 +366,6 @@ class Results:
     def front_json(self) -> dict[str, Any]:
         """Return the front as `recycler front STUDY --json` prints it."""
         front, objectives = self.front, self.plan.objectives
-        found = self.verdict()
         return {
             "study": self.name,
             "event": self.event,
@@ -328,6 +375,7 @@ class Results:
             "reference": None
             if self.reference is None
             else [float(x) for x in objectives.raw(self.reference)],
+            "steps": self.steps.tolist(),
             "hypervolume": {split: front.hypervolume(split) for split in ("dev", "test")},
             "baseline_hypervolume": {
                 split: volume(self.baselines, objectives, self.reference, split)
@@ -339,8 +387,7 @@ class Results:
             "basis": front.basis,
             "members": self._members_json(),
             "baselines": [{"name": t.name, **_scored(t)} for t in self.baselines],
-            "verdict": found.to_json() if found else None,
-            "best_average": self.best_average.number if self.best_average else None,
+            "decision": self.decision.to_json() if self.decision else None,
             "feasible": front.feasible,
             "floors": {split: self._floors_json(split) for split in SPLITS},
             "gaps": self.gaps,

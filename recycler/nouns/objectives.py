@@ -103,7 +103,7 @@ class Objective:
         task: the evaluator's task; empty: `name`.
         held_out: whether it is only reported, never seen by the search.
         scale: difference that counts as one step in averages over objectives, in the unit of the
-            score; None: the range of the single checkpoints.
+            score; None: from the single checkpoints (see `front.scale.steps`).
         cluster: field of the task's documents; items with equal values are dependent.
         floor: worst score allowed (see `Floor.parse`); a merge beyond it is infeasible.
         weight: weight in averages and in `Front.prefer`, unitless.
@@ -143,7 +143,7 @@ class Objective:
         if self.scale is not None and not 0 < self.scale < math.inf:
             raise InvalidConfig(
                 f"objective {self.name!r}: scale is {self.scale}, expected a positive number.",
-                hint="leave it out to use the range of the single checkpoints.",
+                hint="leave it out to take it from the single checkpoints.",
             )
         if not 0 < self.weight < math.inf:
             raise InvalidConfig(
@@ -272,18 +272,6 @@ class Objectives:
         """Inverse of `gains`: (..., m) gains to raw scores."""
         scores: Array = gains * np.array([o.sign for o in self.searched])
         return scores
-
-    def scales(self, singles: Array) -> Array:
-        """(m,) step of each objective in averages, from the singles' (k, m) gains.
-
-        A step is the objective's scale, or else the range of the singles, divided by its weight.
-        """
-        span = np.ptp(singles, axis=0) if len(singles) else np.ones(self.m)
-        given = [o.scale for o in self.searched]
-        steps = [
-            g if g is not None else (s if s > 0 else 1.0) for g, s in zip(given, span, strict=True)
-        ]
-        return np.array(steps) / self.weights
 
     @property
     def weights(self) -> Array:

@@ -3,11 +3,12 @@
 from recycler.front.results import Results
 from recycler.nouns.evaluation import SPLITS
 from recycler.nouns.trial import Trial
+from recycler.report.decision import as_markdown
 
 
 def model_card(results: Results, trial: Trial) -> str:
     """README.md of an export: weights, scores with errors against the baselines, how to verify it."""
-    split, found = honest_split(trial), results.verdict(trial)
+    split = honest_split(trial)
     return "\n".join(
         [
             "---",
@@ -21,7 +22,7 @@ def model_card(results: Results, trial: Trial) -> str:
             "recycler on the Pareto front of "
             f"{', '.join(o.name for o in results.plan.objectives.searched)}.",
             "",
-            *([found.sentence, ""] if found else []),
+            *as_markdown(results, trial),
             "![front](front.png)",
             "",
             "## Weights",

@@ -9,6 +9,7 @@ from plotly.io import to_html
 from recycler.front.results import Results
 from recycler.nouns.evaluation import Score
 from recycler.nouns.trial import Trial
+from recycler.report.decision import as_html
 from recycler.report.figures import (
     best_split,
     floors,
@@ -16,7 +17,7 @@ from recycler.report.figures import (
     trace_figure,
     weights_figure,
 )
-from recycler.report.text import best_average, costs, infeasible
+from recycler.report.text import costs, infeasible
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#222}
@@ -25,7 +26,9 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem
 th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}
 th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
 td small{display:block;color:#8a8a8a;font-size:.75rem;line-height:1}
-.verdict{font-size:1.1rem;font-weight:600;border-left:4px solid #D55E00;padding:.4rem .8rem}
+.decision{border:2px solid #009E73;border-radius:6px;padding:.2rem 1rem .6rem;margin:1rem 0}
+.decision h2{margin:.6rem 0 .2rem}.verdict{font-weight:600}
+td.better{color:#00694c}td.worse{color:#b3261e}td.cant-tell{color:#7a5c00}
 .bad{background:#fde2e0;border-left:4px solid #c0392b;padding:.5rem .8rem;font-weight:600}
 tr.front{background:#fdf1e7}tr.knee{font-weight:600}.note{color:#666}
 .warn{background:#fff4d6;border-left:4px solid #e0a800;padding:.5rem .8rem}
@@ -62,11 +65,8 @@ out: the search never saw them.</p>
 
 
 def _verdict(results: Results) -> str:
-    """The verdict in one sentence, with a warning if no merge meets the floors."""
-    found, front = results.verdict(), results.front
-    parts = [f'<p class="verdict">{html.escape(found.sentence)}</p>'] if found else []
-    if said := best_average(results):
-        parts.append(f"<p>{html.escape(said)}</p>")
+    """The decision, with a warning if no merge meets the floors."""
+    front, parts = results.front, [as_html(results)]
     if not front.feasible:
         parts.append(f'<p class="bad">{html.escape(infeasible(results, front.basis))}</p>')
     return "".join(parts)

@@ -16,7 +16,8 @@ from recycler.checkpoints.pool import ASSUMED_RATE, Pool
 from recycler.front.results import Results
 from recycler.nouns.evaluation import Score
 from recycler.nouns.objectives import Objective
-from recycler.nouns.trial import State, Trial
+from recycler.nouns.trial import Kind, State, Trial
+from recycler.report import decision
 
 if TYPE_CHECKING:
     from recycler.merge.deep import Reading
@@ -33,18 +34,30 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, width=max(found.width, _WIDTH))
 
 
-def front(results: Results, out: Console | None = None) -> None:
-    """Print the front against the baselines, with standard errors, and how far to trust it."""
+def front(results: Results, out: Console | None = None, whole: bool = False) -> None:
+    """Print the decision, then the front against the baselines, and how far to trust it.
+
+    Args:
+        results: the study.
+        out: where to print; default: standard output.
+        whole: print all rows of the table, even if a terminal does not show them on one screen.
+    """
     out, table = out or console(), results.front_json()
     if not table["members"]:
         out.print(f"study {results.name}: nothing is scored yet ({table['status']}).")
         return
+    decision.show(out, results)
+    if not table["feasible"]:
+        out.print(infeasible(results, table["basis"]), style="bold red", markup=False)
     split = results.front.certainty
-    _print_front(out, results, results.plan.objectives.searched, split, "searched")
+    rows = _shown(results, out.height - 24 if out.is_terminal and not whole else None)
+    _print_front(out, results, results.plan.objectives.searched, split, "searched", rows)
     held_out = results.plan.objectives.held_out
     if held_out and held_out[0].name in results.front.trials[0].evaluations[split].scores:
-        _print_front(out, results, held_out, split, "held out, never seen by the search")
-    _verdict(out, table, results)
+        _print_front(out, results, held_out, split, "held out, never seen by the search", rows)
+    known = {t.number for t in (*results.front.trials, *results.baselines)}
+    if hidden := len(known) - len(rows):
+        out.print(f"… and {hidden} more: `recycler front {results.name} --all`.", markup=False)
     volume, before = table["hypervolume"].get(split), table["baseline_hypervolume"].get(split)
     out.print(
         f"{table['evaluations']} merges evaluated, {len(table['members'])} on the front; study is "
@@ -66,24 +79,6 @@ def front(results: Results, out: Console | None = None) -> None:
             f"[yellow]Optimistic:[/yellow] these are {split} items, which the search or the choice "
             "used; the study reports on test items when it is complete."
         )
-
-
-def _verdict(out: Console, table: Mapping[str, Any], results: Results) -> None:
-    """Print the verdict in one sentence, and whether the floors were met."""
-    if table["verdict"]:
-        out.print(table["verdict"]["sentence"], style="bold", markup=False)
-    if said := best_average(results):
-        out.print(said, markup=False)
-    if not table["feasible"]:
-        out.print(infeasible(results, table["basis"]), style="bold red", markup=False)
-
-
-def best_average(results: Results) -> str:
-    """Which member has the verdict's best average; empty if the verdict is about that member."""
-    found, best = results.verdict(), results.best_average
-    if not found or not best or best.number == found.trial:
-        return ""
-    return f"By that average trial {best.number} ({best.name}) is expected to be the best member."
 
 
 def infeasible(results: Results, basis: str) -> str:
@@ -109,11 +104,35 @@ def costs(table: Mapping[str, Any]) -> str:
     return " ".join(text)
 
 
+def _shown(results: Results, limit: int | None) -> frozenset[int]:
+    """Numbers of the members and baselines to print: all, or the most telling ones up to a limit.
+
+    The pick and its rivals come first, then the knee, the best of each objective, the other
+    baselines that are no singles, and the members by their probability.
+    """
+    front, trials = results.front, [*results.front.trials, *results.baselines]
+    if limit is None or len(trials) <= limit:
+        return frozenset(t.number for t in trials)
+    verdict = results.verdict()
+    first = [verdict.trial, *(c.trial for c in verdict.comparisons)] if verdict else []
+    gains = front.gains(front.basis)
+    first += [front.knee().number, *(front.trials[row].number for row in gains.argmax(axis=0))]
+    first += [t.number for t in results.baselines if t.kind != Kind.SINGLE]
+    likely = sorted(front.members, key=lambda member: -member.p_nondominated)
+    first += [m.trial.number for m in likely] + [t.number for t in results.baselines]
+    return frozenset(list(dict.fromkeys(first))[: max(limit, 8)])
+
+
 def _print_front(
-    out: Console, results: Results, objectives: Sequence[Objective], split: str, what: str
+    out: Console,
+    results: Results,
+    objectives: Sequence[Objective],
+    split: str,
+    what: str,
+    rows: frozenset[int],
 ) -> None:
     """Print one table with regrets; on a narrow terminal several, each with some objectives."""
-    shown = [*results.front.trials, *results.baselines]
+    shown = [t for t in (*results.front.trials, *results.baselines) if t.number in rows]
     names = max(len(line) for t in shown for line in _label(results, t, out.width).splitlines())
     left = out.width - names - 18  # the rest holds the trial's number and p(front)
     scores = [t.evaluations[split].scores for t in shown if split in t.evaluations]
@@ -122,13 +141,13 @@ def _print_front(
         for o in objectives
     ]
     if sum(widths) + 6 * len(widths) + 3 <= left:
-        out.print(_front_table(results, split, objectives, what, out.width, regrets=True))
+        out.print(_front_table(results, split, objectives, what, out.width, rows, regrets=True))
         return
     while objectives:
         fitting = max(1, sum(used <= left for used in accumulate(widths)))
         block, objectives = objectives[:fitting], objectives[fitting:]
         widths = widths[fitting:]
-        out.print(_front_table(results, split, block, what, out.width, regrets=False))
+        out.print(_front_table(results, split, block, what, out.width, rows, regrets=False))
     out.print("Regrets need a wider terminal; --json, --csv and --html have them.")
 
 
@@ -138,6 +157,7 @@ def _front_table(
     objectives: Sequence[Objective],
     what: str,
     width: int,
+    rows: frozenset[int],
     regrets: bool,
 ) -> Table:
     """Members of the front, then baselines: scores with standard errors, p(front) and regrets.
@@ -163,6 +183,8 @@ def _front_table(
     if regrets:
         table.add_column("regret", justify="right", no_wrap=True)
     for member, lost in zip(results.front.members, results.regrets, strict=True):
+        if member.trial.number not in rows:
+            continue
         more = [f"{member.p_nondominated:.2f}"] if chances else []
         if regrets:
             more.append(" ".join(f"{lost[o.name]:.3f}" for o in objectives if o.name in lost))
@@ -170,7 +192,7 @@ def _front_table(
     table.add_section()
     shown = {trial.number for trial in results.front.trials}
     for trial in results.baselines:
-        if trial.number not in shown and split in trial.evaluations:
+        if trial.number not in shown and trial.number in rows and split in trial.evaluations:
             table.add_row(*_cells(results, trial, objectives, split, width))
     return table
 
@@ -179,12 +201,11 @@ def _label(results: Results, trial: Trial, width: int) -> str:
     """Name of a trial and remarks on it as a member, in lines of limited length."""
     front = results.front
     below = {t.number for t, m in zip(front.trials, results.meets_floors, strict=True) if not m}
+    picked = results.decision.pick.number if results.decision else None
     marks = (
+        ("(pick)", trial.number == picked),
         ("(knee)", trial.number == front.knee().number),
-        (
-            "(below floor)",
-            trial.number in below,
-        ),
+        ("(below floor)", trial.number in below),
     )
     words = " ".join([trial.name, *(mark for mark, applies in marks if applies)])
     return "\n".join(wrap(words, _NAME if width >= _WIDTH else _SHORT))

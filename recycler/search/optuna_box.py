@@ -213,7 +213,7 @@ def problem_of(plan: Plan, trials: Sequence[Trial], reference: Sequence[float] |
         space=plan.points,
         objectives=plan.objectives,
         reference=np.asarray(reference, dtype=np.float64),
-        scales=baselines.scales(plan, trials),
+        scales=baselines.scales_of(plan, trials),
         seed=plan.seed,
         settings=plan.settings,
         evaluations=plan.evaluations,

@@ -179,8 +179,8 @@ class Proposer:
         objectives = self.plan.objectives
         scored = [t for t in trials if t.state == State.COMPLETE]
         front = front_rows(scored, objectives, "dev", floor_gains(trials, objectives, "dev"))
-        singles = np.array(list(baselines.single_gains(self.plan, trials).values()))
-        gains = objectives.gains([t.means("dev") for t in front]) / objectives.scales(singles)
+        scales = baselines.scales_of(self.plan, trials)
+        gains = objectives.gains([t.means("dev") for t in front]) / scales
         space = self.plan.points
         points = np.array([space.point_of(t.recipe) for t in front])
         for one, other, _ in pareto.neighbours(gains):

@@ -127,13 +127,22 @@ class SqlStore:
 
         self.engine.write(work)
 
-    def set_reference(self, study: str, reference: Sequence[float]) -> None:
-        """Set the reference corner. Later calls are ignored, so the hypervolume trace never jumps."""
+    def set_reference(
+        self, study: str, reference: Sequence[float], scales: Sequence[float] = ()
+    ) -> None:
+        """Set the reference corner and the scale. Later calls are ignored: no figure ever jumps.
+
+        Args:
+            study: the study.
+            reference: (m,) worst corner, as gains.
+            scales: (m,) one step of each objective in its unit (see `front.scale`).
+        """
         text = json.dumps([float(x) for x in reference])
+        steps = json.dumps([float(x) for x in scales]) if len(scales) else None
 
         def work(db: sa.Connection, again: bool) -> None:
             if studies.row_of(db, study)["reference"] is None:
-                self._claim(db, study, reference=text)
+                self._claim(db, study, reference=text, scales=steps)
 
         self.engine.write(work)
 

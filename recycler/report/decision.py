@@ -1,0 +1,179 @@
+"""The decision box: the pick against its rivals in every objective, for terminal, page and card."""
+
+import html
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from recycler.front.paired import Difference
+from recycler.front.results import Results
+from recycler.front.verdict import SURE, Comparison, Verdict
+from recycler.nouns.objectives import Objective
+from recycler.nouns.trial import Trial
+
+_COLOURS = {"better": "green", "worse": "red", "equal": "dim", "can't tell": "yellow"}
+_NOTE = "+ is better, in the objective's unit; [95 % interval, paired by item]"
+
+
+def signed(difference: float, interval: tuple[float, float] | None) -> str:
+    """`+0.116 [+0.050, +0.170]`, with two digits of the interval's half-width."""
+    if interval is None:
+        return f"{difference:+.4g}, error unknown"
+    low, high = interval
+    half = (high - low) / 2
+    places = min(6, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
+    return f"{difference:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
+
+
+def cell(found: Difference) -> str:
+    """The rival's score, the word and the difference."""
+    return f"{found.against.mean:.3f}  {found.word} {signed(found.difference, found.interval)}"
+
+
+def average_word(found: Comparison) -> str:
+    """`better`, `worse` or `can't tell` for the average."""
+    if found.interval == (0.0, 0.0):
+        return "equal"
+    if found.p_better >= SURE:
+        return "better"
+    return "worse" if found.p_better <= 1 - SURE else "can't tell"
+
+
+def label(objective: Objective) -> str:
+    """`code ↑ [share]`, with a star if it is held out."""
+    unit = f" [{objective.unit}]" if objective.unit not in ("", "share") else ""
+    arrow = "↑" if objective.direction == "max" else "↓"
+    return f"{objective.name}{'*' if objective.held_out else ''} {arrow}{unit}"
+
+
+def heading(found: Comparison) -> str:
+    """`best single: sft-a (trial 3)`."""
+    return f"{found.role}: {found.name} (trial {found.trial})"
+
+
+Cell = tuple[str, str]  # text, word
+
+
+def table(verdict: Verdict, results: Results) -> tuple[list[str], list[list[Cell]]]:
+    """Head and rows of the box: objective, score of the trial, then one cell for each rival."""
+    trial = results.trial(verdict.trial)
+    head = ["objective", f"trial {trial.number}", *(heading(c) for c in verdict.comparisons)]
+    scores = trial.evaluations[verdict.split].scores
+    rows = []
+    for objective in (*results.plan.objectives.searched, *results.plan.objectives.held_out):
+        score = scores.get(objective.name)
+        if score is None:
+            continue
+        own = f"{score.mean:.3f} ± {score.stderr:.3f}"
+        row: list[Cell] = [(label(objective), ""), (own, "")]
+        for found in verdict.comparisons:
+            known = [d for d in found.objectives if d.objective.name == objective.name]
+            row.append((cell(known[0]), known[0].word) if known else ("not scored", ""))
+        rows.append(row)
+    averages: list[Cell] = [("average [steps]", ""), ("", "")]
+    for found in verdict.comparisons:
+        word = average_word(found)
+        averages.append((f"{word} {signed(found.difference, found.interval)}", word))
+    return head, [*rows, averages]
+
+
+def notes(results: Results, verdict: Verdict) -> list[str]:
+    """What to know when reading the box."""
+    starred = "* held out: never seen by the search." if results.plan.objectives.held_out else ""
+    found = (_NOTE + ".", starred, results.decision.scale if results.decision else "")
+    return [text for text in found if text]
+
+
+def why(results: Results, trial: Trial) -> str:
+    """What a trial is, in one or two sentences."""
+    decision, verdict = results.decision, results.verdict(trial)
+    title = f"{decision.title}. " if decision and decision.pick.number == trial.number else ""
+    return title + (verdict.sentence if verdict else "Its rivals are not scored yet.")
+
+
+# --- terminal ---
+
+
+def show(out: Console, results: Results) -> None:
+    """Print the decision in a box."""
+    decision = results.decision
+    if decision is None:
+        return
+    parts: list[Table | Text] = [Text(decision.recipe)]
+    if decision.verdict is not None:
+        parts += _tables(decision.verdict, results, out.width - 4)
+        parts.append(Text(decision.verdict.sentence, style="bold"))
+        parts.append(Text(" ".join(notes(results, decision.verdict)), style="dim"))
+    if not decision.feasible:
+        parts.append(Text("It does not meet the floors.", style="bold red"))
+    title = Text(decision.title, style="bold")
+    out.print(Panel(Group(*parts), title=title, title_align="left", border_style="green"))
+
+
+def _tables(verdict: Verdict, results: Results, width: int) -> list[Table | Text]:
+    """One table if it fits; else one for each rival."""
+    head, rows = table(verdict, results)
+    widths = [max(len(row[k][0]) for row in rows) for k in range(len(head))]
+    if sum(max(w, min(len(h), w)) + 3 for w, h in zip(widths, head, strict=True)) <= width:
+        return [_table(head, rows)]
+    apart: list[Table | Text] = [
+        _table([*head[:2], head[k]], [[*row[:2], row[k]] for row in rows])
+        for k in range(2, len(head))
+    ]
+    return apart or [_table(head, rows)]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in head:
+        made.add_column(Text(title), overflow="fold")
+    for number, row in enumerate(rows):
+        if number == len(rows) - 1:
+            made.add_section()
+        made.add_row(*(Text(text, style=_COLOURS.get(word, "")) for text, word in row))
+    return made
+
+
+# --- page and card ---
+
+
+def as_html(results: Results) -> str:
+    """The decision as the first part of a page; empty while nothing is on the front."""
+    decision = results.decision
+    if decision is None:
+        return ""
+    parts = [
+        f"<h2>{html.escape(decision.title)}</h2>",
+        f"<p>{html.escape(decision.recipe)}</p>",
+    ]
+    if decision.verdict is not None:
+        head, rows = table(decision.verdict, results)
+        parts.append("<table><tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr>")
+        for row in rows:
+            cells = (
+                f'<td class="{word.replace(" ", "-").replace(chr(39), "")}">{html.escape(text)}</td>'
+                for text, word in row
+            )
+            parts.append(f"<tr>{''.join(cells)}</tr>")
+        parts.append("</table>")
+        parts.append(f'<p class="verdict">{html.escape(decision.verdict.sentence)}</p>')
+        parts += [f'<p class="note">{html.escape(" ".join(notes(results, decision.verdict)))}</p>']
+    if not decision.feasible:
+        parts.append('<p class="bad">It does not meet the floors.</p>')
+    return f'<div class="decision">{"".join(parts)}</div>'
+
+
+def as_markdown(results: Results, trial: Trial) -> list[str]:
+    """Lines of a model card: the trial against its rivals, and the verdict."""
+    verdict = results.verdict(trial)
+    if verdict is None:
+        return []
+    head, rows = table(verdict, results)
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(text for text, _ in row) + " |" for row in rows]
+    return [verdict.sentence, "", *lines, "", " ".join(notes(results, verdict)), ""]
