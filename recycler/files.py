@@ -195,6 +195,44 @@ def write_whole(file: Path, content: bytes, mark: bytes = b"") -> None:
             work.unlink(missing_ok=True)
 
 
+def write_new(file: Path, content: bytes) -> None:
+    """Write a file that must not exist yet: it appears whole, under a name that nobody else took.
+
+    Raises:
+        Conflict: something has that name, also if it appeared meanwhile; it is unchanged.
+        RecyclerError: the system refused to write.
+    """
+    if not file.parent.is_dir():
+        raise RecyclerError(f"{file.parent} is not a folder.", hint="create it first.")
+    work = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=PARTS, dir=file.parent)
+        os.close(handle)
+        work = Path(name)
+        write_synced(work, content)
+        work.chmod(0o666 & ~_umask())
+        _rename(work, file, _NOREPLACE)
+        sync(file.parent)
+    except FileExistsError as error:
+        raise taken(file) from error
+    except OSError as error:
+        raise RecyclerError(
+            f"{file} can't be written: {error.strerror or error}.",
+            hint="free some space or choose another folder, then try again.",
+        ) from error
+    finally:
+        if work is not None:
+            work.unlink(missing_ok=True)
+
+
+def taken(file: Path) -> Conflict:
+    """The error for a name that belongs to something else."""
+    return Conflict(
+        f"{file} exists and is never overwritten.",
+        hint="give another name with -o, or move that file away first.",
+    )
+
+
 def _has(file: Path, mark: bytes) -> bool:
     with file.open("rb") as stream:
         start = stream.read(512)

@@ -21,6 +21,7 @@ from recycler.errors import Conflict
 
 COMMANDS = [
     "demo",
+    "init",
     "pool check",
     "pool add",
     "pool list",

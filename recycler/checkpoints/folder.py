@@ -187,6 +187,15 @@ def absolute(path: str | os.PathLike[str]) -> Path:
         return Path(path).absolute()
 
 
+def real_path(folder: str | os.PathLike[str]) -> Path:
+    """The folder behind links; the path itself if the links form a cycle."""
+    path = absolute(folder)
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path
+
+
 def _is_folder(folder: Path) -> bool:
     try:
         return folder.is_dir()

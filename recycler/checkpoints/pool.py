@@ -13,7 +13,7 @@ from typing import Any
 
 from recycler.checkpoints.compare import compare
 from recycler.checkpoints.findings import ERROR, WARNING, Finding
-from recycler.checkpoints.folder import Checkpoint, absolute
+from recycler.checkpoints.folder import Checkpoint, absolute, real_path
 from recycler.errors import Incompatible, InvalidConfig, NotFound, RecyclerError
 from recycler.yamlfile import read_yaml
 
@@ -156,13 +156,13 @@ class Pool:
     def _same_folder_findings(self) -> Iterator[Finding]:
         known: dict[Path, Checkpoint] = {}
         for checkpoint in self.checkpoints:
-            first = known.setdefault(_real(checkpoint.path), checkpoint)
+            first = known.setdefault(real_path(checkpoint.path), checkpoint)
             if first is not checkpoint:
                 yield _twice(checkpoint.name, first)
 
     def _base_findings(self) -> Iterator[Finding]:
         for checkpoint in self.checkpoints if self.base else ():
-            if self.base and _real(checkpoint.path) == _real(self.base.path):
+            if self.base and real_path(checkpoint.path) == real_path(self.base.path):
                 yield Finding(
                     code="base-member",
                     severity=WARNING,
@@ -200,9 +200,16 @@ class Pool:
 
 
 def check_folders(
-    folders: Sequence[str | os.PathLike[str]], base: str | os.PathLike[str] | None = None
+    folders: Sequence[str | os.PathLike[str]],
+    base: str | os.PathLike[str] | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[Pool | None, tuple[Finding, ...]]:
     """Open all folders that can be opened; a broken one becomes a finding, not an error.
+
+    Args:
+        folders: the checkpoints.
+        base: common ancestor, if any.
+        names: a name for each folder and then for the base; empty: they are named after folders.
 
     Returns:
         The pool of readable folders (None if there is none) and all findings.
@@ -210,31 +217,23 @@ def check_folders(
     everything = [*folders, *([base] if base else [])]
     opened: dict[Path, Checkpoint] = {}
     findings: list[Finding] = []
-    for number, (folder, label) in enumerate(zip(everything, _labels(everything), strict=True)):
-        known = opened.get(_real(folder))
+    labels = names or _labels(everything)
+    for number, (folder, label) in enumerate(zip(everything, labels, strict=True)):
+        known = opened.get(real_path(folder))
         if known and number < len(folders):
             findings.append(_twice(label, known))
         elif not known:
             try:
-                opened[_real(folder)] = Checkpoint.open(folder, label)
+                opened[real_path(folder)] = Checkpoint.open(folder, label)
             except RecyclerError as error:
                 findings.append(Finding.of(error, label))
-    listed = {_real(folder) for folder in folders}
+    listed = {real_path(folder) for folder in folders}
     good = tuple(checkpoint for real, checkpoint in opened.items() if real in listed)
     findings = list(dict.fromkeys(findings))  # a broken base may also be in the list
     if not good:
         return None, tuple(findings)
-    pool = Pool("pool", good, opened.get(_real(base)) if base else None)
+    pool = Pool("pool", good, opened.get(real_path(base)) if base else None)
     return pool, (*findings, *pool.check())
-
-
-def _real(folder: str | os.PathLike[str]) -> Path:
-    """The folder behind links; the path itself if the links form a cycle."""
-    path = absolute(folder)
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError, ValueError):
-        return path
 
 
 def _twice(label: str, known: Checkpoint) -> Finding:

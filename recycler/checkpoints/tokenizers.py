@@ -112,7 +112,7 @@ def _content(token: Any) -> Any:
 
 
 def template_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Finding]:
-    (_, expected), (file, found) = _template(first), _template(other)
+    (_, expected), (file, found) = template_of(first), template_of(other)
     if found != expected:
         yield Finding(
             code="chat-template",
@@ -126,7 +126,7 @@ def template_findings(first: Checkpoint, other: Checkpoint) -> Iterator[Finding]
         )
 
 
-def _template(checkpoint: Checkpoint) -> tuple[str, str]:
+def template_of(checkpoint: Checkpoint) -> tuple[str, str]:
     """Where the chat template is and what it says, looked up as transformers does."""
     jinja = checkpoint.path / "chat_template.jinja"
     try:

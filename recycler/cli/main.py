@@ -11,6 +11,7 @@ import click
 from recycler import __version__
 from recycler.cli.demo import demo
 from recycler.cli.export import export, verify
+from recycler.cli.init import init
 from recycler.cli.merge import merge
 from recycler.cli.pool import pool
 from recycler.cli.read import front, pick, show
@@ -28,6 +29,7 @@ def cli(context: click.Context, store: str) -> None:
     \b
     Example:
       recycler demo                      the whole job on a built-in pool
+      recycler init runs/* --tasks A,B   a study file for your own folders
       recycler run study.yaml            search your own pool
       recycler front STUDY               what was found, with error bars
       recycler export STUDY TRIAL OUT    a Hugging Face folder, proved to be what was scored
@@ -35,7 +37,21 @@ def cli(context: click.Context, store: str) -> None:
     context.obj = store
 
 
-for command in (demo, pool, merge, run, stop, studies, rm, front, show, pick, export, verify):
+for command in (
+    demo,
+    init,
+    pool,
+    merge,
+    run,
+    stop,
+    studies,
+    rm,
+    front,
+    show,
+    pick,
+    export,
+    verify,
+):
     cli.add_command(command)
 
 

@@ -69,7 +69,14 @@ def _manager(names: Sequence[str], folder: Path | None) -> TaskManager:
         manager = TaskManager(include_path=str(folder), include_defaults=False)
         if set(names) <= set(manager.all_tasks):
             return manager
-    return TaskManager(include_path=str(folder) if folder else None)
+        return TaskManager(include_path=str(folder))
+    return _own()
+
+
+@functools.cache
+def _own() -> TaskManager:
+    """The index of lm-eval's own tasks, read once a process."""
+    return TaskManager()
 
 
 def _load(
@@ -93,6 +100,8 @@ def _load(
     except (NotFound, InvalidConfig):
         raise
     except Exception as error:  # a task's code and its data loader may raise anything
+        if isinstance(error, OSError) and (wanted := _dataset(file)):
+            raise _no_data(name, wanted, error) from error
         raise InvalidConfig(
             f"task {name!r} can't be loaded: {type(error).__name__}: {error}.",
             hint=f"check {file.name} with `lm_eval validate --tasks {name}`; data that is not on "
@@ -106,6 +115,27 @@ def _load(
             hint="use a task of text, or write an evaluator of `kind: python`.",
         )
     return LoadedTask(task, file.parent)
+
+
+def _dataset(file: Path) -> list[str]:
+    """Path and name of the dataset that a task wants from the hub; empty if it has its own data."""
+    config = load_yaml(file, resolve_func=False)
+    path, name = config.get("dataset_path"), config.get("dataset_name")
+    local = not isinstance(path, str) or Path(path).expanduser().is_absolute()
+    if local or (config.get("dataset_kwargs") or {}).get("data_files"):
+        return []
+    return [str(path), *([str(name)] if name else [])]
+
+
+def _no_data(name: str, dataset: Sequence[str], error: OSError) -> NotFound:
+    said = f", {dataset[1]!r}" if len(dataset) > 1 else ""
+    return NotFound(
+        f"task {name!r}: its dataset {dataset[0]!r}{said} is not on this machine "
+        f"({' '.join(str(error).split())[:200]}).",
+        hint='fetch it once with a network and the same HF_HOME: python -c "from datasets '
+        f'import load_dataset; load_dataset({", ".join(map(repr, dataset))})". recycler itself '
+        "downloads nothing, unless HF_HUB_OFFLINE=0 and HF_DATASETS_OFFLINE=0 are set.",
+    )
 
 
 def _require_one(name: str, folder: Path) -> None:
@@ -131,7 +161,7 @@ def _unsafe(name: str) -> InvalidConfig:
     return InvalidConfig(
         f"task {name!r} is marked `unsafe_code: true`: it runs what the model writes.",
         hint="run it in a container or on a machine you can lose, and consent in the study file: "
-        "`evaluator: {allow_unsafe_code: true}`.",
+        "`evaluator: {allow_unsafe_code: true}`, or with `recycler init --allow-unsafe-code`.",
     )
 
 
