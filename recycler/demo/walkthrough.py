@@ -11,7 +11,7 @@ from recycler.checkpoints.pool import Pool
 from recycler.errors import Conflict
 from recycler.execute.rescore import rescore
 from recycler.files import write_whole
-from recycler.report import text
+from recycler.report import decision, text
 from recycler.report.page import html_page
 from recycler.report.progress import ProgressBar
 from recycler.study import Study
@@ -42,7 +42,7 @@ def walk(
         quiet: print nothing.
 
     Returns:
-        `{"study", "report", "exported", "digest", "knee"}`.
+        `{"study", "report", "exported", "digest", "pick"}`.
     """
 
     def say(line: str) -> None:
@@ -71,26 +71,27 @@ def walk(
         study.run(ExecutionSection(workers=workers), bar.step, bar.bytes_read)
     say("3/5  the front, on items that the search never saw")
     results = study.results
+    pick = results.picked()
     if not quiet:
-        text.front(results)
-    knee = results.front.knee()
+        text.members(results)
     out.mkdir(parents=True, exist_ok=True)
-    folder = out / "knee"
-    say(f"4/5  exporting the knee, trial {knee.number}, and scoring it again from the folder")
-    exported = _export(study, knee.number, folder)
+    folder = out / "pick"
+    say(f"4/5  exporting the pick, trial {pick.number}, and scoring it again from the folder")
+    exported = _export(study, pick.number, folder)
     again = rescore(results, study.scorer_factory().make_evaluator(str(folder)), folder)
     say(f"     digest as in the ledger; {len(again)} scores repeated to the last digit")
     report = out / "report.html"
     write_whole(report, html_page(results).encode())
-    say("5/5  done")
-    say(f"report    {report.absolute()}")
-    say(f"exported  {folder.absolute()}")
+    say(f"5/5  report    {report.absolute()}")
+    say(f"     exported  {folder.absolute()}")
+    if not quiet:
+        decision.show(text.console(), results)
     return {
         "study": study.name,
         "report": str(report.absolute()),
         "exported": str(folder.absolute()),
         "digest": exported["digest"],
-        "knee": knee.number,
+        "pick": pick.number,
     }
 
 
@@ -111,5 +112,5 @@ def _forget(workspace: Workspace, name: str, out: Path) -> None:
         )
     with workspace.store.hold(name):
         workspace.store.delete_study(name)
-    if (out / "knee" / export.PROOF).is_file():
-        shutil.rmtree(out / "knee")
+    if (out / "pick" / export.PROOF).is_file():
+        shutil.rmtree(out / "pick")

@@ -42,11 +42,17 @@ def front(results: Results, out: Console | None = None, whole: bool = False) -> 
         out: where to print; default: standard output.
         whole: print all rows of the table, even if a terminal does not show them on one screen.
     """
+    out = out or console()
+    decision.show(out, results)
+    members(results, out, whole)
+
+
+def members(results: Results, out: Console | None = None, whole: bool = False) -> None:
+    """Print the members of the front and the baselines; arguments as in `front`."""
     out, table = out or console(), results.front_json()
     if not table["members"]:
         out.print(f"study {results.name}: nothing is scored yet ({table['status']}).")
         return
-    decision.show(out, results)
     if not table["feasible"]:
         out.print(infeasible(results, table["basis"]), style="bold red", markup=False)
     split = results.front.certainty
