@@ -16,6 +16,7 @@ import numpy as np
 from recycler.errors import InvalidConfig, RecyclerError, StudyFailed, Unavailable
 from recycler.front.baselines import steps_of
 from recycler.front.stages import AHEAD, Expected, due, exhausted, remaining_gain, spent
+from recycler.keeping import Keeping
 from recycler.nouns.evaluation import Evaluation, Failure, Fault, Split
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
@@ -63,6 +64,7 @@ class Progress:
         remaining_gain: expected gain of the next evaluations of the search (see
             `stages.remaining_gain`).
         waiting: the fault of the environment after which a job is being retried; usually empty.
+        said: a remark for the user, said once; usually empty.
     """
 
     phase: str
@@ -71,6 +73,7 @@ class Progress:
     trial: Trial | None = None
     remaining_gain: float | None = None
     waiting: str = ""
+    said: str = ""
 
 
 Listener = Callable[[Progress], object]
@@ -89,6 +92,7 @@ def run(
     phases: Sequence[str] = (Split.SELECT, Split.TEST),
     wanted: Callable[[], Wanted] = lambda: Wanted.RUN,
     tell: Callable[[Mapping[str, Any]], object] = lambda told: None,
+    keep_answers: bool | None = None,
 ) -> Status:
     """Run a study to its end: baselines, search, re-check on select items, report on test items.
 
@@ -101,6 +105,7 @@ def run(
         phases: splits that are scored after the search.
         wanted: returns what another process asks this run to do; called before each job.
         tell: takes the progress and the pace of the run as JSON data (see `pace.Pace`).
+        keep_answers: whether answers to select and test items are kept; None: up to a size.
 
     Returns:
         complete, or the status that another process asked for: paused or stopped.
@@ -109,14 +114,14 @@ def run(
         StudyFailed: more than `plan.failed_share` of the trials failed.
         Unavailable: a fault of the environment persisted; the study is paused.
     """
-    died = store.status(plan.name)["status"] != Status.PAUSED
+    died, keeping = store.status(plan.name)["status"] != Status.PAUSED, Keeping(keep_answers)
     store.set_status(plan.name, Status.RUNNING)
     pace = Pace(plan, tell)
     try:
-        first = _Run(plan, store, source, executor, listen, wanted, pace)
+        first = _Run(plan, store, source, executor, listen, wanted, pace, keeping)
         message = first.search(count_attempts=died)
         for split in phases:
-            _Run(plan, store, source, executor, listen, wanted, pace).recheck(split)
+            _Run(plan, store, source, executor, listen, wanted, pace, keeping).recheck(split)
     except _Halted:
         return _halted(plan, store, wanted())
     except StudyFailed as error:
@@ -166,6 +171,7 @@ class _Run:
         listen: Listener,
         wanted: Callable[[], Wanted],
         pace: Pace,
+        keeping: Keeping,
     ) -> None:
         self.plan, self.store, self.source = plan, store, source
         self.executor, self.listen, self._wants = executor, listen, wanted
@@ -173,6 +179,7 @@ class _Run:
         self.reference: Sequence[float] | None = store.status(plan.name)["reference"]
         self.flying, self._pace = 0, pace
         self._race = Race(plan, store, source.predicted)
+        self._keeping = keeping
         self._measures = plan.measure_ids
         self._onward: deque[Trial] = deque()  # trials that are due for their next block
         self._due: list[int] = []  # numbers of the trials of this re-check
@@ -257,7 +264,8 @@ class _Run:
         part = self._race.part(trial, self.ledger) if split == Split.DEV else WHOLE
         if part == WHOLE:
             names = tuple(name for name in names if name not in known)
-        return Job(trial.number, trial.recipe, split, names, part)
+        answers = self._keeping.asks(split)
+        return Job(trial.number, trial.recipe, split, names, part, answers)
 
     def _known(self, trial: Trial, split: str, names: Sequence[str]) -> frozenset[str]:
         """Objectives whose scores on a split are already in the ledger, from any study."""
@@ -308,6 +316,9 @@ class _Run:
             state = State.COMPLETE
             if job.split == Split.DEV and job.part != WHOLE:
                 result, state = self._race.judge(job, result, self.ledger, self.reference)
+            result, said = self._keeping.weigh(job, result, len(self._due), self._measures)
+            if said:
+                self._tell(phase, None, said=said)
             known = self._known(trial, job.split, self._others(job, result))
             landed = self.store.record(
                 self.plan.name, trial.number, result, state, self._measures, known
@@ -363,7 +374,7 @@ class _Run:
                 steps = [float(x) for x in steps_of(self.plan, self.ledger)]
                 self.store.set_reference(self.plan.name, self.reference, steps)
 
-    def _tell(self, phase: str, trial: Trial | None, waiting: str = "") -> None:
+    def _tell(self, phase: str, trial: Trial | None, waiting: str = "", said: str = "") -> None:
         if phase == Split.DEV:
             ended = sum(t.state != State.RUNNING for t in self.trials.values())
             references = sum(t.is_baseline for t in self.ledger if t.state != State.RUNNING)
@@ -373,10 +384,10 @@ class _Run:
             copies = sum(bool(entry["copy"]) for entry in self.plan.warm)
             left = remaining_gain(self.ledger, self.plan.objectives, self.reference)
             total = expected + budget + copies
-            progress = Progress("search", ended, total, trial, left, waiting)
+            progress = Progress("search", ended, total, trial, left, waiting, said)
         else:
             done = sum(phase in self.trials[number].evaluations for number in self._due)
-            progress = Progress(phase, done, len(self._due), trial, waiting=waiting)
+            progress = Progress(phase, done, len(self._due), trial, None, waiting, said)
         self._pace.told(progress.phase, progress.done, progress.total, self.flying, waiting)
         self.listen(progress)
 

@@ -25,6 +25,7 @@ def run_study(
     make_executor: Callable[[], Executor],
     listen: Listener = lambda progress: None,
     phases: Sequence[str] = (Split.SELECT, Split.TEST),
+    keep_answers: bool | None = None,
 ) -> Status:
     """Run or resume a study to its end, as the only process that does so.
 
@@ -39,6 +40,7 @@ def run_study(
         make_executor: called once the lease is held.
         listen: called after each event.
         phases: splits that are scored after the search.
+        keep_answers: whether answers to select and test items are kept; None: up to a size.
 
     Raises:
         Conflict: a living process runs it, or the ledger has another plan by now.
@@ -63,6 +65,7 @@ def run_study(
                     phases,
                     lambda: lease.wanted,
                     lease.tell,
+                    keep_answers,
                 )
         finally:
             executor.close()

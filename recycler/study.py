@@ -102,7 +102,14 @@ class Study:
         def executor() -> Executor:
             return self.workspace.executor(self.scorer_factory(execution.device), execution)
 
-        run_study(self.plan, self.workspace.store, Proposer(self.plan), executor, listen)
+        run_study(
+            self.plan,
+            self.workspace.store,
+            Proposer(self.plan),
+            executor,
+            listen,
+            keep_answers=execution.keeps_answers,
+        )
         return self
 
     def scorer_factory(self, device: str = "cpu") -> Any:

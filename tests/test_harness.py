@@ -188,12 +188,35 @@ def test_lm_evals_own_configs_score_as_simple_evaluate(
             if isinstance(raw[number], bool | int | float):
                 sign = -1 if metric == "perplexity" else 1
                 assert value == pytest.approx(sign * raw[number], rel=1e-6)
+        if name in ("gsm8k", "ifeval", "mmlu_anatomy"):
+            logged = {row["doc_id"]: row for row in rows}
+            same_answers(outcomes, [logged[i] for i in outcomes.ids])
     prompts = {r.doc_id: r.args[0] for r in ours._requests[name, "dev"]}
     asked = {row["doc_id"]: row["arguments"] for row in told["samples"][name]}
     first = {
         i: a["gen_args_0"]["arg_0"] if isinstance(a, dict) else a[0][0] for i, a in asked.items()
     }
     assert [prompts[k] for k in sorted(prompts)] == [first[i] for i in sorted(ids)]
+
+
+def same_answers(outcomes, logged):
+    """Prompts and answers are those that lm-eval logs, in the order of the outcomes."""
+    answers, options = outcomes.answers, list("ABCD")
+    for k, row in enumerate(logged):
+        first = row["arguments"]
+        first = first["gen_args_0"]["arg_0"] if isinstance(first, dict) else first[0][0]
+        assert answers.prompts[k] == first
+        if answers.margins:
+            likelihoods = [likelihood for likelihood, _ in row["filtered_resps"]]
+            best, second = sorted(likelihoods)[:-3:-1]
+            assert answers.texts[k] == options[likelihoods.index(best)]
+            assert answers.margins[k] == pytest.approx(best - second, abs=1e-6)
+            assert answers.targets[k] == options[row["target"]]
+            assert outcomes.values[k] == (answers.texts[k] == answers.targets[k])
+        else:
+            assert answers.texts[k] == row["filtered_resps"][0]
+            assert (answers.raw or answers.texts)[k] == row["resps"][0][0]
+            assert answers.targets[k] == str(row["target"])
 
 
 # --- chat templates ---

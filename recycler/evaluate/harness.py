@@ -9,6 +9,7 @@ alone, so that its scores do not depend on the other tasks; sampled answers are 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +21,7 @@ from transformers import AutoConfig
 from recycler.errors import InvalidConfig
 from recycler.evaluate import measure
 from recycler.evaluate.aggregates import MISSING, Rule
+from recycler.evaluate.answers import answers_of
 from recycler.evaluate.items import content_of, dependent, part_of, split_items
 from recycler.evaluate.settings import LmEvalSettings
 from recycler.evaluate.tasks import (
@@ -154,9 +156,13 @@ class LmEval:
         for kind in dict.fromkeys(request.request_type for request in requests):
             self._answer(kind, split, [r for r in requests if r.request_type == kind])
         by_document = _filtered(task, requests)
-        found = _processed(task, [by_document[position[i]] for i in ids], objectives)
+        documents = [by_document[position[i]] for i in ids]
+        found = _processed(task, documents, objectives)
         return {
-            o.name: _rule(o, task).outcomes(ids, found[o.name], self._clusters(o, ids))
+            o.name: replace(
+                _rule(o, task).outcomes(ids, found[o.name], self._clusters(o, ids)),
+                answers=answers_of(task, o.metric, documents),
+            )
             for o in objectives
         }
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from recycler.nouns.trial import Job
 def evaluation_of(
     job: Job, results: Mapping[str, Outcomes | Score], digest: str, seconds: Mapping[str, float]
 ) -> Evaluation:
-    """Make an evaluation from the results of an evaluator.
+    """Make an evaluation from the results of an evaluator, with answers if the job asks for them.
 
     Raises:
         NotFinite: a mean is NaN or infinite.
     """
     outcomes = {name: r for name, r in results.items() if isinstance(r, Outcomes)}
+    if not job.answers:
+        outcomes = {name: replace(r, answers=None) for name, r in outcomes.items()}
     with np.errstate(all="ignore"):  # non-finite scores raise below
         scores = {name: r.score() if isinstance(r, Outcomes) else r for name, r in results.items()}
     for name, score in scores.items():

@@ -29,6 +29,7 @@ from recycler.front.paired import Difference, common_split, differences
 from recycler.front.scale import words
 from recycler.front.stages import due, elected, remaining_gain
 from recycler.front.verdict import Verdict, verdict
+from recycler.nouns.answers import Answers
 from recycler.nouns.evaluation import SPLITS, Outcomes
 from recycler.nouns.objectives import Array, Objective
 from recycler.nouns.plan import Plan
@@ -54,7 +55,7 @@ class Results:
         self.status = reading.status
         self.trials = reading.trials
         self.looked_at = reading.looked_at
-        self._outcomes = reading.outcomes
+        self._outcomes, self._answers = reading.outcomes, reading.answers
         self._unpacked: dict[tuple[int, str], Mapping[str, Outcomes]] = {}
         self._expected: dict[str, Mapping[int, Array]] = {}
         self._verdicts: dict[int, Verdict | None] = {}
@@ -85,6 +86,10 @@ class Results:
         if key not in self._unpacked:
             self._unpacked[key] = self._outcomes(*key)
         return self._unpacked[key]
+
+    def answers(self, trial: Trial, split: str, objective: str) -> Answers | None:
+        """Return what a trial answered to the items of an objective, if its answers were kept."""
+        return self._answers(trial.number, split, objective)
 
     @cached_property
     def reference(self) -> Array | None:

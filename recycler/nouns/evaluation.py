@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recycler.errors import InvalidConfig
+from recycler.nouns.answers import Answers
 from recycler.nouns.objectives import Array
 
 
@@ -48,6 +49,7 @@ class Outcomes:
         clusters: (items,) label shared by dependent items; empty: all items independent.
         link: function from the mean of the values to the score: empty: none; `exp`: exponential,
             as for a perplexity.
+        answers: what the merge answered, for people to read; None: not known or not kept.
     """
 
     ids: tuple[int, ...]
@@ -55,15 +57,18 @@ class Outcomes:
     weights: tuple[float, ...] = ()
     clusters: tuple[int, ...] = ()
     link: str = ""
+    answers: Answers | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for part in (self.values, self.weights, self.clusters):
             assert len(part) in (0, len(self.ids)), "one entry per item"
+        if self.answers is not None:
+            assert len(self.answers.texts) == len(self.ids), "one answer per item"
 
     def joined(self, other: "Outcomes") -> "Outcomes":
         """Return these items followed by others; both must use the same cluster labels.
 
-        If both have default ids (0, 1, …), the others are renumbered to follow.
+        If both have default ids (0, 1, …), the others are renumbered to follow. Answers are dropped.
         """
         if self._unnamed() and other._unnamed():
             more = range(len(self.ids), len(self.ids) + len(other.ids))

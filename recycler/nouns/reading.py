@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from recycler.nouns.answers import Answers
 from recycler.nouns.evaluation import Outcomes
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Trial
@@ -20,6 +21,8 @@ class Reading:
         trials: all trials by number, without item outcomes.
         looked_at: number of studies, this one included, that scored merges on these test items.
         outcomes: (trial number, split) -> objective -> item outcomes; unpacked on each call.
+        answers: (trial number, split, objective) -> kept answers, or None. They are read when asked
+            for: rows of answers never change.
     """
 
     event: int
@@ -28,3 +31,4 @@ class Reading:
     trials: tuple[Trial, ...]
     looked_at: int
     outcomes: Callable[[int, str], Mapping[str, Outcomes]]
+    answers: Callable[[int, str, str], Answers | None]

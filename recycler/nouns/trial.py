@@ -111,6 +111,7 @@ class Job:
         split: dev, select or test.
         objectives: names of the objectives to score.
         part: (start, stop) as shares of the split's items, in their seeded order.
+        answers: whether the result holds answers beside the outcomes, if the evaluator has them.
     """
 
     trial: int
@@ -118,3 +119,4 @@ class Job:
     split: str
     objectives: tuple[str, ...]
     part: tuple[float, float] = WHOLE
+    answers: bool = False

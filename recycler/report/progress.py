@@ -65,6 +65,8 @@ class ProgressBar:
 
     def step(self, progress: Step) -> None:
         """One event of a run."""
+        if progress.said:
+            self._console.print(progress.said, markup=False, highlight=False, soft_wrap=True)
         note = ""
         if progress.trial is not None:
             failure = progress.trial.failure

@@ -255,8 +255,9 @@ def read_failure(text: str | None) -> Failure | None:
 
 
 def pack(outcomes: Outcomes) -> bytes:
-    """Item outcomes as compressed JSON."""
-    table = {name: getattr(outcomes, name) for name in outcomes.__dataclass_fields__}
+    """Item outcomes as compressed JSON, without the answers."""
+    kept = [name for name in outcomes.__dataclass_fields__ if name != "answers"]
+    table = {name: getattr(outcomes, name) for name in kept}
     return zlib.compress(canonical(table).encode(), level=1)
 
 

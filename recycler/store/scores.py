@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from recycler.errors import Mismatch, NotFound
+from recycler.nouns.answers import Answers
 from recycler.nouns.evaluation import Evaluation
 from recycler.nouns.recipe import canonical
 from recycler.nouns.trial import Trial
@@ -114,6 +115,40 @@ def keep(
     if rows:
         insert = INSERT[db.dialect.name](t.evaluations)
         db.execute(insert.on_conflict_do_nothing(), rows)
+        _keep_answers(db, trial, evaluation, measures)
+
+
+def _keep_answers(
+    db: sa.Connection, trial: Trial, evaluation: Evaluation, measures: Mapping[str, str]
+) -> None:
+    """Write the answers that came with the outcomes; prompts and targets once for all merges."""
+    insert = INSERT[db.dialect.name]
+    for name, outcomes in evaluation.outcomes.items():
+        if outcomes.answers is None or name not in measures:
+            continue
+        place = {"measure": measures[name], "split": evaluation.split}
+        given = {
+            **place,
+            "recipe_id": trial.recipe.id,
+            "answers": outcomes.answers.pack_given(),
+            "created": t.now(),
+        }
+        db.execute(insert(t.answers).on_conflict_do_nothing(), given)
+        c = t.prompts.c
+        known = sa.select(c.split).where(c.measure == measures[name], c.split == evaluation.split)
+        if db.execute(known).first() is None:
+            asked = {**place, "prompts": outcomes.answers.pack_asked()}
+            db.execute(insert(t.prompts).on_conflict_do_nothing(), asked)
+
+
+def answers(db: sa.Connection, recipe_id: str, measure: str, split: str) -> Answers | None:
+    """The kept answers of a merge to the items of a measure; None if there are none."""
+    a, p = t.answers.c, t.prompts.c
+    both = sa.and_(a.measure == p.measure, a.split == p.split)
+    query = sa.select(p.prompts, a.answers).select_from(t.answers.join(t.prompts, both))
+    wanted = (a.recipe_id == recipe_id, a.measure == measure, a.split == split)
+    row = db.execute(query.where(*wanted)).first()
+    return Answers.unpack(row.prompts, row.answers) if row else None
 
 
 def looked_at(db: sa.Connection, split: str, measures: Collection[str]) -> int:

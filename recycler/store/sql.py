@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from recycler.errors import Conflict
+from recycler.nouns.answers import Answers
 from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Split
 from recycler.nouns.plan import Plan
 from recycler.nouns.reading import Reading
@@ -309,12 +310,18 @@ class SqlStore:
         def outcomes(number: int, split: str) -> dict[str, Outcomes]:
             return {name: t.unpack(b) for name, b in packed.get((number, split), {}).items()}
 
+        def answers(number: int, split: str, objective: str) -> Answers | None:
+            measure = plan.measure_ids.get(objective, "")
+            with self.engine.reading() as db:
+                return scores.answers(db, trials[number].recipe.id, measure, split)
+
         return Reading(
             event=row["events"],
             status=status,
             plan=plan,
             trials=tuple(trials),
             outcomes=outcomes,
+            answers=answers,
             looked_at=looked_at,
         )
 

@@ -111,7 +111,7 @@ class SearchSection(_Section):
 
 
 class ExecutionSection(BaseModel):
-    """Where jobs run; may change between runs of one study.
+    """Where jobs run, and whether answers are kept; may change between runs of one study.
 
     Every other key is a setting of the executor, validated by `workspace.executor_of`.
     """
@@ -120,6 +120,12 @@ class ExecutionSection(BaseModel):
     executor: str = ""
     workers: int = Field(1, ge=1)
     device: str = "cpu"
+    keep_answers: bool | Literal["auto"] = "auto"
+
+    @property
+    def keeps_answers(self) -> bool | None:
+        """None: kept up to a size that the run prints."""
+        return None if self.keep_answers == "auto" else self.keep_answers
 
     def own(self) -> dict[str, Any]:
         """The executor's settings, as the user wrote them."""

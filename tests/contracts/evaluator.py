@@ -87,6 +87,15 @@ class EvaluatorContract:
         ids = [{n: o.ids for n, o in c.items() if isinstance(o, Outcomes)} for c in calls]
         assert ids[0] == ids[1]
 
+    def test_answers_if_any_are_one_an_item_and_the_same_again(
+        self, make, evaluator, objectives, models
+    ):
+        first, again = (e.evaluate(models[0], objectives, "test") for e in (evaluator, make()))
+        for name, outcomes in first.items():
+            answers = getattr(outcomes, "answers", None)
+            assert answers == getattr(again[name], "answers", None)
+            assert answers is None or len(answers.texts) == len(outcomes.ids)
+
     def test_splits_share_no_item(self, evaluator, objectives, models):
         found = [evaluator.evaluate(models[0], objectives, split) for split in SPLITS]
         for objective in objectives:

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from recycler.errors import Conflict, Mismatch, NotFound
+from recycler.nouns.answers import Answers
 from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.plan import Plan
@@ -304,6 +305,24 @@ class StoreContract:
         store.delete_study(study)  # what others may use stays
         assert store.trials("other")[0] == theirs
         assert store.known(proposal().recipe.id, "dev", measures) == {"f", "g"}
+
+    def test_answers_are_kept_for_every_study_and_prompts_once(self, store: Store) -> None:
+        kept = Answers(("2+2=", "\ud800"), ("4", ""), ("5", "\n"), ("so 5", "\n"), (0.1, -1 / 3))
+        outcomes = {"f": replace(Outcomes((4, 2), (0.0, 1.0)), answers=kept)}
+        scores = {"f": Score(0.5, 0.1, 2), "g": Score(0.5, 0.0, 0)}
+        made = plan("one", measures={"f": {"task": "sums"}, "g": {"task": "other"}})
+        for name in ("one", "two"):
+            store.create_study(replace(made, name=name))
+            store.start(name, proposal())
+        found = evaluation(scores=scores, outcomes=outcomes)
+        store.record("one", 0, found, measures=made.measure_ids)
+        store.adopt("two", 0, "dev", made.measure_ids)
+        for name in ("one", "two"):
+            reading = store.read(name)
+            assert reading.answers(0, "dev", "f") == kept
+            assert reading.outcomes(0, "dev")["f"].values == (0.0, 1.0)
+            assert reading.answers(0, "dev", "g") is None
+            assert reading.answers(0, "test", "f") is None
 
     def test_estimates_of_a_pruned_trial_are_its_own(self, store: Store, study: str) -> None:
         measures = {"f": "m1", "g": "m2"}

@@ -1,0 +1,56 @@
+"""Commands that set trials side by side: `recycler compare`."""
+
+from importlib import import_module as lazy
+from pathlib import Path
+
+import click
+
+from recycler.cli.common import FOLDER, as_json, print_json, results_of, write
+
+
+@click.command()
+@click.argument("study")
+@click.argument("trials", nargs=-1, required=True, metavar="A B [...]")
+@click.option("--split", type=click.Choice(["dev", "select", "test"]), help="Which items.")
+@click.option("--items", "task", metavar="TASK", help="List the items whose outcomes differ.")
+@click.option("--all", "every", is_flag=True, help="With --items: also those that do not differ.")
+@click.option("--limit", type=click.IntRange(0), default=10, help="Items to show; 0: all.")
+@click.option("--skip", type=click.IntRange(0), default=0, help="Items to leave out first.")
+@click.option("--csv", type=FOLDER, help="Write the differences as a table.")
+@as_json
+@click.pass_obj
+def compare(
+    store: str,
+    /,
+    study: str,
+    trials: tuple[str, ...],
+    split: str | None,
+    task: str | None,
+    every: bool,
+    limit: int,
+    skip: int,
+    csv: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare trial A of STUDY with each of the others, item by item.
+
+    Trials are numbers or names: 17, single:code-a, uniform, greedy, pick, knee.
+
+    \b
+    Example: recycler compare demo pick single:code-a --items arithmetic
+    """
+    if len(trials) < 2:
+        raise click.UsageError("give at least two trials, such as `pick` and `uniform`.")
+    if every and task is None:
+        raise click.UsageError("--all belongs to --items TASK.")
+    core, report = lazy("recycler.front.compare"), lazy("recycler.report.compare")
+    found = core.compare(results_of(store, study), trials, split or "")
+    chosen = core.items_of(found, task, every) if task else None
+    if csv:
+        write(csv, report.table(found).to_csv(index=False).encode(), b"trial,split,objective")
+    if as_json:
+        print_json({**found.to_json(), **({"items": chosen.to_json()} if chosen else {})})
+    elif chosen:
+        report.items(found, chosen, skip, limit)
+    elif not csv:
+        report.comparison(found)
