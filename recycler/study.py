@@ -11,11 +11,13 @@ from typing import Any
 
 from recycler.checkpoints.pool import Pool
 from recycler.front.front import Front
+from recycler.front.proposals import foreseen
 from recycler.front.results import Results
 from recycler.front.verdict import Verdict
 from recycler.loop import Listener
 from recycler.nouns.objectives import Objective
 from recycler.nouns.plan import Plan
+from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import Trial
 from recycler.protocols import Executor
 from recycler.runs import run_study
@@ -151,6 +153,31 @@ class Study:
     def verdict(self, trial: Trial | None = None) -> Verdict | None:
         """A trial, or the pick, against the best single, the best baseline and the references."""
         return self.results.verdict(trial)
+
+    def predict(
+        self,
+        *merges: Mapping[str, float] | str | Path,
+        prefer: Sequence[Mapping[str, float]] = (),
+        grid: int = 0,
+    ) -> dict[str, Any]:
+        """What the surrogate expects of merges, without evaluating them (see `front.proposals`).
+
+        Args:
+            *merges: weights by checkpoint, or the file of a recipe.
+            prefer: preferences (weight by objective); for each a merge is proposed.
+            grid: number of further preferences, spread over all objectives.
+
+        Returns:
+            The table that `recycler predict STUDY --json` prints.
+        """
+        read = lazy("recycler.merge.recipes.own").read_recipe
+
+        def recipe_of(file: str | Path) -> Recipe:
+            found: Recipe = read(Path(file), lambda c, exact: self.workspace.fingerprint(c)).recipe
+            return found
+
+        asked = [recipe_of(m) if isinstance(m, str | Path) else m for m in merges]
+        return foreseen(self.results, asked, prefer, grid)
 
     def export(
         self, trial: Trial | int, out: str | Path, *, force: bool = False, donor: str = ""

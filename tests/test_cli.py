@@ -35,6 +35,7 @@ COMMANDS = [
     "front",
     "show",
     "pick",
+    "predict",
     "export",
     "verify",
 ]

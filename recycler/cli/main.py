@@ -15,6 +15,7 @@ from recycler.cli.export import export, verify
 from recycler.cli.init import init
 from recycler.cli.merge import merge
 from recycler.cli.pool import pool
+from recycler.cli.predict import predict
 from recycler.cli.read import front, pick, show
 from recycler.cli.study import rm, run, stop, studies
 from recycler.errors import RecyclerError
@@ -50,6 +51,7 @@ for command in (
     front,
     show,
     pick,
+    predict,
     compare,
     export,
     verify,

@@ -34,7 +34,7 @@ def expected(
         split: `dev`: from dev scores alone, for all scored trials. Else also from the scores on this
             split, on its scale, for the trials scored there.
     """
-    scored, x, y, errors = _ledger(plan, trials)
+    scored, x, y, errors = scored_points(plan, trials)
     if len(scored) > MANY and split == "dev":
         return dict(zip((trial.number for trial in scored), y, strict=True))
     corner = np.asarray(reference, dtype=np.float64)
@@ -64,14 +64,14 @@ def predicted(
 
     None if there are more than MANY scored trials.
     """
-    scored, x, y, errors = _ledger(plan, trials)
+    scored, x, y, errors = scored_points(plan, trials)
     if len(scored) > MANY:
         return None
     space, corner = plan.points, np.asarray(reference, dtype=np.float64)
     return posterior.predicted(space, corner, x, y, errors, space.point_of(recipe))
 
 
-def _ledger(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Trial], Array, Array, Array]:
+def scored_points(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Trial], Array, Array, Array]:
     """Return k scored trials, their (k, d) points, (k, m) dev gains and (k, m) standard errors."""
     scored = [trial for trial in trials if trial.state in SCORED]
     x = np.array([plan.points.point_of(trial.recipe) for trial in scored])

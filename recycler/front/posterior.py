@@ -132,6 +132,23 @@ class Posterior:
         spread: Array = self.unit * np.sqrt(np.maximum(variance, 0.0))
         return spread
 
+    def covariance(self, w: Array) -> Array:
+        """(c, c) posterior covariance between (c, d) points, in the squared unit of the values."""
+        across = kernel(self.scales, self._centre, w, self.x)
+        prior = kernel(self.scales, self._centre, w, w)
+        found: Array = self.unit**2 * (prior - across @ _solve(self._root, across.T))
+        return found
+
+    def left_out(self) -> tuple[Array, Array]:
+        """(k,) values less their prediction from all other trials, and (k,) deviations of the latter.
+
+        Both in the unit of the values; the deviations are without noise. The scales stay as fitted.
+        Reference: Rasmussen & Williams 2006, eqs. 5.10 to 5.12.
+        """
+        variance = 1 / np.diag(_solve(self._root, np.eye(len(self.x))))
+        residuals: Array = self.unit * self._weights * variance
+        return residuals, self.unit * np.sqrt(np.maximum(variance - self._noise(), 0.0))
+
     def draws(self, rng: np.random.Generator, count: int) -> Callable[[Array], Array]:
         """Draw `count` functions from the posterior: (c, d) points -> (c, count) values."""
         prior = _prior_draws(self.scales, self._centre, rng, count)
