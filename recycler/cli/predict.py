@@ -41,9 +41,8 @@ def predict(
     """Say what is expected of merges in STUDY, with 90 % intervals; nothing is evaluated.
 
     \b
-    Examples:
-      recycler predict demo --weights code-a=0.5,prose-a=0.5
-      recycler predict demo --prefer code=2,prose=1
+    Example: recycler predict demo --weights code-a=0.5,prose-a=0.5
+             recycler predict demo --prefer code=2,prose=1
     """
     table = study_of(store, study).predict(
         *map(numbers, weights), *recipe, prefer=[*map(numbers, prefer)], grid=grid or 0
