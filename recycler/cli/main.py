@@ -17,6 +17,7 @@ from recycler.cli.merge import merge
 from recycler.cli.pool import pool
 from recycler.cli.predict import predict
 from recycler.cli.read import front, pick, show
+from recycler.cli.scout import scout
 from recycler.cli.study import rm, run, stop, studies
 from recycler.errors import RecyclerError
 
@@ -32,6 +33,7 @@ def cli(context: click.Context, store: str) -> None:
     Example:
       recycler demo                      the whole job on a built-in pool
       recycler init runs/* --tasks A,B   a study file for your own folders
+      recycler scout study.yaml          which tasks are worth a search
       recycler run study.yaml            search your own pool
       recycler front STUDY               what was found, with error bars
       recycler export STUDY TRIAL OUT    a Hugging Face folder, proved to be what was scored
@@ -44,6 +46,7 @@ for command in (
     init,
     pool,
     merge,
+    scout,
     run,
     stop,
     studies,

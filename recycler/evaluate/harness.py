@@ -35,12 +35,13 @@ from recycler.evaluate.tasks import (
 )
 from recycler.evaluate.tokenizer import load_tokenizer
 from recycler.nouns.evaluation import SPLITS, Outcomes
-from recycler.nouns.measure import TOGETHER
+from recycler.nouns.measure import TOGETHER, items_part
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import WHOLE
 from recycler.protocols import Context
 
 FEWSHOT_SEED = 1234  # as in lm_eval.simple_evaluate
+GUESSED = ("acc", "acc_norm", "acc_mutual_info", "acc_bytes")  # shares of right choices
 PROBED = 16  # items whose metrics are checked with made-up answers
 # Made-up answers by request type, to check a task's metrics before there is a model.
 _PROBES: Mapping[str, Any] = {
@@ -285,6 +286,18 @@ class LmEval:
             for o in self._context.objectives
         }
 
+    def chances(self) -> dict[str, float]:
+        """Objective -> share of right answers by guessing, for multiple-choice tasks (dev items)."""
+        found = {}
+        for o in self._context.objectives:
+            task, documents = self._tasks[o.task], self._documents[o.task]
+            guessed = o.metric.partition(",")[0] in GUESSED
+            if guessed and getattr(task, "OUTPUT_TYPE", "") == "multiple_choice":
+                ids = self._splits[o.task]["dev"]
+                shares = [1 / len(task.doc_to_choice(documents[i])) for i in ids]
+                found[o.name] = sum(shares) / len(shares)
+        return found
+
     def _task_parts(self, name: str) -> dict[str, Any]:
         loaded, documents = self._loaded[name], self._documents[name]
         task, splits = loaded.task, self._splits[name]
@@ -296,7 +309,7 @@ class LmEval:
             "task": name,
             f"config of task {name!r}": measure.digest(content_of(config_of(task))),
             f"data of task {name!r}": measure.documents_digest(used),
-            f"items of task {name!r}": {
+            items_part(name): {
                 **sizes,
                 "of": len(documents),
                 "seed": int(self._context.items.get("seed", 0)),

@@ -18,6 +18,11 @@ Parts = Mapping[str, Any]
 TOGETHER = "all items together"
 
 
+def items_part(task: str) -> str:
+    """Name of the part that says how many items a task has: per split, and `of` all together."""
+    return f"items of task {task!r}"
+
+
 def measure_id(parts: Parts) -> str:
     """Digest of a measure: equal if all parts are."""
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:32]

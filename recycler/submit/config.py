@@ -140,6 +140,7 @@ class StudyFile(_Section):
     base: CheckpointEntry | str | None = None
     objectives: list[ObjectiveEntry] = Field(min_length=1)
     held_out: list[ObjectiveEntry] = Field(default_factory=list)
+    candidates: list[ObjectiveEntry] = Field(default_factory=list)
     items: ItemsSection = ItemsSection()
     evaluator: EvaluatorSection = EvaluatorSection()
     merge: MergeSection = MergeSection()
@@ -150,13 +151,17 @@ class StudyFile(_Section):
         """Searched objectives, then held-out ones; a missing direction is left to the task."""
         listed = [(entry, False) for entry in self.objectives]
         listed += [(entry, True) for entry in self.held_out]
-        made = []
-        for entry, held_out in listed:
-            given = entry.model_dump()
-            if not entry.metric.startswith("merge."):
-                given["direction"] = entry.direction or "task"
-            made.append(Objective(**given, held_out=held_out))
-        return Objectives(tuple(made))
+        return Objectives(tuple(_objective(entry, held_out) for entry, held_out in listed))
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Objective -> `searched`, `held out` or `candidate`, in the order of the file."""
+        lists = {
+            "searched": self.objectives,
+            "held out": self.held_out,
+            "candidate": self.candidates,
+        }
+        return {entry.name: role for role, entries in lists.items() for entry in entries}
 
     def all_objectives(self) -> Objectives:
         """The same with default directions, for an evaluator that gives none."""
@@ -228,6 +233,13 @@ def _by_place(error: ValidationError) -> dict[tuple[int | str, ...], Any]:
 
 def _is_branch(part: int | str) -> bool:
     return part in ("str", "CheckpointEntry") or str(part).startswith("list[")
+
+
+def _objective(entry: ObjectiveEntry, held_out: bool) -> Objective:
+    given = entry.model_dump()
+    if not entry.metric.startswith("merge."):
+        given["direction"] = entry.direction or "task"
+    return Objective(**given, held_out=held_out)
 
 
 def _entry(entry: CheckpointEntry | str) -> dict[str, Any]:
