@@ -99,6 +99,7 @@ def results_of(search: Search, count: int) -> Results:
             trials=trials,
             looked_at=1,
             outcomes=lambda number, split: {},
+            answers=lambda number, split, objective: None,
         )
     )
 
