@@ -20,6 +20,8 @@ from recycler.nouns.objectives import Objective, Objectives
 from recycler.report import scouting as report
 from recycler.scout import scout
 from recycler.study import Study
+from recycler.submit.config import read_study
+from recycler.submit.rewriting import write_objectives
 from recycler.submit.submission import submit
 from recycler.submit.workspace import Workspace
 
@@ -218,3 +220,64 @@ def test_bad_input_is_refused_before_anything_is_scored(tmp_path, drawer):
     submit(workspace, file)
     with pytest.raises(Conflict, match="another name"):
         scout(workspace, study_file(tmp_path, drawer))
+
+
+# --- the proposal in the study file ---
+
+FILE = """# my study
+study: s
+pool: [a, b]
+objectives: # searched
+  # the best task
+  - { name: code, metric: bits_per_byte } # in bits
+  - name: chat
+    metric: acc
+    floor: 0.2
+
+  - { name: size, metric: merge.nonzero }
+  - { name: facts, metric: acc }
+# between
+held_out:
+- {name: prose, metric: bits_per_byte}   # no indent
+candidates: [{ name: maths, metric: acc }, { name: law, metric: acc }] # perhaps
+items: { dev: 10 } # few
+"""
+
+
+def test_the_proposal_is_written_with_all_comments_and_nothing_else_changed(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text(FILE)
+    copy = write_objectives(file, ["maths", "prose"])
+    text = file.read_text()
+    assert copy.read_text() == FILE
+    made = read_study(file)
+    assert [e.name for e in made.objectives] == ["chat", "size", "prose", "maths"]
+    assert [e.name for e in made.held_out] == ["code", "facts"]
+    assert [e.name for e in made.candidates] == ["law"]
+    for comment in ("# my study", "# searched", "# the best task", "# in bits", "# between"):
+        assert comment in text
+    for comment in ("# no indent", "# perhaps", "# few"):
+        assert comment in text
+    assert write_objectives(file, ["maths", "prose"]).name == "s.yaml.before-scout-2"
+    assert file.read_text() == text
+    write_objectives(file, ["code", "law"])  # candidates are used up
+    assert [e.name for e in read_study(file).candidates] == []
+
+
+def test_a_file_that_can_not_be_edited_cleanly_is_left_as_it_is(tmp_path):
+    file = tmp_path / "s.yaml"
+    for bad in (
+        FILE.replace("[{ name: maths", "[ # two\n  { name: maths"),
+        FILE.replace("- {name: prose", "- &p {name: prose") + "# *p\n",
+    ):
+        file.write_text(bad)
+        if "&p" in bad:
+            write_objectives(file, ["prose"])  # an anchor alone does no harm
+            assert [e.name for e in read_study(file).objectives][-1] == "prose"
+            continue
+        with pytest.raises(Conflict, match="unchanged"):
+            write_objectives(file, ["maths"])
+        assert file.read_text() == bad
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["s.yaml"]
+    with pytest.raises(InvalidConfig, match="no task 'x'"):
+        write_objectives(file, ["x"])
