@@ -18,9 +18,12 @@ from recycler.errors import InvalidConfig
 @click.option("--ray-address", help="An existing Ray cluster.")
 @click.option("--device", help="torch device of the workers.")
 @click.option("--replace", is_flag=True, help="Start that study anew; its trials are deleted.")
+@click.option("--plan", is_flag=True, help="Print what it will cost; run and change nothing.")
 @as_json
 @click.pass_obj
-def run(store: str, /, study_file: Path, replace: bool, as_json: bool, **given: Any) -> None:
+def run(
+    store: str, /, study_file: Path, replace: bool, plan: bool, as_json: bool, **given: Any
+) -> None:
     """Run the study of STUDY_FILE, or resume it. Ctrl-C stops it; nothing is lost.
 
     \b
@@ -29,14 +32,27 @@ def run(store: str, /, study_file: Path, replace: bool, as_json: bool, **given: 
     config = lazy("recycler.submit.config").read_study(study_file)
     changes = {key: value for key, value in given.items() if value is not None}
     execution = config.execution.model_copy(update=changes)
+    if plan:
+        return price(store, study_file, execution, replace, as_json)
     workspace = workspace_of(store, create=True)
     with lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar:
         submit = lazy("recycler.submit.submission").submit
-        plan = submit(workspace, study_file, bar.bytes_read, replace=replace)
-        study = lazy("recycler.study").Study(plan.name, workspace)
+        name = submit(workspace, study_file, bar.bytes_read, replace=replace).name
+        study = lazy("recycler.study").Study(name, workspace)
         study.run(execution, bar.step, bar.bytes_read)
     results = study.results
     print_json(results.front_json()) if as_json else lazy("recycler.report.text").front(results)
+
+
+def price(store: str, study_file: Path, execution: Any, replace: bool, as_json: bool) -> None:
+    """Print the bill of a study."""
+    with lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar:
+        make = lazy("recycler.quote").quote
+        found = make(study_file, execution, store, replace=replace, tell=bar.timing)
+    if as_json:
+        print_json(lazy("recycler.front.bill").to_json(found))
+    else:
+        lazy("recycler.report.bills").bill(found)
 
 
 @click.command()

@@ -75,6 +75,10 @@ class ProgressBar:
             note += f"; next {AHEAD} evaluations: {progress.remaining_gain:+.1%} expected"
         self._show(_NAMES[progress.phase], progress.done, progress.total, note)
 
+    def timing(self, done: int, total: int) -> None:
+        """Another measurement of a bill is done."""
+        self._show("timing", done, total, "")
+
     def bytes_read(self, name: str, count: int, total: int) -> None:
         """Fingerprinting has read more bytes of a checkpoint."""
         self.bytes_moved(f"fingerprint {name}", count, total)

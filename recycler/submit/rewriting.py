@@ -30,7 +30,7 @@ class _List:
 
 
 def write_objectives(file: str | os.PathLike[str], chosen: Sequence[str]) -> Path:
-    """Search the chosen tasks of a study file and hold out the others; candidates stay where they are.
+    """Search the chosen tasks of a study file and hold out the others; candidates stay there.
 
     Objectives with a floor and properties of the merge stay searched.
 

@@ -144,7 +144,7 @@ def register(
                     hint="stop that run first.",
                 )
             return changed(plan, warm=warm), True
-        return _resumed(old, plan, trials, store.where), False
+        return resumed(old, plan, trials, store.where), False
 
     return store.submit(plan.name, decide, pool_name(plan.name), spec)
 
@@ -175,7 +175,7 @@ def measures(
     return {**of_merge, **made.measures()}
 
 
-def _resumed(old: Plan, plan: Plan, trials: Sequence[Trial], where: str) -> Plan:
+def resumed(old: Plan, plan: Plan, trials: Sequence[Trial], where: str) -> Plan:
     """The plan to go on with: the stored one, or the stored one with a new budget."""
     plan = changed(plan, warm=old.warm, stop_after=old.stop_after)
     changes = old.changes(plan)
