@@ -11,6 +11,7 @@ from typing import Any
 
 from recycler.checkpoints.pool import Pool
 from recycler.front.front import Front
+from recycler.front.naming import named
 from recycler.front.proposals import foreseen
 from recycler.front.results import Results
 from recycler.front.verdict import Verdict
@@ -180,11 +181,19 @@ class Study:
         return foreseen(self.results, asked, prefer, grid)
 
     def export(
-        self, trial: Trial | int, out: str | Path, *, force: bool = False, donor: str = ""
+        self, trial: Trial | int | str, out: str | Path, *, force: bool = False, donor: str = ""
     ) -> dict[str, Any]:
-        """Write one merge as a Hugging Face folder and prove that it is the one that was scored."""
+        """Write one merge as a Hugging Face folder and prove that it is the one that was scored.
+
+        Args:
+            trial: a trial, its number, or its name (see `front.naming.named`), such as `pick`.
+            out: the folder to write.
+            force: replace an empty folder or an earlier merge.
+            donor: checkpoint that gives config and tokenizer.
+        """
         results, pool = self.results, self.workspace.study_pool(self.name)
-        found = results.trial(trial if isinstance(trial, int) else trial.number)
+        asked = trial.number if isinstance(trial, Trial) else trial
+        found = named(results, str(asked))
         done: dict[str, Any] = lazy("recycler.export").export(
             results, pool, found, Path(out), force=force, donor=donor
         )

@@ -33,6 +33,7 @@ COMMANDS = [
     "studies",
     "rm",
     "front",
+    "compare",
     "show",
     "pick",
     "predict",

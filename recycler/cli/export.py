@@ -20,19 +20,21 @@ from recycler.errors import NotFound
 
 @click.command()
 @click.argument("study")
-@click.argument("trial", type=int)
+@click.argument("trial")
 @click.argument("out", type=FOLDER)
 @force_option
 @click.option("--donor", default="", help="Checkpoint that gives config and tokenizer.")
 @as_json
 @click.pass_obj
 def export(
-    store: str, study: str, trial: int, out: Path, force: bool, donor: str, as_json: bool
+    store: str, study: str, trial: str, out: Path, force: bool, donor: str, as_json: bool
 ) -> None:
     """Write TRIAL of STUDY as a Hugging Face folder OUT, verified against the ledger.
 
+    TRIAL is a number or a name: pick, knee, uniform, single:NAME.
+
     \b
-    Example: recycler export demo $(recycler pick demo --knee) best/
+    Example: recycler export demo pick best/
     """
     done = study_of(store, study).export(trial, out, force=force, donor=donor)
     if as_json:

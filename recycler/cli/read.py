@@ -47,16 +47,18 @@ def front(
 
 @click.command()
 @click.argument("study")
-@click.argument("trial", type=int)
+@click.argument("trial")
 @as_json
 @click.pass_obj
-def show(store: str, study: str, trial: int, as_json: bool) -> None:
-    """Show one TRIAL of STUDY: recipe, scores, digest, timings, failure.
+def show(store: str, study: str, trial: str, as_json: bool) -> None:
+    """Show one TRIAL of STUDY, a number or a name: recipe, scores, digest, timings, failure.
 
     \b
     Example: recycler show demo 17
     """
-    table = results_of(store, study).trial_json(trial)
+    results = results_of(store, study)
+    number = lazy("recycler.front.naming").named(results, trial).number
+    table = results.trial_json(number)
     print_json(table) if as_json else lazy("recycler.report.text").trial(table)
 
 
