@@ -13,7 +13,7 @@ from machine import machine
 from recycler.demo.walkthrough import walk
 from recycler.environment import prepare
 from recycler.front.results import Results
-from recycler.report.figures import front_png
+from recycler.report.picture import front_png
 from recycler.submit.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent

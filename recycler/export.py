@@ -71,14 +71,14 @@ def export(
             f"trial {trial.number} is {trial.state}, so there is nothing to export.",
             hint=f"`recycler front {results.name}` lists merges that can be exported.",
         )
-    card, figures = lazy("recycler.report.card"), lazy("recycler.report.figures")
+    card, picture = lazy("recycler.report.card"), lazy("recycler.report.picture")
     giver = pool[donor] if donor else pool.checkpoints[0]
     extras = {
         PROOF: _json(proof(results, trial, giver)),
         **_recipes(trial.recipe, pool),
         "README.md": card.model_card(results, trial),
     }
-    pictures = {"front.png": figures.front_png(results, highlight=trial.number)}
+    pictures = {"front.png": picture.front_png(results, highlight=trial.number)}
     return write_folder(
         trial.recipe,
         pool,

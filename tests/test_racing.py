@@ -27,7 +27,8 @@ from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Job, State
 from recycler.protocols import Context
 from recycler.report import text
-from recycler.report.figures import front_figure, groups, lost, trace_figure
+from recycler.report.figures import front_figure, lost, trace_figure
+from recycler.report.groups import groups
 from recycler.report.page import html_page
 from recycler.search.function import search
 from recycler.search.samplers import Proposer
@@ -459,8 +460,10 @@ def test_the_page_counts_the_stopped_and_draws_them_as_crosses(world) -> None:
     members = {t.number for t in study.front.trials}  # on select items, whoever was stopped before
     beaten = [t for t in stopped if t.number not in members]
     assert [t.number for t in groups(study, "test")["pruned"]] == [t.number for t in beaten]
-    (crosses,) = [part for part in front_figure(study).data if part.name.startswith("pruned")]
-    assert list(crosses.x) == [t.means("dev")["text"] for t in beaten]
+    pruned = [part for part in front_figure(study).data if part.name.startswith("pruned")]
+    (crosses,) = [part for part in pruned if not part.showlegend]
+    drawn = [tuple(row) for row in crosses.customdata]
+    assert drawn == [(t.means("dev")["text"], t.means("dev")["choice"]) for t in beaten]
     assert [t.number for *_, t in lost(study)] == [t.number for t in stopped]
     assert len(trace_figure(study).data[1].x) == len(stopped)
 

@@ -35,7 +35,7 @@ def front(
         page = lazy("recycler.report.page").html_page(results)
         write(html, page.encode(), b"<title>recycler:")
     if png:
-        write(png, lazy("recycler.report.figures").front_png(results), b"recycler")
+        write(png, lazy("recycler.report.picture").front_png(results), b"recycler")
     if csv:
         table = lazy("recycler.report.tables").front_table(results)
         write(csv, table.to_csv(index=False).encode(), b"trial,name,kind")

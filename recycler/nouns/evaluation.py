@@ -151,6 +151,24 @@ class Outcomes:
         return Score(mean, stderr, len(values))
 
 
+def error_correlation(one: Outcomes | None, other: Outcomes | None) -> float:
+    """Correlation in [-1, 1] of the errors of two means over the same items, from their outcomes.
+
+    With residuals as in `Outcomes.score`, summed by cluster, it is Σ r s / √(Σ r² Σ s²). A link does
+    not change it. 0 if the items differ, or one of the two has no spread.
+    """
+    if one is None or other is None or one.ids != other.ids:
+        return 0.0
+    residuals = []
+    for outcomes in (one, other):
+        values, weights, _ = outcomes.arrays()
+        mean = (values * weights).sum() / weights.sum()
+        residuals.append(np.bincount(one.arrays()[2], weights * (values - mean)))
+    r, s = residuals
+    size = float(np.sqrt((r @ r) * (s @ s)))
+    return float(np.clip((r @ s) / size, -1.0, 1.0)) if size > 0 else 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """The scores of one merge on one split, and their cost.

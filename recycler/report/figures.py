@@ -1,146 +1,324 @@
-"""Figures of a study: the front by pairs of objectives, the hypervolume trace, the weights.
+"""Interactive figures of a study: the front by pairs of objectives, parallel coordinates, the volume.
 
-Plotly draws the HTML page, Matplotlib the picture in the model card.
+Each is a plotly figure; `caption_of` says in words what to see in it.
 """
 
-import io
-from collections.abc import Sequence
-from itertools import combinations
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from recycler.front import pareto
+from recycler.front.front import volume
 from recycler.front.results import Results
-from recycler.nouns.evaluation import Score
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import State, Trial
+from recycler.report.axes import Axis, axes, ellipses, outside
+from recycler.report.groups import (
+    COLOURS,
+    FAINT,
+    axis_title,
+    best_split,
+    errors,
+    floors,
+    groups,
+    hover,
+    label,
+    means,
+    pairs,
+)
 
-# Safe for colour-blind readers (Okabe & Ito).
-COLOURS = {
-    "front": "#D55E00",
-    "search": "#9A9A9A",
-    "greedy": "#56B4E9",
-    "single": "#0072B2",
-    "uniform": "#009E73",
-    "merge-best": "#CC79A7",
-    "pruned": "#B5B5B5",
-}
-_SYMBOLS = {
+WIDTH = 960  # of a figure as wide as the page [px]
+COLUMNS = 3  # most panels side by side
+SYMBOLS = {
     "single": "square",
     "uniform": "diamond",
     "merge-best": "x",
     "greedy": "triangle-up",
+    "try": "cross",
+    "reference": "star",
     "pruned": "x-thin-open",
 }
-_MARKERS = {"single": "s", "uniform": "D", "merge-best": "X", "greedy": "^", "pruned": "x"}
-_FLOOR_LINE = {"dash": "dash", "color": "#777777", "width": 1}
-_LABELS = {"pruned": "pruned (some dev items)"}
+_GREY = "#777777"
+_FLOOR_LINE = {"dash": "dash", "color": _GREY, "width": 1}
 
 
-def pairs(results: Results) -> list[tuple[Objective, Objective]]:
-    """Every pair of searched objectives; a single objective is paired with itself."""
-    searched = results.plan.objectives.searched
-    return list(combinations(searched, 2)) or [(searched[0], searched[0])]
-
-
-def groups(results: Results, split: str) -> dict[str, list[Trial]]:
-    """Trials scored on a split, grouped by kind; members of the front form their own group.
-
-    Pruned trials are included, with their estimates for the dev items.
-    """
-    members = {trial.number for trial in results.front.trials}
-    found: dict[str, list[Trial]] = {"pruned": [], "search": [], "greedy": [], "single": []}
-    found |= {"uniform": [], "merge-best": [], "front": []}
-    for trial in results.trials:
-        if trial.number in members:
-            found["front"].append(trial)
-        elif trial.state == State.PRUNED:
-            found["pruned"].append(trial)
-        elif split in trial.evaluations and trial.state == State.COMPLETE:
-            found[trial.kind].append(trial)
-    return {kind: trials for kind, trials in found.items() if trials}
-
-
-def floors(results: Results, split: str, objective: Objective) -> list[float]:
-    """The worst score that an objective's floor allows on a split; empty if it has no floor."""
-    limits = results.plan.objectives.raw(results.floors(split))
-    known = zip(results.plan.objectives.searched, limits, strict=True)
-    return [float(limit) for o, limit in known if o == objective and np.isfinite(limit)]
-
-
-def best_split(results: Results) -> str:
-    """The most honest split on which all members of the front were scored."""
-    return results.front.certainty
-
-
-def front_figure(results: Results) -> go.Figure:
-    """Front, baselines and all other merges scored on the reported items, by pairs of objectives."""
-    wanted, split = pairs(results), best_split(results)
-    grouped = groups(results, split)
-    figure = make_subplots(cols=len(wanted), rows=1, horizontal_spacing=0.08)
-    for column, (across, up) in enumerate(wanted, start=1):
-        for kind, trials in grouped.items():
-            figure.add_trace(_points(trials, kind, across, up, split, column == 1), 1, column)
-        for floor in floors(results, split, across):
-            figure.add_vline(x=floor, line=_FLOOR_LINE, row=1, col=column)
-        for floor in floors(results, split, up):
-            figure.add_hline(y=floor, line=_FLOOR_LINE, row=1, col=column)
-        figure.update_xaxes(title_text=_axis(across), row=1, col=column)
-        figure.update_yaxes(title_text=_axis(up), row=1, col=column)
+def finished(figure: go.Figure, caption: str, height: int, width: int = WIDTH) -> go.Figure:
+    """Set what all figures share: size, fonts, margins, and the caption (see `caption_of`)."""
     figure.update_layout(
         template="plotly_white",
-        height=480,
-        legend={"orientation": "h", "y": -0.2},
-        margin={"t": 30},
+        width=width,
+        height=height,
+        font={"size": 12},
+        margin={"t": 12, "l": 60, "r": 20, "b": 50},
+        meta={"caption": caption},
     )
+    figure.update_xaxes(title_font_size=12)
+    figure.update_yaxes(title_font_size=12)
     return figure
 
 
+def caption_of(figure: go.Figure) -> str:
+    """What to see in a figure, in words."""
+    return str(figure.layout.meta["caption"])
+
+
+def grid(
+    panels: int, most: int = COLUMNS, **options: Any
+) -> tuple[go.Figure, list[tuple[int, int]]]:
+    """A figure with panels in rows of at most `most`, and the (row, column) of each panel."""
+    columns = min(panels, most)
+    rows = math.ceil(panels / columns)
+    figure = make_subplots(rows=rows, cols=columns, **options)
+    return figure, [(i // columns + 1, i % columns + 1) for i in range(panels)]
+
+
+# --- the front ---
+
+
+def front_figure(results: Results) -> go.Figure:
+    """Front, baselines and all other merges scored on the reported items, by pairs of objectives.
+
+    With one objective: its score against the number of the trial.
+    """
+    split, panels = best_split(results), pairs(results)
+    grouped, ranges = groups(results, split), axes(results, split)
+    rows = math.ceil(len(panels) / COLUMNS)
+    figure, places = grid(
+        len(panels), horizontal_spacing=0.08, vertical_spacing=0.36 / (rows + 0.5)
+    )
+    for number, ((across, up), place) in enumerate(zip(panels, places, strict=True)):
+        at = {"row": place[0], "col": place[1]}
+        x, y = (ranges[across.name] if across else None), ranges[up.name]
+        if across:
+            _ellipses(figure, results, across, up, split, at)
+        for kind, trials in grouped.items():
+            figure.add_trace(_points(trials, kind, x, y, split), **at)
+            if number == 0:
+                figure.add_trace(_legend(kind), **at)
+        _floor_lines(figure, results, across, up, split, at)
+        title = axis_title(across) if across else "trial"
+        figure.update_xaxes(title_text=title, range=x.ends if x else None, **at)
+        figure.update_yaxes(title_text=axis_title(up), range=y.ends, **at)
+    hidden = outside(_searched(results, ranges), [t for ts in grouped.values() for t in ts], split)
+    figure.update_layout(legend={"orientation": "h", "y": -0.2 / rows, "yanchor": "top"})
+    height = 100 + (300 if rows == 1 else 220) * rows
+    return finished(figure, _front_caption(results, split, len(panels), hidden), height)
+
+
+def _searched(results: Results, ranges: Mapping[str, Axis]) -> dict[str, Axis]:
+    return {o.name: ranges[o.name] for o in results.plan.objectives.searched if o.name in ranges}
+
+
 def _points(
-    trials: Sequence[Trial], kind: str, across: Objective, up: Objective, split: str, legend: bool
+    trials: Sequence[Trial], kind: str, across: Axis | None, up: Axis, split: str
 ) -> go.Scatter:
-    x, y = (_scores(trials, objective, kind, split) for objective in (across, up))
-    bars = kind not in ("search", "pruned")
+    """The points of one group; a score outside its axis is drawn at the border as an open mark."""
+    ys = means(trials, up.objective, split)
+    xs = means(trials, across.objective, split) if across else [t.number for t in trials]
+    shown = [
+        up.shows(y) and (across is None or across.shows(x)) for x, y in zip(xs, ys, strict=True)
+    ]
+    symbols = [SYMBOLS.get(_own(t, kind), "circle") for t in trials]
+    faint = kind in FAINT
+    barred = not faint and (kind != "front" or across is None)  # else the ellipses show the errors
     return go.Scatter(
-        x=[score.mean for score in x],
-        y=[score.mean for score in y],
-        error_x={"array": [s.stderr for s in x], "visible": bars, "thickness": 1, "width": 0},
-        error_y={"array": [s.stderr for s in y], "visible": bars, "thickness": 1, "width": 0},
+        x=across.inside(xs) if across else xs,
+        y=up.inside(ys),
+        error_x=_bars(trials, across, split, shown) if across and barred else None,
+        error_y=_bars(trials, up, split, shown) if barred else None,
         mode="markers",
-        name=_LABELS.get(kind, kind),
+        name=label(kind),
         legendgroup=kind,
-        showlegend=legend,
+        showlegend=False,
+        opacity=0.45 if faint else 1.0,
         marker={
             "color": COLOURS[kind],
-            "symbol": _SYMBOLS.get(kind, "circle"),
-            "size": {"front": 10, "pruned": 5}.get(kind, 8),
+            "symbol": [
+                s if inside or s.endswith("open") else f"{s}-open"
+                for s, inside in zip(symbols, shown, strict=True)
+            ],
+            "size": {"front": 9, "pruned": 5, "search": 5}.get(kind, 7),
             "line": {"width": 1, "color": COLOURS[kind] if kind == "pruned" else "white"},
         },
-        text=[_hover(t) for t in trials],
-        hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+        customdata=[[x, y] for x, y in zip(xs, ys, strict=True)],
+        text=[hover(t) for t in trials],
+        hovertemplate="%{text}<br>%{customdata[0]:.4g}, %{customdata[1]:.4g}<extra></extra>",
     )
 
 
-def _scores(trials: Sequence[Trial], objective: Objective, kind: str, split: str) -> list[Score]:
-    """Scores to draw for each trial: those on the split; for pruned trials those on dev items."""
-    on = "dev" if kind == "pruned" else split
-    return [trial.evaluations[on].scores[objective.name] for trial in trials]
+def _legend(kind: str) -> go.Scatter:
+    """An entry of the legend, with the group's own symbol."""
+    return go.Scatter(
+        x=[None],
+        y=[None],
+        mode="markers",
+        name=label(kind),
+        legendgroup=kind,
+        marker={"color": COLOURS[kind], "symbol": SYMBOLS.get(kind, "circle"), "size": 8},
+    )
 
 
-def _hover(trial: Trial) -> str:
-    top = list(trial.recipe.weights.items())[:4]
-    return f"trial {trial.number} ({trial.name})<br>" + "<br>".join(f"{w:.3f} {n}" for n, w in top)
+def _own(trial: Trial, kind: str) -> str:
+    """The kind that decides the symbol: members of the front keep that of their own kind."""
+    return trial.kind if kind == "front" else kind
 
 
-def _axis(objective: Objective) -> str:
-    arrow = "higher is better" if objective.direction == "max" else "lower is better"
-    unit = f" [{objective.unit}]" if objective.unit else ""
-    return f"{objective.name}{unit}, {arrow}"
+def _bars(
+    trials: Sequence[Trial], axis: Axis, split: str, shown: Sequence[bool]
+) -> dict[str, Any]:
+    """Standard errors as bars; none for points at the border."""
+    spread = errors(trials, axis.objective, split)
+    kept = [s if inside else 0.0 for s, inside in zip(spread, shown, strict=True)]
+    return {"array": kept, "thickness": 0.6, "width": 0}
+
+
+def _ellipses(
+    figure: go.Figure, results: Results, across: Objective, up: Objective, split: str, at: Any
+) -> None:
+    """Errors of the members, one trace for all."""
+    rings = ellipses(results, results.front.trials, across, up, split)
+    gap = np.full((1, 2), np.nan)
+    path = np.concatenate([part for ring in rings for part in (ring, gap)] or [gap])
+    figure.add_trace(
+        go.Scatter(
+            x=path[:, 0],
+            y=path[:, 1],
+            mode="lines",
+            line={"width": 0.8, "color": "rgba(213,94,0,0.45)"},
+            fill="toself",
+            fillcolor="rgba(213,94,0,0.08)",
+            hoverinfo="skip",
+            showlegend=False,
+            name="errors",
+        ),
+        **at,
+    )
+
+
+def _floor_lines(
+    figure: go.Figure,
+    results: Results,
+    across: Objective | None,
+    up: Objective,
+    split: str,
+    at: Any,
+) -> None:
+    for floor in floors(results, split, across) if across else ():
+        figure.add_vline(x=floor, line=_FLOOR_LINE, **at)
+    for floor in floors(results, split, up):
+        figure.add_hline(y=floor, line=_FLOOR_LINE, **at)
+
+
+def _front_caption(results: Results, split: str, panels: int, hidden: Sequence[Trial]) -> str:
+    """What to see in the front, and what lies outside the axes."""
+    m = results.plan.objectives.m
+    if m == 1:
+        text = (
+            f"Scores on {split} items in the order of the trials; up is better. Orange: the best. "
+            "Bars: one standard error. "
+        )
+    else:
+        text = (
+            f"Scores on {split} items. Up and right is better in every panel; where lower scores are "
+            "better, the axis runs backwards. "
+        )
+    if panels < m * (m - 1) // 2:
+        text += (
+            f"Shown are the {panels} of {m * (m - 1) // 2} pairs of objectives with the strongest "
+            "trade-off. "
+        )
+    if m > 1:
+        text += (
+            "Orange: the front; no other merge is better in all objectives at once (its marks are "
+            "those of the kind, so an orange square is a single). Ellipses and bars: one standard "
+            "error. "
+        )
+    if any(floors(results, split, o) for o in results.plan.objectives.searched):
+        text += "Dashed: the floors. "
+    return text + outside_text(hidden)
+
+
+def outside_text(hidden: Sequence[Trial]) -> str:
+    """How many points lie outside the axes, and which."""
+    if not hidden:
+        return ""
+    ranked = sorted(hidden, key=lambda t: (t.kind in ("search", "greedy"), t.number))
+    names = ", ".join(t.name for t in ranked[:3]) + (", …" if len(hidden) > 3 else ".")
+    what = "1 point lies" if len(hidden) == 1 else f"{len(hidden)} points lie"
+    verb = "is" if len(hidden) == 1 else "are"
+    return f"{what} outside the axes and {verb} drawn open, at the border: {names}"
+
+
+# --- parallel coordinates ---
+
+
+def parallel_figure(results: Results) -> go.Figure:
+    """Every member and baseline as a line over all objectives, held-out ones last; up is better."""
+    split = best_split(results)
+    grouped, ranges = groups(results, split), axes(results, split)
+    ordered = sorted(ranges.values(), key=lambda axis: axis.objective.held_out)
+    figure = go.Figure()
+    for kind, trials in grouped.items():
+        if kind != "pruned":
+            figure.add_trace(_lines(trials, kind, ordered, split))
+    for place, axis in enumerate(ordered):
+        worse, better = axis.ends
+        figure.add_vline(x=place, line={"color": "#BBBBBB", "width": 1})
+        for y, value, anchor in ((0, worse, "top"), (1, better, "bottom")):
+            figure.add_annotation(
+                x=place, y=y, text=f"{value:.3g}", showarrow=False, yanchor=anchor, font_size=11
+            )
+    names = [f"{a.objective.name}{'*' if a.objective.held_out else ''}" for a in ordered]
+    figure.update_xaxes(
+        tickvals=list(range(len(ordered))),
+        ticktext=names,
+        range=[-0.15, len(ordered) - 0.85],
+        showgrid=False,
+        ticks="",
+    )
+    figure.update_yaxes(visible=False, range=[-0.09, 1.09])
+    figure.update_layout(legend={"orientation": "h", "y": -0.12, "yanchor": "top"})
+    hidden = outside(
+        ranges, [t for kind, ts in grouped.items() if kind != "pruned" for t in ts], split
+    )
+    text = (
+        f"Each line is one merge, each axis one objective on {split} items, its better end at the top"
+        f"{'; * is held out' if any(a.objective.held_out for a in ordered) else ''}. A merge that is "
+        "good at everything stays at the top; crossing lines are trade-offs. "
+    )
+    return finished(figure, text + outside_text(hidden), 380)
+
+
+def _lines(trials: Sequence[Trial], kind: str, ordered: Sequence[Axis], split: str) -> go.Scatter:
+    """The lines of one group as one trace."""
+    columns = [axis.share(means(trials, axis.objective, split)) for axis in ordered]
+    raw = [means(trials, axis.objective, split) for axis in ordered]
+    x, y, text = list[float | None](), list[float | None](), list[str]()
+    for i, trial in enumerate(trials):
+        x += [*range(len(ordered)), None]
+        y += [*(column[i] for column in columns), None]
+        text += [f"{hover(trial)}<br>{column[i]:.4g}" for column in raw] + [""]
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        name=label(kind),
+        opacity={"front": 0.9, "search": 0.15}.get(kind, 0.6),
+        line={
+            "color": COLOURS[kind],
+            "width": 2 if kind == "front" else 1,
+            "dash": "solid" if kind in ("front", "search") else "dot",
+        },
+        text=text,
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+# --- the hypervolume ---
 
 
 def trace(results: Results) -> list[float]:
@@ -153,7 +331,15 @@ def trace(results: Results) -> list[float]:
         key=lambda trial: trial.finished or 0,
     )
     gains = results.plan.objectives.gains([t.means("dev") for t in scored])
-    return [pareto.hypervolume(gains[: k + 1], reference) for k in range(len(gains))]
+    values, kept = list[float](), gains[:0]
+    for row in gains:  # only the front so far decides the volume
+        if len(kept) and (kept >= row).all(axis=1).any():
+            values.append(values[-1])
+            continue
+        kept = np.concatenate([kept, row[None]])
+        kept = kept[pareto.nondominated(kept)]
+        values.append(pareto.hypervolume(kept, reference))
+    return values
 
 
 def lost(results: Results) -> list[tuple[int, float, Trial]]:
@@ -168,101 +354,51 @@ def lost(results: Results) -> list[tuple[int, float, Trial]]:
     return found
 
 
-def trace_figure(results: Results) -> go.Figure:
-    """Hypervolume against the number of evaluations."""
+def trace_figure(results: Results, width: int = WIDTH) -> go.Figure:
+    """Hypervolume on dev items, as a multiple of that of the baselines, against evaluations."""
     values = trace(results)
-    references = sum(t.is_baseline and t.state == State.COMPLETE for t in results.trials)
-    figure = go.Figure(
-        go.Scatter(x=list(range(1, len(values) + 1)), y=values, mode="lines", line={"shape": "hv"})
-    )
+    unit = volume(results.baselines, results.plan.objectives, results.reference, "dev") or 0.0
+    unit = unit if unit > 0 else max(values, default=1.0) or 1.0
+    first = sum(t.is_baseline and t.state == State.COMPLETE for t in results.trials)
     ends = lost(results)
+    figure = go.Figure(
+        go.Scatter(
+            x=list(range(1, len(values) + 1)),
+            y=[value / unit for value in values],
+            mode="lines",
+            line={"shape": "hv", "color": COLOURS["front"]},
+            name="hypervolume",
+        )
+    )
     figure.add_trace(
         go.Scatter(
             x=[at for at, _, _ in ends],
-            y=[volume for _, volume, _ in ends],
+            y=[height / unit for _, height, _ in ends],
             mode="markers",
             marker={"symbol": "x-thin-open", "size": 5, "color": COLOURS["pruned"]},
             text=[f"trial {t.number} ({t.name}) {t.state}" for *_, t in ends],
             hovertemplate="%{text}<extra></extra>",
         )
     )
-    if 0 < references < len(values):
-        figure.add_vline(x=references, line_dash="dot", annotation_text="baselines done")
-    figure.update_layout(
-        template="plotly_white",
-        height=320,
-        margin={"t": 30},
-        showlegend=False,
-        xaxis_title="merges evaluated in full; crosses: pruned or failed",
-        yaxis_title="hypervolume on dev items",
+    figure.add_hline(y=1.0, line={"dash": "dot", "color": _GREY, "width": 1})
+    if 0 < first < len(values):
+        figure.add_vline(x=first, line={"dash": "dot", "color": _GREY, "width": 1})
+    low = values[min(first, len(values)) - 1] / unit if values else 0.0
+    figure.update_xaxes(title_text="merges evaluated in full")
+    figure.update_yaxes(
+        title_text="hypervolume / baselines'",
+        range=[min(low, 1.0) - 0.1, max([v / unit for v in values[-1:]] + [1.0]) + 0.05],
     )
-    return figure
+    figure.update_layout(showlegend=False)
+    return finished(figure, _trace_caption(values, unit, bool(ends)), 300, width)
 
 
-def weights_figure(results: Results) -> go.Figure:
-    """Heat map of the weights of the checkpoints in each member of the front."""
-    names, trials = results.plan.names, results.front.trials
-    grid = np.array([t.recipe.vector(names) for t in trials]).reshape(len(trials), len(names))
-    figure = go.Figure(
-        go.Heatmap(
-            z=grid,
-            x=list(names),
-            y=[f"trial {t.number}" for t in trials],
-            colorscale="Blues",
-            zmin=0,
-            colorbar={"title": "weight"},
-        )
-    )
-    figure.update_layout(
-        template="plotly_white", height=120 + 26 * max(len(trials), 3), margin={"t": 30}
-    )
-    figure.update_yaxes(autorange="reversed")
-    return figure
-
-
-def front_png(results: Results, highlight: int | None = None) -> bytes:
-    """The front by pairs of objectives as a PNG; one trial is marked with a ring."""
-    wanted, split = pairs(results), best_split(results)
-    figure = Figure(figsize=(4.6 * len(wanted), 4.4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(wanted), squeeze=False)[0]
-    grouped = groups(results, split)
-    for axis, (across, up) in zip(axes, wanted, strict=True):
-        for kind, trials in grouped.items():
-            _draw(axis, kind, trials, across, up, split)
-        for trial in results.trials:
-            if trial.number == highlight and split in trial.evaluations:
-                x, y = trial.means(split)[across.name], trial.means(split)[up.name]
-                axis.scatter([x], [y], s=190, facecolors="none", edgecolors="black", zorder=5)
-        for floor in floors(results, split, across):
-            axis.axvline(floor, color="#777777", linestyle="--", linewidth=0.9)
-        for floor in floors(results, split, up):
-            axis.axhline(floor, color="#777777", linestyle="--", linewidth=0.9)
-        axis.set_xlabel(_axis(across))
-        axis.set_ylabel(_axis(up))
-        axis.grid(alpha=0.25)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
-    figure.suptitle(f"{results.name}: {split} items, bars are standard errors", fontsize=10)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": "recycler"})
-    return buffer.getvalue()
-
-
-def _draw(
-    axis: Any, kind: str, trials: Sequence[Trial], across: Objective, up: Objective, split: str
-) -> None:
-    x, y = (_scores(trials, objective, kind, split) for objective in (across, up))
-    bars = kind != "pruned"
-    axis.errorbar(
-        [s.mean for s in x],
-        [s.mean for s in y],
-        xerr=[s.stderr for s in x] if bars else None,
-        yerr=[s.stderr for s in y] if bars else None,
-        fmt=_MARKERS.get(kind, "o"),
-        color=COLOURS[kind],
-        markersize=6 if bars else 3,
-        elinewidth=0.7,
-        label=_LABELS.get(kind, kind),
-        zorder=4 if kind == "front" else 3,
+def _trace_caption(values: Sequence[float], unit: float, ends: bool) -> str:
+    """What to see in the volume's trace."""
+    last = f" It ended at {values[-1] / unit:.3f}." if values else ""
+    crosses = " Crosses: pruned or failed trials." if ends else ""
+    return (
+        "Hypervolume (what the front dominates) on dev items; 1 is that of the singles, uniform, "
+        "merge-best and the greedy soup together. Right of the dotted line the search works. A "
+        f"curve that is still rising asks for more evaluations.{last}{crosses}"
     )

@@ -10,58 +10,100 @@ from recycler.front.results import Results
 from recycler.nouns.evaluation import Score
 from recycler.nouns.trial import Trial
 from recycler.report.decision import as_html
-from recycler.report.figures import (
-    best_split,
-    floors,
-    front_figure,
-    trace_figure,
-    weights_figure,
-)
+from recycler.report.figures import caption_of, front_figure, parallel_figure, trace_figure
+from recycler.report.forest import forest_figure
+from recycler.report.groups import best_split, floors
 from recycler.report.text import costs, infeasible
+from recycler.report.weights import roles_figure, weights_figure
 
+_HALF = 472  # width of a figure that shares its row [px]
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2rem}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
-th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}
+body{font:14px/1.45 system-ui,sans-serif;width:960px;margin:1.5rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.1rem;margin:1.2rem 0 .2rem}
+p{margin:.4rem 0}.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.85rem}
+th,td{padding:.2rem .6rem;white-space:nowrap;text-align:right;border-bottom:1px solid #ddd}
 th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
-td small{display:block;color:#8a8a8a;font-size:.75rem;line-height:1}
-.decision{border:2px solid #009E73;border-radius:6px;padding:.2rem 1rem .6rem;margin:1rem 0}
-.decision h2{margin:.6rem 0 .2rem}.verdict{font-weight:600}
+td small{display:block;color:#777;font-size:.72rem;line-height:1}
+figure{margin:0}figcaption{color:#555;font-size:.82rem;line-height:1.35}
+.pair{display:flex;gap:16px;align-items:flex-start}.pair figure{width:472px}
+.decision{border:2px solid #009E73;border-radius:6px;padding:.1rem 1rem .4rem;margin:.6rem 0}
+.decision h2{margin:.4rem 0 .2rem}.verdict{font-weight:600}
 td.better{color:#00694c}td.worse{color:#b3261e}td.cant-tell{color:#7a5c00}
 .bad{background:#fde2e0;border-left:4px solid #c0392b;padding:.5rem .8rem;font-weight:600}
-tr.front{background:#fdf1e7}tr.knee{font-weight:600}.note{color:#666}
-.warn{background:#fff4d6;border-left:4px solid #e0a800;padding:.5rem .8rem}
+tr.front{background:#fdf1e7}tr.knee{font-weight:600}.note{color:#555;font-size:.85rem}
+.warn{background:#fff4d6;border-left:4px solid #e0a800;padding:.5rem .8rem}.paper{display:none}
+@page{size:A4;margin:10mm}
+@media print{
+body{margin:0;padding:0;zoom:.7;print-color-adjust:exact;-webkit-print-color-adjust:exact}
+h2,figure,tr{break-inside:avoid}h2{break-after:avoid;margin-top:.7rem}
+.screen,.modebar{display:none!important}.paper{display:block}
+}
 """
+_DRAWN = {"displayModeBar": False}
 
 
 def html_page(results: Results) -> str:
-    """Front, table against the baselines, hypervolume trace and weights, with interactive figures."""
-    split = best_split(results)
-    figures = (front_figure(results), trace_figure(results), weights_figure(results))
-    first, second, third = (
-        to_html(figure, full_html=False, include_plotlyjs=number == 0)
-        for number, figure in enumerate(figures)
+    """The report as one file: the decision, the front, the search, the weights, all scores.
+
+    Printed, it fills one A4 page with the decision and its reasons; the rest is for the screen.
+    """
+    split, title = best_split(results), html.escape(results.name)
+    front = _figure(front_figure(results), script=True)
+    pair = _figure(trace_figure(results, _HALF)) + _figure(weights_figure(results, _HALF))
+    parts = [
+        f"<h1>{title}</h1>",
+        _verdict(results),
+        f'<p class="note">{html.escape(_summary(results))}</p>',
+        _warning(results, split),
+        f"<h2>Front and baselines on {split} items</h2>{front}{_floors(results, split)}",
+        _forest(results),
+        f'<h2>Search and weights</h2><div class="pair">{pair}</div>',
+        '<p class="paper note">All scores, parallel coordinates and the weights against single '
+        "scores are in this page on a screen, and in `recycler front STUDY --csv FILE`.</p>",
+        '<div class="screen">',
+        f"<h2>Scores on {split} items</h2><div class='scroll'>{_table(results, split)}</div>",
+        f'<p class="note">{_TABLE_NOTE.format(split=split)}</p>',
+        _parallel(results),
+        f"<h2>Weights and single scores</h2>{_figure(roles_figure(results))}",
+        "</div>",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>recycler: {title}</title>\n<style>{_STYLE}</style></head><body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
     )
-    title = html.escape(results.name)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>recycler: {title}</title>
-<style>{_STYLE}</style></head><body>
-<h1>{title}</h1>
-{_verdict(results)}
-<p class="note">{html.escape(_summary(results))}</p>
-{_warning(results, split)}
-<h2>Front and baselines on {split} items</h2>{first}
-{_floors(results, split)}
-<h2>Scores on {split} items</h2>{_table(results, split)}
-<p class="note">± is one standard error from the items; p(front) is the probability that the merge is
-non-dominated among all shown, by a paired bootstrap over {split} items; the small figure under a
-member's score is its regret, the distance to the best of all shown. Columns marked * are held
-out: the search never saw them.</p>
-<h2>Hypervolume</h2>{second}
-<h2>Weights of the front</h2>{third}
-</body></html>
-"""
+
+
+_TABLE_NOTE = (
+    "± is one standard error from the items; p(front) is the probability that the merge is "
+    "non-dominated among all shown, by a paired bootstrap over {split} items; the small figure under "
+    "a member's score is its regret, the distance to the best of all shown. Columns marked * are "
+    "held out: the search never saw them."
+)
+
+
+def _figure(figure: Any, script: bool = False) -> str:
+    """A figure with its caption; `script` puts plotly's source in front of it."""
+    drawn = to_html(figure, full_html=False, include_plotlyjs=script, config=_DRAWN)
+    return f"<figure>{drawn}<figcaption>{html.escape(caption_of(figure))}</figcaption></figure>"
+
+
+def _parallel(results: Results) -> str:
+    """Parallel coordinates, if there are three objectives or more."""
+    many = len(results.plan.objectives.all) > 2
+    figure = _figure(parallel_figure(results)) if many else ""
+    return f"<h2>All objectives at once</h2>{figure}" if many else ""
+
+
+def _forest(results: Results) -> str:
+    """The pick against its rivals."""
+    found = results.decision.verdict if results.decision else None
+    if found is None or not found.comparisons:
+        return ""
+    drawn = _figure(forest_figure(found))
+    return f"<h2>Trial {found.trial} against its rivals</h2>{drawn}"
 
 
 def _verdict(results: Results) -> str:
@@ -76,15 +118,14 @@ def _summary(results: Results) -> str:
     table = results.front_json()
     volume, before = table["hypervolume"]["test"], table["baseline_hypervolume"]["test"]
     text = (
-        f"{results.plan.n} checkpoints, {results.plan.objectives.m} objectives, "
+        f"{results.plan.n} checkpoints, {results.plan.objectives.m} objective"
+        f"{'s' if results.plan.objectives.m > 1 else ''}, "
         f"{table['evaluations']} merges evaluated by {results.plan.sampler}, "
         f"{len(table['members'])} on the front."
     )
     if volume is not None and before:
-        text += (
-            f" Hypervolume on test items: {volume:.4g}, singles and baselines {before:.4g} "
-            f"({volume / before - 1:+.1%})."
-        )
+        times = f"{volume / before:.3f} times that of singles and baselines"
+        text += f" Hypervolume on test items: {times}."
     return " ".join(part for part in (text, costs(table)) if part)
 
 
