@@ -94,8 +94,8 @@ def _intervals(objective: Objective, rivals: Sequence[Comparison]) -> go.Scatter
 
 def _caption(verdict: Verdict) -> str:
     return (
-        f"Trial {verdict.trial} minus each rival on the same {verdict.split} items, in the unit of each "
-        "objective, with 95 % intervals (paired bootstrap). Right of the line the trial is better. "
-        "Triangles: the interval excludes 0; circles: these items can't tell. Objectives marked * are "
-        "held out."
+        f"Trial {verdict.trial} minus each rival on the same {verdict.split} items, in the unit of "
+        "each objective, with 95 % intervals (paired bootstrap). Right of the line the trial is "
+        "better. Triangles: the interval excludes 0; circles: these items can't tell. Objectives "
+        "marked * are held out."
     )
