@@ -461,7 +461,7 @@ def test_the_page_counts_the_stopped_and_draws_them_as_crosses(world) -> None:
     beaten = [t for t in stopped if t.number not in members]
     assert [t.number for t in groups(study, "test")["pruned"]] == [t.number for t in beaten]
     pruned = [part for part in front_figure(study).data if part.name.startswith("pruned")]
-    (crosses,) = [part for part in pruned if not part.showlegend]
+    (crosses,) = [part for part in pruned if part.customdata is not None]
     drawn = [tuple(row) for row in crosses.customdata]
     assert drawn == [(t.means("dev")["text"], t.means("dev")["choice"]) for t in beaten]
     assert [t.number for *_, t in lost(study)] == [t.number for t in stopped]
