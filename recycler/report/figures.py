@@ -99,13 +99,15 @@ def front_figure(results: Results) -> go.Figure:
             figure.add_trace(_points(trials, kind, x, y, split), **at)
             if number == 0:
                 figure.add_trace(_legend(kind), **at)
+        if results.decision:
+            figure.add_trace(_ring(results.decision.pick, x, y, split, number == 0), **at)
         _floor_lines(figure, results, across, up, split, at)
         title = axis_title(across) if across else "trial"
         figure.update_xaxes(title_text=title, range=x.ends if x else None, **at)
         figure.update_yaxes(title_text=axis_title(up), range=y.ends, **at)
     hidden = outside(_searched(results, ranges), [t for ts in grouped.values() for t in ts], split)
-    figure.update_layout(legend={"orientation": "h", "y": -0.2 / rows, "yanchor": "top"})
-    height = 100 + (300 if rows == 1 else 220) * rows
+    figure.update_layout(legend={"orientation": "h", "y": -0.24 / rows, "yanchor": "top"})
+    height = 85 + (270 if rows == 1 else 200) * rows
     return finished(figure, _front_caption(results, split, len(panels), hidden), height)
 
 
@@ -159,6 +161,21 @@ def _legend(kind: str) -> go.Scatter:
         name=label(kind),
         legendgroup=kind,
         marker={"color": COLOURS[kind], "symbol": SYMBOLS.get(kind, "circle"), "size": 8},
+    )
+
+
+def _ring(pick: Trial, across: Axis | None, up: Axis, split: str, legend: bool) -> go.Scatter:
+    """A ring around the pick."""
+    x = across.inside(means([pick], across.objective, split)) if across else [pick.number]
+    return go.Scatter(
+        x=x,
+        y=up.inside(means([pick], up.objective, split)),
+        mode="markers",
+        marker={"symbol": "circle-open", "size": 16, "color": "black", "line": {"width": 1.5}},
+        name=f"pick (trial {pick.number})",
+        legendgroup="pick",
+        showlegend=legend,
+        hoverinfo="skip",
     )
 
 
@@ -233,9 +250,8 @@ def _front_caption(results: Results, split: str, panels: int, hidden: Sequence[T
         )
     if m > 1:
         text += (
-            "Orange: the front; no other merge is better in all objectives at once (its marks are "
-            "those of the kind, so an orange square is a single). Ellipses and bars: one standard "
-            "error. "
+            f"Orange: the front, chosen on {results.front.basis} items (an orange square is a single). "
+            "Ellipses and bars: one standard error. "
         )
     if any(floors(results, split, o) for o in results.plan.objectives.searched):
         text += "Dashed: the floors. "
@@ -390,7 +406,7 @@ def trace_figure(results: Results, width: int = WIDTH) -> go.Figure:
         range=[min(low, 1.0) - 0.1, max([v / unit for v in values[-1:]] + [1.0]) + 0.05],
     )
     figure.update_layout(showlegend=False)
-    return finished(figure, _trace_caption(values, unit, bool(ends)), 300, width)
+    return finished(figure, _trace_caption(values, unit, bool(ends)), 270, width)
 
 
 def _trace_caption(values: Sequence[float], unit: float, ends: bool) -> str:
@@ -398,7 +414,7 @@ def _trace_caption(values: Sequence[float], unit: float, ends: bool) -> str:
     last = f" It ended at {values[-1] / unit:.3f}." if values else ""
     crosses = " Crosses: pruned or failed trials." if ends else ""
     return (
-        "Hypervolume (what the front dominates) on dev items; 1 is that of the singles, uniform, "
-        "merge-best and the greedy soup together. Right of the dotted line the search works. A "
-        f"curve that is still rising asks for more evaluations.{last}{crosses}"
+        "Hypervolume (what the front dominates) on dev items; 1: the singles, uniform, merge-best "
+        "and the greedy soup together. Right of the dotted line the search works; a curve that still "
+        f"rises asks for more evaluations.{last}{crosses}"
     )

@@ -27,7 +27,7 @@ def forest_figure(verdict: Verdict) -> go.Figure:
         return finished(go.Figure(), "No rival is scored on the same items.", 80)
     across = min(len(panels), COLUMNS)
     lines = -(-len(panels) // across)
-    height = (106 + 24 * len(rivals)) * lines
+    height = (84 + 22 * len(rivals)) * lines
     figure, places = grid(
         len(panels),
         COLUMNS,

@@ -35,8 +35,10 @@ tr.front{background:#fdf1e7}tr.knee{font-weight:600}.note{color:#555;font-size:.
 .warn{background:#fff4d6;border-left:4px solid #e0a800;padding:.5rem .8rem}.paper{display:none}
 @page{size:A4;margin:10mm}
 @media print{
-body{margin:0;padding:0;zoom:.7;print-color-adjust:exact;-webkit-print-color-adjust:exact}
-h2,figure,tr{break-inside:avoid}h2{break-after:avoid;margin-top:.7rem}
+body{width:960px;margin:0;padding:0;zoom:.68;print-color-adjust:exact;
+-webkit-print-color-adjust:exact}
+h2,figure,tr{break-inside:avoid}h2{break-after:avoid;margin-top:.5rem}
+.decision{padding:0 .6rem .2rem}td,th{padding:.1rem .5rem}
 .screen,.modebar{display:none!important}.paper{display:block}
 }
 """

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from recycler.front import baselines
@@ -19,7 +20,7 @@ from recycler.report.figures import WIDTH, finished, grid
 from recycler.report.groups import COLOURS, axis_title, best_split, errors, means
 
 _SHOWN = 24  # most checkpoints in the heat map
-_ROWS = 20  # most members in the heat map
+_ROWS = 11  # most members in the heat map
 _NAMED = 3  # checkpoints named in each panel
 
 
@@ -47,7 +48,8 @@ def _table(results: Results) -> tuple[tuple[str, ...], tuple[Trial, ...], Array]
 def weights_figure(results: Results, width: int = WIDTH) -> go.Figure:
     """Heat map of the weights of the checkpoints in each member of the front."""
     names, trials, weights = _table(results)
-    every = np.unique(np.linspace(0, len(trials) - 1, min(len(trials), _ROWS)).astype(int))
+    pick = results.decision.pick.number if results.decision else None
+    every = _spread([trial.number for trial in trials], pick)
     order = list(range(len(names)))
     if len(names) > _SHOWN:
         largest = np.argsort(-np.abs(weights).max(axis=0, initial=0.0), kind="stable")
@@ -76,20 +78,27 @@ def weights_figure(results: Results, width: int = WIDTH) -> go.Figure:
     figure.update_xaxes(tickangle=-45, tickfont_size=10, dtick=1)
     left_out = len(names) - len(order)
     text = (
-        "Weights of the members of the front, best in the first objective at the top. In brackets "
-        "the effective number of checkpoints, 1/Σw² (Kish 1965): 1 is one checkpoint alone, "
-        f"{len(names)} a plain average of all."
+        "Weights of the members of the front, best in the first objective at the top. In brackets: "
+        "effective number of checkpoints, 1/Σw² (Kish 1965), from 1 (one alone) to "
+        f"{len(names)} (a plain average)."
     )
     if numbers:
-        text += f" Its median here is {np.median(numbers):.1f}."
+        text += f" Its median is {np.median(numbers):.1f}."
     if left_out:
         most = np.abs(np.delete(weights, order, axis=1)).max(initial=0.0)
         text += f" {left_out} checkpoints whose weights never exceed {most:.3f} are left out."
     if len(every) < len(trials):
-        text += f" {len(every)} of {len(trials)} members are shown, evenly spaced along the front."
-    height = max(300, 125 + 13 * len(every))
+        text += f" {len(every)} of {len(trials)} members are shown."
+    height = max(270, 125 + 13 * len(every))
     figure.update_yaxes(tickfont_size=10, dtick=1)
     return finished(figure, text, height, width).update_layout(margin_b=100)
+
+
+def _spread(numbers: Sequence[int], pick: int | None) -> NDArray[np.int64]:
+    """Rows to show: all, or `_ROWS` evenly spaced ones and the pick."""
+    rows = np.linspace(0, len(numbers) - 1, min(len(numbers), _ROWS)).round().astype(np.int64)
+    chosen = [numbers.index(pick)] if pick in numbers else []
+    return np.unique(np.concatenate([rows, np.array(chosen, dtype=np.int64)]))
 
 
 def roles_figure(results: Results) -> go.Figure:
