@@ -27,9 +27,10 @@ from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Job, State
 from recycler.protocols import Context
 from recycler.report import text
-from recycler.report.figures import front_figure, lost, trace_figure
+from recycler.report.figures import front_figure
 from recycler.report.groups import groups
 from recycler.report.page import html_page
+from recycler.report.volume import lost, trace_figure
 from recycler.search.function import search
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore

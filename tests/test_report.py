@@ -19,13 +19,14 @@ from recycler.nouns.trial import State
 from recycler.report import text
 from recycler.report.axes import axes, ellipses, outside
 from recycler.report.card import honest_split, model_card
-from recycler.report.figures import caption_of, front_figure, parallel_figure, trace, trace_figure
+from recycler.report.figures import caption_of, front_figure, parallel_figure
 from recycler.report.forest import MARKS, forest_figure
 from recycler.report.groups import groups
 from recycler.report.page import html_page
 from recycler.report.picture import front_png
 from recycler.report.progress import ProgressBar
 from recycler.report.tables import front_table
+from recycler.report.volume import trace, trace_figure
 from recycler.report.weights import effective_number, roles_figure, weights_figure
 from recycler.study import Study
 from recycler.submit.workspace import Workspace

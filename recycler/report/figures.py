@@ -1,4 +1,4 @@
-"""Interactive figures of a study: the front by pairs of objectives, parallel coordinates, the volume.
+"""Interactive figures of a study: the front by pairs of objectives, parallel coordinates.
 
 Each is a plotly figure; `caption_of` says in words what to see in it.
 """
@@ -11,11 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from recycler.front import pareto
-from recycler.front.front import volume
 from recycler.front.results import Results
 from recycler.nouns.objectives import Objective
-from recycler.nouns.trial import State, Trial
+from recycler.nouns.trial import Trial
 from recycler.report.axes import Axis, axes, ellipses, outside
 from recycler.report.groups import (
     COLOURS,
@@ -42,8 +40,7 @@ SYMBOLS = {
     "reference": "star",
     "pruned": "x-thin-open",
 }
-_GREY = "#777777"
-_FLOOR_LINE = {"dash": "dash", "color": _GREY, "width": 1}
+_FLOOR_LINE = {"dash": "dash", "color": "#777777", "width": 1}
 
 
 def finished(figure: go.Figure, caption: str, height: int, width: int = WIDTH) -> go.Figure:
@@ -250,8 +247,8 @@ def _front_caption(results: Results, split: str, panels: int, hidden: Sequence[T
         )
     if m > 1:
         text += (
-            f"Orange: the front, chosen on {results.front.basis} items (an orange square is a single). "
-            "Ellipses and bars: one standard error. "
+            f"Orange: the front, chosen on {results.front.basis} items (an orange square is a "
+            "single). Ellipses and bars: one standard error. "
         )
     if any(floors(results, split, o) for o in results.plan.objectives.searched):
         text += "Dashed: the floors. "
@@ -331,90 +328,4 @@ def _lines(trials: Sequence[Trial], kind: str, ordered: Sequence[Axis], split: s
         },
         text=text,
         hovertemplate="%{text}<extra></extra>",
-    )
-
-
-# --- the hypervolume ---
-
-
-def trace(results: Results) -> list[float]:
-    """Hypervolume on dev items after each scored trial, above the fixed reference; it never falls."""
-    reference = results.reference
-    if reference is None:
-        return []
-    scored = sorted(
-        (t for t in results.trials if t.state == State.COMPLETE),
-        key=lambda trial: trial.finished or 0,
-    )
-    gains = results.plan.objectives.gains([t.means("dev") for t in scored])
-    values, kept = list[float](), gains[:0]
-    for row in gains:  # only the front so far decides the volume
-        if len(kept) and (kept >= row).all(axis=1).any():
-            values.append(values[-1])
-            continue
-        kept = np.concatenate([kept, row[None]])
-        kept = kept[pareto.nondominated(kept)]
-        values.append(pareto.hypervolume(kept, reference))
-    return values
-
-
-def lost(results: Results) -> list[tuple[int, float, Trial]]:
-    """Each pruned or failed trial: after how many scored ones it ended, and at which volume."""
-    volumes = [0.0, *trace(results)]
-    trials = sorted(results.trials, key=lambda trial: trial.finished or 0)
-    found, done = [], 0
-    for trial in trials if len(volumes) > 1 else []:
-        done += trial.state == State.COMPLETE
-        if trial.state in (State.PRUNED, State.FAILED):
-            found.append((done, volumes[done], trial))
-    return found
-
-
-def trace_figure(results: Results, width: int = WIDTH) -> go.Figure:
-    """Hypervolume on dev items, as a multiple of that of the baselines, against evaluations."""
-    values = trace(results)
-    unit = volume(results.baselines, results.plan.objectives, results.reference, "dev") or 0.0
-    unit = unit if unit > 0 else max(values, default=1.0) or 1.0
-    first = sum(t.is_baseline and t.state == State.COMPLETE for t in results.trials)
-    ends = lost(results)
-    figure = go.Figure(
-        go.Scatter(
-            x=list(range(1, len(values) + 1)),
-            y=[value / unit for value in values],
-            mode="lines",
-            line={"shape": "hv", "color": COLOURS["front"]},
-            name="hypervolume",
-        )
-    )
-    figure.add_trace(
-        go.Scatter(
-            x=[at for at, _, _ in ends],
-            y=[height / unit for _, height, _ in ends],
-            mode="markers",
-            marker={"symbol": "x-thin-open", "size": 5, "color": COLOURS["pruned"]},
-            text=[f"trial {t.number} ({t.name}) {t.state}" for *_, t in ends],
-            hovertemplate="%{text}<extra></extra>",
-        )
-    )
-    figure.add_hline(y=1.0, line={"dash": "dot", "color": _GREY, "width": 1})
-    if 0 < first < len(values):
-        figure.add_vline(x=first, line={"dash": "dot", "color": _GREY, "width": 1})
-    low = values[min(first, len(values)) - 1] / unit if values else 0.0
-    figure.update_xaxes(title_text="merges evaluated in full")
-    figure.update_yaxes(
-        title_text="hypervolume / baselines'",
-        range=[min(low, 1.0) - 0.1, max([v / unit for v in values[-1:]] + [1.0]) + 0.05],
-    )
-    figure.update_layout(showlegend=False)
-    return finished(figure, _trace_caption(values, unit, bool(ends)), 270, width)
-
-
-def _trace_caption(values: Sequence[float], unit: float, ends: bool) -> str:
-    """What to see in the volume's trace."""
-    last = f" It ended at {values[-1] / unit:.3f}." if values else ""
-    crosses = " Crosses: pruned or failed trials." if ends else ""
-    return (
-        "Hypervolume (what the front dominates) on dev items; 1: the singles, uniform, merge-best "
-        "and the greedy soup together. Right of the dotted line the search works; a curve that still "
-        f"rises asks for more evaluations.{last}{crosses}"
     )

@@ -10,10 +10,11 @@ from recycler.front.results import Results
 from recycler.nouns.evaluation import Score
 from recycler.nouns.trial import Trial
 from recycler.report.decision import as_html
-from recycler.report.figures import caption_of, front_figure, parallel_figure, trace_figure
+from recycler.report.figures import caption_of, front_figure, parallel_figure
 from recycler.report.forest import forest_figure
 from recycler.report.groups import best_split, floors
 from recycler.report.text import costs, infeasible
+from recycler.report.volume import trace_figure
 from recycler.report.weights import roles_figure, weights_figure
 
 _HALF = 472  # width of a figure that shares its row [px]
