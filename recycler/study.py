@@ -3,7 +3,7 @@
 Only `run` and `export` import torch and Ray.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module as lazy
 from pathlib import Path
@@ -23,6 +23,7 @@ from recycler.nouns.trial import Trial
 from recycler.protocols import Executor
 from recycler.runs import run_study
 from recycler.search.samplers import Proposer
+from recycler.settings import checked
 from recycler.submit.config import ExecutionSection, parse_study
 from recycler.submit.submission import plan_of, register
 from recycler.submit.workspace import OnBytes, Workspace
@@ -180,6 +181,49 @@ class Study:
         asked = [recipe_of(m) if isinstance(m, str | Path) else m for m in merges]
         return foreseen(self.results, asked, prefer, grid)
 
+    def sample(
+        self,
+        trials: Sequence[Trial | int | str],
+        prompts: Sequence[str] = (),
+        *,
+        file: str | Path | None = None,
+        device: str = "cpu",
+        on_answer: Callable[[str, int, int], object] = lambda name, done, total: None,
+        **sampling: Any,
+    ) -> Any:
+        """Let trials answer prompts; each is merged in memory and no folder is written.
+
+        Args:
+            trials: trials, their numbers or names (see `front.naming.named`).
+            prompts: texts.
+            file: further prompts, one a line or as `.jsonl` (see `execute.prompts.prompts_of`).
+            device: torch device.
+            on_answer: called with a trial's name, the number of answers made, and of all.
+            **sampling: `temperature`, `seed`, `max_new_tokens`, `chat`; see
+                `execute.sample.Sampling`.
+
+        Returns:
+            An `execute.sample.Samples`: for each prompt the answer of each trial.
+
+        Raises:
+            NotFound: a trial or the file is unknown.
+            InvalidConfig: a setting is wrong, or a prompt does not fit.
+        """
+        asked = lazy("recycler.execute.prompts").prompts_of(prompts, Path(file) if file else None)
+        results, core = self.results, lazy("recycler.execute.sample")
+        chosen = [_found(results, trial) for trial in trials]
+        return core.sample(
+            self.name,
+            self.workspace.study_pool(self.name),
+            chosen,
+            asked,
+            checked(core.Sampling, sampling, "sample"),
+            dtype=self.plan.dtype,
+            device=device,
+            scored_in_chat=bool(self.plan.evaluator.get("apply_chat_template")),
+            on_answer=on_answer,
+        )
+
     def export(
         self, trial: Trial | int | str, out: str | Path, *, force: bool = False, donor: str = ""
     ) -> dict[str, Any]:
@@ -192,12 +236,15 @@ class Study:
             donor: checkpoint that gives config and tokenizer.
         """
         results, pool = self.results, self.workspace.study_pool(self.name)
-        asked = trial.number if isinstance(trial, Trial) else trial
-        found = named(results, str(asked))
+        found = _found(results, trial)
         done: dict[str, Any] = lazy("recycler.export").export(
             results, pool, found, Path(out), force=force, donor=donor
         )
         return done
+
+
+def _found(results: Results, trial: Trial | int | str) -> Trial:
+    return named(results, str(trial.number if isinstance(trial, Trial) else trial))
 
 
 def _entry(objective: Objective) -> dict[str, Any]:

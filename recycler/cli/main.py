@@ -17,6 +17,7 @@ from recycler.cli.merge import merge
 from recycler.cli.pool import pool
 from recycler.cli.predict import predict
 from recycler.cli.read import front, pick, show
+from recycler.cli.sample import sample
 from recycler.cli.scout import scout
 from recycler.cli.study import rm, run, stop, studies
 from recycler.errors import RecyclerError
@@ -56,6 +57,7 @@ for command in (
     pick,
     predict,
     compare,
+    sample,
     export,
     verify,
 ):

@@ -14,7 +14,7 @@ from recycler.front.compare import Change, Comparison, Item, Items
 from recycler.front.paired import LEVEL
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import Trial
-from recycler.report.text import console
+from recycler.report.text import console, readable
 
 _COLOURS = {"better": "green", "worse": "red"}
 _PROMPT, _ANSWER = 600, 600  # longest texts that are shown [characters]
@@ -152,8 +152,7 @@ def _shown(text: str, longest: int, tail: bool = False, style: str = "") -> Text
     """A text in at most so many characters; of a long prompt the end, which holds the question."""
     if len(text) > longest:
         text = f"… {text[-longest:]}" if tail else f"{text[:longest]} …"
-    visible = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-    return Text(visible if visible.strip() else repr(text), style=style)
+    return readable(text, style)
 
 
 def called(trial: Trial) -> str:

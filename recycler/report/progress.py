@@ -79,6 +79,10 @@ class ProgressBar:
         """Another measurement of a bill is done."""
         self._show("timing", done, total, "")
 
+    def answered(self, name: str, done: int, total: int) -> None:
+        """One more of all answers to prompts was made."""
+        self._show("answering", done, total, name)
+
     def bytes_read(self, name: str, count: int, total: int) -> None:
         """Fingerprinting has read more bytes of a checkpoint."""
         self.bytes_moved(f"fingerprint {name}", count, total)

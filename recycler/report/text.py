@@ -34,6 +34,12 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, width=max(found.width, _WIDTH))
 
 
+def readable(text: str, style: str = "") -> Text:
+    """Any text that a model may write: what can't be printed is escaped, as in Python."""
+    visible = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    return Text(visible if visible.strip() else repr(text), style=style)
+
+
 def front(results: Results, out: Console | None = None, whole: bool = False) -> None:
     """Print the decision, then the front against the baselines, and how far to trust it.
 

@@ -1,0 +1,256 @@
+"""Samples: answers of trials to prompts, each trial merged in memory; no folder is written.
+
+All trials get the same tokens and, if answers are sampled, the same random numbers, so that only
+the weights make the difference.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from transformers import GenerationConfig
+
+from recycler.checkpoints.pool import Pool
+from recycler.errors import InvalidConfig, Mismatch
+from recycler.evaluate.tokenizer import load_tokenizer
+from recycler.execute.prompts import Prompt
+from recycler.merge.resident import Resident, quiet_transformers
+from recycler.nouns.trial import Trial
+from recycler.settings import Settings
+
+
+class Sampling(Settings):
+    """How answers are generated.
+
+    Attributes:
+        temperature: 0: greedy, the likeliest token each time; else of the sampled distribution.
+        seed: seed of the samples.
+        max_new_tokens: longest answer [tokens].
+        chat: whether prompts are put into the tokenizer's chat template; None: if there is one.
+    """
+
+    temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
+    seed: int = Field(0, ge=0, lt=2**32)
+    max_new_tokens: int = Field(128, ge=1)
+    chat: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one trial answered to one prompt.
+
+    Attributes:
+        trial: number of the trial.
+        name: its name.
+        text: the answer, without special tokens.
+        tokens: number of tokens that were generated.
+        ended: whether the model ended the answer itself; if not, it was cut at the longest length.
+    """
+
+    trial: int
+    name: str
+    text: str
+    tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Answers of trials to prompts.
+
+    Attributes:
+        study: name of the study.
+        prompts: k prompts.
+        inputs: k texts that the models were given, with the chat template where it applies.
+        answers: for each prompt the answer of each trial, in their order.
+        sampling: how they were generated.
+        template: whether a chat template was applied, and why; in words.
+    """
+
+    study: str
+    prompts: tuple[Prompt, ...]
+    inputs: tuple[str, ...]
+    answers: tuple[tuple[Answer, ...], ...]
+    sampling: Sampling
+    template: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The samples as `recycler sample --json` prints them."""
+        return {
+            "study": self.study,
+            "sampling": self.sampling.model_dump(),
+            "template": self.template,
+            "prompts": [
+                {
+                    "prompt": prompt.text,
+                    "messages": [dict(m) for m in prompt.messages],
+                    "input": given,
+                    "answers": [asdict(answer) for answer in row],
+                }
+                for prompt, given, row in zip(self.prompts, self.inputs, self.answers, strict=True)
+            ],
+        }
+
+
+# Called with (name of the trial, number of answers made, number of all answers).
+OnAnswer = Callable[[str, int, int], object]
+
+
+def sample(
+    study: str,
+    pool: Pool,
+    trials: Sequence[Trial],
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    *,
+    dtype: str = "",
+    device: str = "cpu",
+    scored_in_chat: bool = False,
+    on_answer: OnAnswer = lambda name, done, total: None,
+) -> Samples:
+    """Answer prompts with several trials, one after the other on one resident model.
+
+    Args:
+        study: name of the study, for messages.
+        pool: its checkpoints.
+        trials: whose merges answer.
+        prompts: what they are asked.
+        sampling: how answers are generated.
+        dtype: torch name of the dtype of the merges; empty: that of the checkpoints.
+        device: torch device.
+        scored_in_chat: whether the study's tasks are scored with the chat template.
+        on_answer: called after each answer.
+
+    Raises:
+        InvalidConfig: a prompt does not fit the model or the chat template.
+        Mismatch: a merge is not the one that was scored.
+    """
+    quiet_transformers()
+    folder = pool.checkpoints[0].path
+    tokenizer = load_tokenizer(str(folder))
+    chat, template = _template(tokenizer, prompts, sampling.chat, scored_in_chat)
+    inputs = [_input(tokenizer, prompt, chat, k) for k, prompt in enumerate(prompts, 1)]
+    resident = Resident(pool, dtype, device)
+    writer = _Writer(tokenizer, folder, sampling, special=not chat)
+    rows: list[list[Answer]] = [[] for _ in prompts]
+    total = len(prompts) * len(trials)
+    for trial in trials:
+        digest, _ = resident.load(trial.recipe)
+        if trial.digest and trial.digest != digest:
+            raise Mismatch(
+                f"trial {trial.number} merges to {digest}, and {trial.digest} was scored.",
+                hint="a checkpoint changed since; restore it.",
+            )
+        for k, given in enumerate(inputs):
+            text, tokens, ended = writer.write(resident.model, given, k)
+            rows[k].append(Answer(trial.number, trial.name, text, tokens, ended))
+            on_answer(trial.name, sum(map(len, rows)), total)
+    return Samples(
+        study, tuple(prompts), tuple(inputs), tuple(map(tuple, rows)), sampling, template
+    )
+
+
+def _template(
+    tokenizer: Any, prompts: Sequence[Prompt], wanted: bool | None, scored: bool
+) -> tuple[bool, str]:
+    """Whether to apply the chat template, and the reason in words."""
+    has = bool(tokenizer.chat_template)
+    if wanted and not has:
+        raise InvalidConfig(
+            "the tokenizer of the pool's first checkpoint has no chat template.",
+            hint="leave out --chat, or put the model's chat_template.jinja beside that tokenizer.",
+        )
+    chat = has if wanted is None else wanted
+    if not chat and any(prompt.messages for prompt in prompts):
+        raise InvalidConfig(
+            "a prompt has `messages`, and no chat template is applied to turn them into one text.",
+            hint="give a text as `prompt`" + (", or leave out --no-chat." if has else "."),
+        )
+    if wanted is not None:
+        return chat, f"chat template {'applied' if chat else 'not applied'}, as asked"
+    if not has:
+        return False, "no chat template: the tokenizer has none"
+    as_scored = "as in" if scored else "unlike"
+    return True, f"chat template applied: the tokenizer has one ({as_scored} the study's tasks)"
+
+
+def _input(tokenizer: Any, prompt: Prompt, chat: bool, number: int) -> str:
+    """The text that the model is given."""
+    if not chat:
+        return prompt.text
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                prompt.turns(), tokenize=False, add_generation_prompt=True
+            )
+        )
+    except Exception as error:  # a template may raise anything, such as for a role it lacks
+        raise InvalidConfig(
+            f"prompt {number} does not fit the chat template: {type(error).__name__}: {error}.",
+            hint="change its roles, or give it as plain text with --no-chat.",
+        ) from error
+
+
+class _Writer:
+    """Generates answers, one prompt at a time: an answer depends neither on a batch nor on others."""
+
+    def __init__(self, tokenizer: Any, folder: Path, sampling: Sampling, special: bool) -> None:
+        """With `special`, the tokenizer adds its special tokens; a chat template has its own."""
+        self._tokenizer, self._sampling, self._special = tokenizer, sampling, special
+        try:
+            self._config: Any = GenerationConfig.from_pretrained(folder)
+        except OSError:  # the folder has none
+            self._config = None
+
+    @torch.no_grad()
+    def write(self, model: Any, given: str, number: int) -> tuple[str, int, bool]:
+        """The answer to a text, its number of tokens, and whether the model ended it."""
+        encoded = self._tokenizer(given, add_special_tokens=self._special, return_tensors="pt")
+        tokens = encoded["input_ids"].to(model.device)
+        mask = encoded["attention_mask"].to(model.device)
+        config = self._settings(model, tokens.shape[1], number)
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            sha = hashlib.sha256(f"{self._sampling.seed}\0{number}\0{given}".encode())
+            torch.manual_seed(int.from_bytes(sha.digest()[:8], "little") >> 1)
+            made = model.generate(tokens, attention_mask=mask, generation_config=config)
+        seen = 1 if model.config.is_encoder_decoder else tokens.shape[1]
+        answer = made[0, seen:].tolist()
+        ends = config.eos_token_id
+        stops = ends if isinstance(ends, list) else [ends]
+        text = self._tokenizer.decode(answer, skip_special_tokens=True)
+        return text, len(answer), bool(answer) and answer[-1] in stops
+
+    def _settings(self, model: Any, length: int, number: int) -> Any:
+        """The settings of the folder, with ours for the length and the choice of tokens."""
+        config = deepcopy(self._config or GenerationConfig.from_model_config(model.config))
+        wanted = self._sampling.max_new_tokens
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        room = wanted if limit is None else limit - length * (not model.config.is_encoder_decoder)
+        if limit is not None and (room < 1 or length > limit):
+            raise InvalidConfig(
+                f"prompt {number + 1} has {length} tokens; the model takes at most {limit}.",
+                hint="shorten it.",
+            )
+        sampled = self._sampling.temperature > 0
+        config.update(
+            do_sample=sampled,
+            temperature=self._sampling.temperature if sampled else None,
+            top_k=0 if sampled else None,
+            top_p=1.0 if sampled else None,
+            num_beams=1,
+            max_length=None,
+            max_new_tokens=min(wanted, room),
+        )
+        if config.eos_token_id is None:
+            config.eos_token_id = self._tokenizer.eos_token_id
+        if config.pad_token_id is None:
+            pads = (self._tokenizer.pad_token_id, config.eos_token_id, 0)
+            pad = next(token for token in pads if token is not None)
+            config.pad_token_id = pad[0] if isinstance(pad, list) else pad
+        return config
