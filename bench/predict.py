@@ -1,7 +1,7 @@
 """Coverage and error of `recycler predict` on held-out merges: `python bench/predict.py`.
 
 For each pool of `search_bench.py` and seed, a random part of the test items plays the dev items, and the
-mean over the rest is the truth. A search (`auto`) runs; after a number of its evaluations (besides singles,
+mean over the rest, within its own error, is the truth. A search (`auto`) runs; after a number of its evaluations (besides singles,
 uniform and merge-best) the study predicts merges that it has not scored, of four sorts:
 `near` draws around its front, `dirichlet` draws as samplers make them (concentrations 0.15 to 3), `edges`
 mixtures of two checkpoints, `proposed` the merges of a grid of preferences. Told: the share of (merge,
@@ -56,16 +56,17 @@ class Split:
         return self._found(weights)[0]
 
     def truth(self, weights: Array) -> Array:
-        """(m,) means over all other items."""
+        """(m, 2) means over all other items, and the standard errors of these."""
         return self._found(weights)[1]
 
     def _found(self, weights: Array) -> tuple[list[Array], Array]:
         key = np.asarray(weights, dtype=np.float64).tobytes()
         if key not in self._known:
-            rng = np.random.default_rng(self._seed)
+            rng = np.random.default_rng([self._seed, self.spec.seed])
             rows = [rng.permutation(row) for row in self.landscape.outcomes(weights, "test")]
             items = self.spec.items
-            rest = np.array([row[items:].mean() for row in rows])
+            others = [row[items:] for row in rows]
+            rest = np.array([(row.mean(), row.std(ddof=1) / len(row) ** 0.5) for row in others])
             self._known[key] = [row[:items] for row in rows], rest
         return self._known[key]
 
@@ -128,8 +129,10 @@ def held_out(results: Results, seed: int, few: bool) -> dict[str, Array]:
     }
 
 
-def inside(score: float, ends: tuple[float, float]) -> bool:
-    return ends[0] - 1e-12 <= score <= ends[1] + 1e-12
+def inside(score: float, f: Forecast, ends: tuple[float, float], error: float = 0.0) -> bool:
+    """Whether a score with an error of its own lies in an interval, widened by that error."""
+    low, high = (np.hypot(end - f.expected, 1.645 * error) for end in ends)
+    return f.expected - low - 1e-12 <= score <= f.expected + high + 1e-12
 
 
 def cases(search: Search, landscape: Split | DemoLandscape, seed: int) -> list[Case]:
@@ -153,12 +156,12 @@ def cases(search: Search, landscape: Split | DemoLandscape, seed: int) -> list[C
     return made
 
 
-def _row(f: Forecast, items: Array, truth: float | None, near: dict[str, float]) -> list[float]:
+def _row(f: Forecast, items: Array, truth: Array | None, near: dict[str, float]) -> list[float]:
     score = float(items.mean())
     stderr = max(float(items.std(ddof=1)) / len(items) ** 0.5, 1e-9)
     return [
-        inside(score, f.dev),
-        np.nan if truth is None else inside(float(truth), f.mean),
+        inside(score, f, f.dev),
+        np.nan if truth is None else inside(truth[0], f, f.mean, truth[1]),
         abs(f.expected - score) / stderr,
         abs(near[f.objective.name] - score) / stderr,
         (f.dev[1] - f.dev[0]) / stderr,

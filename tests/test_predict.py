@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -34,13 +35,12 @@ def study(
         return [v + stderr * luck * rng.standard_normal() for v in function(w)]
 
     trials = proceed(plan, opening(plan, scored), scored, count)
-    for i, trial in enumerate(trials):
-        scores = {
-            o: Score(s.mean, stderr, 100) for o, s in trial.evaluations["dev"].scores.items()
-        }
-        object.__setattr__(
-            trials[i], "evaluations", {"dev": Evaluation(split="dev", scores=scores)}
-        )
+    told = [
+        {o: Score(s.mean, stderr, 100) for o, s in t.evaluations["dev"].scores.items()}
+        for t in trials
+    ]
+    found = [Evaluation(split="dev", scores=scores) for scores in told]
+    trials = [replace(t, evaluations={"dev": e}) for t, e in zip(trials, found, strict=True)]
     return reading(plan, trials)
 
 

@@ -32,6 +32,9 @@ _QUANTILE = 1.6448536269514722  # of the normal distribution, for LEVEL
 # Measured on tuning pools (bench/predict.py --tune): the factor of the posterior's variance, and the
 # share of a score's error variance that is a merge's own rather than common to all merges.
 INFLATION, OWN = 2.9, 0.04
+# Factor of a score's error in the interval of the mean: where items were lucky, most are right, and
+# the error, estimated from the same items, is too small.
+LUCKY = 1.1
 _USUAL, _PRIOR = 0.7, 10  # usual spread of the left-out errors, and how many trials that counts as
 _DEEPEST = 30.0  # depth below the squeeze's floor, in its units, at which predictions end
 _SAME = 1e-9  # difference of coordinates below which two merges are one
@@ -156,7 +159,7 @@ class _Model:
         error = self.error(middle) ** 2
         known = self.own < 1.0
         ends = []
-        for doubt in (self.own * error, error if known else 0.0):
+        for doubt in (self.own * error, LUCKY**2 * error if known else 0.0):
             half = _QUANTILE * np.sqrt(variance + doubt)
             low, high = self.undone(np.array([middle - half, middle + half]))
             ends.append((float(low), float(high)))
