@@ -11,7 +11,9 @@ import yaml
 from click.testing import CliRunner
 
 from recycler.checkpoints.lineage import names_of
+from recycler.checkpoints.pool import Pool
 from recycler.cli.main import cli
+from recycler.demo import walkthrough
 from recycler.errors import Conflict, InvalidConfig, NotFound
 from recycler.execute.machine import Load, Machine, sized
 from recycler.submit.config import read_study
@@ -194,3 +196,13 @@ def test_paths_are_relative_only_where_that_leads_to_the_same_folder(tmp_path):
     assert shorter(tmp_path / "runs", tmp_path) == "runs"
     assert shorter(tmp_path / "runs", tmp_path / "deep") == "../runs"
     assert shorter(tmp_path / "runs", tmp_path / "link") == str(tmp_path / "runs")
+
+
+def test_the_demos_file_is_what_was_written_by_hand(tmp_path):
+    written = read_study(walkthrough.study_file(tmp_path / "demo"))
+    by_hand, pool = read_study(walkthrough.STUDY), Pool.from_yaml(walkthrough.HERE / "pool.yaml")
+    for section in ("study", "objectives", "held_out", "items", "search"):
+        assert getattr(written, section) == getattr(by_hand, section), section
+    assert written.merge.dtype == by_hand.merge.dtype
+    assert {entry["name"] for entry in written.pool_entries()} == set(pool.names)
+    assert Path(written.base_entry()["path"]).name == pool.base.name == "base"

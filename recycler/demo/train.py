@@ -4,6 +4,7 @@ Every run is seeded and uses one thread, so the same machine gives the same weig
 starts from the saved (bfloat16) checkpoint of its parent, as it would with real leftovers.
 """
 
+import json
 import math
 import shutil
 import time
@@ -339,7 +340,9 @@ def _train(run: Run, folder: Path) -> None:
             )
         if run.parent is None and step + 1 == EARLY.steps:
             _save(model, folder / "early")
+            tell(EARLY, folder / "early")
     _save(model, folder / run.name)
+    tell(run, folder / run.name)
 
 
 def _entry(run: Run) -> dict[str, Any]:
@@ -360,6 +363,19 @@ def _entry(run: Run) -> dict[str, Any]:
         "notes": run.notes,
         "tags": list(run.tags),
     }
+
+
+def tell(run: Run, folder: Path) -> None:
+    """Write what a trainer leaves beside a checkpoint: the step, and a card that names the base."""
+    state: dict[str, Any] = {"global_step": run.steps, "best_metric": None, "log_history": []}
+    (folder / "trainer_state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
+    about = {
+        **({"base_model": run.parent} if run.parent else {}),
+        "datasets": list(run.mixture),
+        **({"tags": list(run.tags)} if run.tags else {}),
+    }
+    card = f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n\n{run.notes.capitalize()}.\n"
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_pool(out: Path) -> None:

@@ -6,6 +6,7 @@ are relative to the task's YAML file, then to the files it includes, then to the
 
 import functools
 import inspect
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -56,6 +57,8 @@ def load_tasks(
         NotFound: no such task, folder or data file.
         InvalidConfig: a group or tag, unsafe code without consent, or a task that fails to load.
     """
+    level = os.environ.get("LMEVAL_LOG_LEVEL", "ERROR")  # which lm-eval's own loggers ignore
+    logging.getLogger("lm_eval").setLevel(level.upper())
     names = sorted(set(names))
     if folder is not None and not folder.is_dir():
         raise NotFound(f"task folder {folder} is not there.", hint="check `evaluator.tasks`.")

@@ -23,7 +23,10 @@ def draft(made: Draft) -> None:
     say("items", made.why["items"])
     say("chat", f"template {'on' if made.chat else 'off'}: {made.why['chat']}")
     say("dtype", made.why["dtype"])
-    say("machine", f"{made.workers} workers on {made.device}: {made.why['workers']}")
+    say(
+        "machine",
+        f"{made.workers} worker{'s' * (made.workers > 1)} on {made.device}: {made.why['workers']}",
+    )
     say("batch", f"{made.batch_size}: {made.why['batch']}")
     say("written", str(made.file))
     say("next", f"recycler run {made.file}")

@@ -356,7 +356,7 @@ def _chat(pool: Pool) -> tuple[bool, str]:
     count, n = sum(have), pool.n
     if have[0] and count * 2 > n:
         who = "all checkpoints have one" if count == n else f"{count} of {n} checkpoints have one"
-        return True, f"{who}: they were trained on prompts in it; false for plain prompts"
+        return True, f"{who}: prompts go into it; false for plain prompts"
     if not count:
         return False, "no checkpoint has one"
     first = "" if have[0] else f", and merges use the tokenizer of {pool.names[0]}, which has none"
