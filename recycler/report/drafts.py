@@ -29,4 +29,4 @@ def draft(made: Draft) -> None:
     )
     say("batch", f"{made.batch_size}: {made.why['batch']}")
     say("written", str(made.file))
-    say("next", f"recycler run {made.file}")
+    say("next", f"recycler scout {made.file}, then recycler run {made.file}")
