@@ -116,6 +116,7 @@ class Evaluator(Protocol):
     * The items of a split and their order are the same in every call and every process.
     * `part` is a (start, stop) range of that order, as shares. The outcomes of consecutive parts,
       joined, are those of the whole.
+    * Outcomes may come with `answers` for people to read (see `nouns.answers`); they change no score.
     """
 
     Settings: ClassVar[type[Any]]

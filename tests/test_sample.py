@@ -114,6 +114,11 @@ def theirs(drawer, weights, texts, special=True, **settings):
     return found
 
 
+def given(found) -> list[str]:
+    assert all(len({answer.given for answer in row}) == 1 for row in found.answers)
+    return [row[0].given for row in found.answers]
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("gpt2", "float32"), ("qwen2", "bfloat16"), ("gemma2", "float32"), ("t5", "float32")],
@@ -123,7 +128,7 @@ def test_answers_are_those_of_generate_on_the_averaged_weights(tmp_path, name, d
     rows = [(0.25, 0.75), (1.0, 0.0)]
     trials = [drawer.trial(row, number) for number, row in enumerate(rows)]
     found = sample("s", drawer.pool, trials, prompts_of(PROMPTS), GREEDY)
-    assert found.inputs == PROMPTS
+    assert given(found) == list(PROMPTS)
     assert found.template == "no chat template: the tokenizer has none"
     for k, row in enumerate(rows):
         expected = theirs(drawer, row, PROMPTS, max_new_tokens=8)
@@ -142,17 +147,30 @@ def test_a_chat_template_is_applied_where_there_is_one_and_it_is_said(chatty):
     turns = ({"role": "system", "content": "short"}, {"role": "user", "content": "hi"})
     prompts = [Prompt("hi"), Prompt("hi", turns)]
     found = sample("s", chatty.pool, [trial], prompts, GREEDY)
-    assert found.inputs == (
+    assert given(found) == [
         "<s>user: hi\n<s>assistant:",
         "<s>system: short\n<s>user: hi\n<s>assistant:",
-    )
+    ]
     assert "applied: the tokenizer has one (unlike the study's tasks)" in found.template
-    expected = theirs(chatty, (0.5, 0.5), found.inputs, special=False, max_new_tokens=8)
+    expected = theirs(chatty, (0.5, 0.5), given(found), special=False, max_new_tokens=8)
     assert [(row[0].text, row[0].tokens) for row in found.answers] == expected
     plain = sample("s", chatty.pool, [trial], prompts[:1], Sampling(max_new_tokens=8, chat=False))
-    assert plain.inputs == ("hi",)
+    assert given(plain) == ["hi"]
     with pytest.raises(InvalidConfig, match="messages"):
         sample("s", chatty.pool, [trial], prompts, Sampling(chat=False))
+
+
+def test_a_model_that_is_no_merge_answers_with_its_own_tokenizer(chatty, tmp_path):
+    other = drawer_of(tmp_path, "t5", "float32")
+    trials = [chatty.trial((0.5, 0.5)), other.trial((0.0, 1.0), 9)]
+    models = {trials[1].recipe.id: other.folders[1]}
+    prompts = prompts_of(PROMPTS)
+    found = sample("s", chatty.pool, trials, prompts, GREEDY, models=models)
+    assert [row[1].given for row in found.answers] == list(PROMPTS)
+    assert all(row[0].given.startswith("<s>user: ") for row in found.answers)
+    assert found.template.endswith("; b: no chat template: the tokenizer has none")
+    expected = theirs(other, (0.0, 1.0), PROMPTS, max_new_tokens=8)
+    assert [(row[1].text, row[1].tokens) for row in found.answers] == expected
 
 
 def test_sampled_answers_follow_the_seed_and_not_the_other_prompts(chatty):

@@ -1,11 +1,11 @@
 """Samples: answers of trials to prompts, each trial merged in memory; no folder is written.
 
-All trials get the same tokens and, if answers are sampled, the same random numbers, so that only
-the weights make the difference.
+All merges get the same tokens and, if answers are sampled, the same random numbers, so that only
+the weights make the difference. A model that is no merge has its own tokenizer and chat template.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from recycler.checkpoints.pool import Pool
 from recycler.errors import InvalidConfig, Mismatch
 from recycler.evaluate.tokenizer import load_tokenizer
 from recycler.execute.prompts import Prompt
-from recycler.merge.resident import Resident, quiet_transformers
+from recycler.merge.resident import Resident, load_model, quiet_transformers
 from recycler.nouns.trial import Trial
 from recycler.settings import Settings
 
@@ -47,6 +47,7 @@ class Answer:
     Attributes:
         trial: number of the trial.
         name: its name.
+        given: the text that the model was given, with the chat template where it applies.
         text: the answer, without special tokens.
         tokens: number of tokens that were generated.
         ended: whether the model ended the answer itself; if not, it was cut at the longest length.
@@ -54,6 +55,7 @@ class Answer:
 
     trial: int
     name: str
+    given: str
     text: str
     tokens: int
     ended: bool
@@ -66,7 +68,6 @@ class Samples:
     Attributes:
         study: name of the study.
         prompts: k prompts.
-        inputs: k texts that the models were given, with the chat template where it applies.
         answers: for each prompt the answer of each trial, in their order.
         sampling: how they were generated.
         template: whether a chat template was applied, and why; in words.
@@ -74,7 +75,6 @@ class Samples:
 
     study: str
     prompts: tuple[Prompt, ...]
-    inputs: tuple[str, ...]
     answers: tuple[tuple[Answer, ...], ...]
     sampling: Sampling
     template: str
@@ -89,10 +89,9 @@ class Samples:
                 {
                     "prompt": prompt.text,
                     "messages": [dict(m) for m in prompt.messages],
-                    "input": given,
                     "answers": [asdict(answer) for answer in row],
                 }
-                for prompt, given, row in zip(self.prompts, self.inputs, self.answers, strict=True)
+                for prompt, row in zip(self.prompts, self.answers, strict=True)
             ],
         }
 
@@ -111,6 +110,7 @@ def sample(
     dtype: str = "",
     device: str = "cpu",
     scored_in_chat: bool = False,
+    models: Mapping[str, Path] | None = None,
     on_answer: OnAnswer = lambda name, done, total: None,
 ) -> Samples:
     """Answer prompts with several trials, one after the other on one resident model.
@@ -124,6 +124,7 @@ def sample(
         dtype: torch name of the dtype of the merges; empty: that of the checkpoints.
         device: torch device.
         scored_in_chat: whether the study's tasks are scored with the chat template.
+        models: recipe id -> folder of a model that is no merge of the pool.
         on_answer: called after each answer.
 
     Raises:
@@ -131,28 +132,35 @@ def sample(
         Mismatch: a merge is not the one that was scored.
     """
     quiet_transformers()
-    folder = pool.checkpoints[0].path
-    tokenizer = load_tokenizer(str(folder))
-    chat, template = _template(tokenizer, prompts, sampling.chat, scored_in_chat)
-    inputs = [_input(tokenizer, prompt, chat, k) for k, prompt in enumerate(prompts, 1)]
-    resident = Resident(pool, dtype, device)
-    writer = _Writer(tokenizer, folder, sampling, special=not chat)
+    models, shared = models or {}, pool.checkpoints[0].path
+    folders = [models.get(trial.recipe.id, shared) for trial in trials]
+    writers = {f: _Writer(f, prompts, sampling, scored_in_chat) for f in dict.fromkeys(folders)}
+    resident: Resident | None = None
     rows: list[list[Answer]] = [[] for _ in prompts]
-    total = len(prompts) * len(trials)
-    for trial in trials:
-        digest, _ = resident.load(trial.recipe)
-        if trial.digest and trial.digest != digest:
-            raise Mismatch(
-                f"trial {trial.number} merges to {digest}, and {trial.digest} was scored.",
-                hint="a checkpoint changed since; restore it.",
-            )
-        for k, given in enumerate(inputs):
-            text, tokens, ended = writer.write(resident.model, given, k)
-            rows[k].append(Answer(trial.number, trial.name, text, tokens, ended))
-            on_answer(trial.name, sum(map(len, rows)), total)
+    for trial, folder in zip(trials, folders, strict=True):
+        if trial.recipe.id in models:
+            model = load_model(folder).to(device).eval()
+        else:
+            resident = resident or Resident(pool, dtype, device)
+            model = _merged(resident, trial)
+        for k, row in enumerate(rows):
+            row.append(Answer(trial.number, trial.name, *writers[folder].write(model, k)))
+            on_answer(trial.name, sum(map(len, rows)), len(rows) * len(trials))
+        del model  # a reference leaves the memory again
+    said = [w.template if f == shared else f"{f.name}: {w.template}" for f, w in writers.items()]
     return Samples(
-        study, tuple(prompts), tuple(inputs), tuple(map(tuple, rows)), sampling, template
+        study, tuple(prompts), tuple(map(tuple, rows)), sampling, "; ".join(dict.fromkeys(said))
     )
+
+
+def _merged(resident: Resident, trial: Trial) -> Any:
+    digest, _ = resident.load(trial.recipe)
+    if trial.digest and trial.digest != digest:
+        raise Mismatch(
+            f"trial {trial.number} merges to {digest}, and {trial.digest} was scored.",
+            hint="a checkpoint changed since; restore it.",
+        )
+    return resident.model
 
 
 def _template(
@@ -162,7 +170,7 @@ def _template(
     has = bool(tokenizer.chat_template)
     if wanted and not has:
         raise InvalidConfig(
-            "the tokenizer of the pool's first checkpoint has no chat template.",
+            f"the tokenizer in {tokenizer.name_or_path} has no chat template.",
             hint="leave out --chat, or put the model's chat_template.jinja beside that tokenizer.",
         )
     chat = has if wanted is None else wanted
@@ -199,17 +207,23 @@ def _input(tokenizer: Any, prompt: Prompt, chat: bool, number: int) -> str:
 class _Writer:
     """Generates answers, one prompt at a time: an answer depends neither on a batch nor on others."""
 
-    def __init__(self, tokenizer: Any, folder: Path, sampling: Sampling, special: bool) -> None:
-        """With `special`, the tokenizer adds its special tokens; a chat template has its own."""
-        self._tokenizer, self._sampling, self._special = tokenizer, sampling, special
+    def __init__(
+        self, folder: Path, prompts: Sequence[Prompt], sampling: Sampling, scored_in_chat: bool
+    ) -> None:
+        """Load the tokenizer of a folder and make the texts that its model is given."""
+        self._tokenizer, self._sampling = load_tokenizer(str(folder)), sampling
+        chat, self.template = _template(self._tokenizer, prompts, sampling.chat, scored_in_chat)
+        self._inputs = [_input(self._tokenizer, p, chat, k) for k, p in enumerate(prompts, 1)]
+        self._special = not chat  # a chat template has its own special tokens
         try:
             self._config: Any = GenerationConfig.from_pretrained(folder)
         except OSError:  # the folder has none
             self._config = None
 
     @torch.no_grad()
-    def write(self, model: Any, given: str, number: int) -> tuple[str, int, bool]:
-        """The answer to a text, its number of tokens, and whether the model ended it."""
+    def write(self, model: Any, number: int) -> tuple[str, str, int, bool]:
+        """The text given, the answer, its number of tokens, and whether the model ended it."""
+        given = self._inputs[number]
         encoded = self._tokenizer(given, add_special_tokens=self._special, return_tensors="pt")
         tokens = encoded["input_ids"].to(model.device)
         mask = encoded["attention_mask"].to(model.device)
@@ -224,7 +238,7 @@ class _Writer:
         ends = config.eos_token_id
         stops = ends if isinstance(ends, list) else [ends]
         text = self._tokenizer.decode(answer, skip_special_tokens=True)
-        return text, len(answer), bool(answer) and answer[-1] in stops
+        return given, text, len(answer), bool(answer) and answer[-1] in stops
 
     def _settings(self, model: Any, length: int, number: int) -> Any:
         """The settings of the folder, with ours for the length and the choice of tokens."""
