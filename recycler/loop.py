@@ -198,6 +198,8 @@ class _Run:
         """
         self._fix_reference()
         self._drive(self._search_jobs(count_attempts), Split.DEV)
+        ended = len(self.trials)  # the total told before was an estimate
+        self._pace.told("search", ended, ended, 0, "")
         made = spent(self.ledger)
         expected = exhausted(self.plan, self.ledger, self.reference)
         if expected is None or made >= self.plan.evaluations:

@@ -201,7 +201,9 @@ def test_scouted_singles_are_not_scored_again_by_the_study(tmp_path, drawer, mon
         [t["scores"][n]["mean"] for t in found["tasks"]] for n in again.names
     ]
     rows = {row["name"]: row for row in workspace.store.studies()}
-    assert (rows["toy-scout"]["status"], rows["toy-scout"]["complete"]) == ("complete", 4)
+    row = rows["toy-scout"]
+    assert (row["status"], row["complete"]) == ("complete", 4)
+    assert (row["progress"]["done"], row["progress"]["total"]) == (4, 4)
     # other candidates: a new scouting under the same name, at the price of the new task alone
     calls.clear()
     scout(workspace, study_file(tmp_path, drawer, candidates=[]))

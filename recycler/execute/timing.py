@@ -16,6 +16,7 @@ from recycler.protocols import Scorer, ScorerFactory
 from recycler.store.rows import numbers_of
 
 BLOCK = 8  # items of the first block, which is not counted: it makes the prompts
+LONG = 20.0  # a merge that takes this long is not made twice [s]
 SPEND = 1.5  # seconds that the second block of a task should take [s]
 
 
@@ -106,7 +107,10 @@ def _merges(scorer: Scorer, plan: Plan, names: list[str]) -> tuple[float, float]
     """Seconds to load a single checkpoint, and to merge all of them."""
     n, found = plan.n, list[float]()
     last = [float(i == n - 1) for i in range(n)]
-    for weights in (last, [1 / n] * n):
+    halves = [(1 + (i == 0)) / (n + 1) for i in range(n)]
+    for weights in (last, halves, [1 / n] * n):  # the first merge of a process compiles its loops
+        if len(found) == 2 and found[1] > LONG:
+            break
         sizes = plan.measures.get(names[0], {}).get(items_part(plan.objectives[names[0]].task))
         part = (0.0, min(1.0, 1 / int(sizes["dev"]))) if sizes else WHOLE
         if plan.measures.get(names[0], {}).get("scored") == TOGETHER:
@@ -114,7 +118,7 @@ def _merges(scorer: Scorer, plan: Plan, names: list[str]) -> tuple[float, float]
         found.append(
             scorer(Job(0, plan.recipe(weights), "dev", tuple(names), part)).seconds["merge"]
         )
-    return found[0], found[1]
+    return found[0], found[-1]
 
 
 def _memory() -> int:

@@ -14,7 +14,7 @@ from recycler.front.scouting import Scouting, Task
 from recycler.front.tradeoffs import FEWEST, REAL, Tradeoff
 from recycler.report.text import console
 
-_SHOWN = 8  # trade-offs that are printed; --json has all
+SHOWN = 8  # trade-offs that are printed; --json has all
 _NAME = 24  # longest name of a checkpoint
 
 
@@ -141,8 +141,12 @@ def _correlation(found: Scouting, i: int, j: int) -> Text:
 
 def _tradeoffs(found: Scouting) -> Iterator[str]:
     """Lines for the trade-offs, strongest first."""
-    shown = [t for t in found.tradeoffs if t.probability >= 0.5][:_SHOWN]
+    shown = [t for t in found.tradeoffs if t.probability >= 0.5][:SHOWN]
     if len(found.compared) < FEWEST or len(found.tasks) < 2:
+        return
+    useful = sum(task.useful for task in found.tasks)
+    if useful < 2:
+        yield f"No trade-off: {useful} of {len(found.tasks)} tasks can guide a search; it takes two."
         return
     if not shown:
         yield "No trade-off: no two useful tasks rank these checkpoints in opposite orders."

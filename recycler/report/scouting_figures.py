@@ -16,7 +16,7 @@ from plotly.io import to_html
 from recycler.front.scouting import Scouting
 from recycler.front.tradeoffs import Tradeoff
 from recycler.nouns.objectives import Array
-from recycler.report.scouting import proposal, remarks, tradeoff
+from recycler.report.scouting import SHOWN, proposal, remarks, tradeoff
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#222}
@@ -165,7 +165,7 @@ def html_page(found: Scouting) -> str:
         f'<p class="note">{html.escape(caption)}</p>'
         for number, (title, figure, caption) in enumerate(parts)
     )
-    likely = [t for t in found.tradeoffs if t.probability >= 0.5]
+    likely = [t for t in found.tradeoffs if t.probability >= 0.5][:SHOWN]
     said = [*(tradeoff(t) for t in likely), *remarks(found)]
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in said)
     title = html.escape(found.study)
