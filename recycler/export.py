@@ -71,6 +71,11 @@ def export(
             f"trial {trial.number} is {trial.state}, so there is nothing to export.",
             hint=f"`recycler front {results.name}` lists merges that can be exported.",
         )
+    if trial.recipe.is_model:
+        raise InvalidConfig(
+            f"trial {trial.number} ({trial.name}) is no merge: it is a model in a folder already.",
+            hint="use the folder that `references:` of the study file names.",
+        )
     card, picture = lazy("recycler.report.card"), lazy("recycler.report.picture")
     giver = pool[donor] if donor else pool.checkpoints[0]
     extras = {

@@ -22,7 +22,7 @@ from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Recipe
 from recycler.nouns.status import Status, Wanted
-from recycler.nouns.trial import WHOLE, Job, Proposal, State, Trial
+from recycler.nouns.trial import WHOLE, Job, Kind, Proposal, State, Trial
 from recycler.pace import Pace
 from recycler.protocols import Executor, Store
 from recycler.race import Race
@@ -226,9 +226,13 @@ class _Run:
 
     def _search_jobs(self, count_attempts: bool) -> Iterator[Job | None]:
         """Yield jobs one by one, and None while the next step depends on scores in flight."""
+        wanted = {entry.recipe.id for entry in self.plan.references}
         for trial in [trial for trial in self.ledger if trial.state == State.RUNNING]:
             if trial.attempts >= ATTEMPTS:
                 self._failed(trial, Failure("process-died", f"the process died {ATTEMPTS} times."))
+                continue
+            if trial.kind == Kind.REFERENCE and trial.recipe.id not in wanted:
+                self._failed(trial, Failure("dropped", "the study file no longer names it."))
                 continue
             if count_attempts:
                 self.store.retry(self.plan.name, trial.number)
@@ -330,7 +334,10 @@ class _Run:
             self._landed(landed, phase)
         elif result.fault == Fault.SETUP:
             raise InvalidConfig(
-                result.message, hint="no candidate can be scored until this is fixed."
+                result.message,
+                hint=result.hint
+                if trial.kind == Kind.REFERENCE
+                else "no candidate can be scored until this is fixed.",
             )
         elif result.fault == Fault.ENVIRONMENT:
             self._faults.add(job, result, self.plan.name)
@@ -356,8 +363,8 @@ class _Run:
     def _failed(self, trial: Trial, failure: Failure) -> None:
         self._take(self.store.fail(self.plan.name, trial.number, failure))
         self._fix_reference()
-        ended = [t for t in self.ledger if t.state != State.RUNNING]
-        share = sum(t.state == State.FAILED for t in ended) / len(ended)
+        ended = [t for t in self.ledger if t.state != State.RUNNING and t.kind != Kind.REFERENCE]
+        share = sum(t.state == State.FAILED for t in ended) / max(1, len(ended))
         if len(ended) >= 4 and share > self.plan.failed_share:
             raise StudyFailed(
                 f"{share:.0%} of {len(ended)} trials failed, more than the allowed "
@@ -382,7 +389,8 @@ class _Run:
             references = sum(t.is_baseline for t in self.ledger if t.state != State.RUNNING)
             budget = self.plan.evaluations if self.plan.n > 1 else 0
             n, m = self.plan.n, self.plan.objectives.m
-            expected = max(references, n + (n > 1) + (n > 2 and m > 1))
+            expected = n + (n > 1) + (n > 2 and m > 1) + len(self.plan.references)
+            expected = max(references, expected)
             copies = sum(bool(entry["copy"]) for entry in self.plan.warm)
             left = remaining_gain(self.ledger, self.plan.objectives, self.reference)
             total = expected + budget + copies

@@ -25,6 +25,7 @@ from recycler.runs import run_study
 from recycler.search.samplers import Proposer
 from recycler.settings import checked
 from recycler.submit.config import ExecutionSection, parse_study
+from recycler.submit.references import reference_models
 from recycler.submit.submission import plan_of, register
 from recycler.submit.workspace import OnBytes, Workspace
 
@@ -61,11 +62,12 @@ class Study:
             workspace: its ledger; default: the ledger of this folder.
             root: folder that the evaluator's relative paths start from.
             replace: start a study of that name anew, whatever it holds.
-            **settings: sections of a study file (`items`, `evaluator`, `merge`, `search`), or the
-                keys of `search` alone: `evaluations=50, sampler="auto", seed=0`.
+            **settings: sections of a study file (`items`, `evaluator`, `merge`, `references`,
+                `search`), or the keys of `search` alone: `evaluations=50, sampler="auto", seed=0`.
         """
         workspace = workspace or Workspace()
-        sections = {k: v for k, v in settings.items() if k in ("items", "evaluator", "merge")}
+        known = ("items", "evaluator", "merge", "references")
+        sections = {k: v for k, v in settings.items() if k in known}
         search = {k: v for k, v in settings.items() if k not in (*sections, "search")}
         listed = [_entry(objective) for objective in objectives]
         config = parse_study(
@@ -81,8 +83,9 @@ class Study:
             },
             "Study.create",
         )
-        plan = plan_of(workspace, pool, config, Path(root).absolute())
-        register(workspace, plan, pool, replace=replace)
+        home = Path(root).absolute()
+        plan, models = plan_of(workspace, pool, config, home), reference_models(config, home)
+        register(workspace, plan, pool, replace=replace, models=models)
         return cls(name, workspace)
 
     @property
@@ -119,6 +122,8 @@ class Study:
     def scorer_factory(self, device: str = "cpu") -> Any:
         """The factory that workers make their scorers from."""
         scorer, pool = lazy("recycler.execute.scorer"), self.workspace.study_pool(self.name)
+        models = self.workspace.study_models(self.name)
+        opened = [*pool.everything, *models.values()]
         return scorer.MergeScorerFactory(
             pool=pool,
             objectives=self.plan.objectives,
@@ -126,7 +131,8 @@ class Study:
             items=self.plan.items,
             dtype=self.plan.dtype,
             device=device,
-            known={c.name: (c.stamp(), self.workspace.fingerprint(c)) for c in pool.everything},
+            known={c.name: (c.stamp(), self.workspace.fingerprint(c)) for c in opened},
+            models=models,
         )
 
     @property

@@ -45,6 +45,7 @@ def test_the_front_has_the_documented_shape(study: Study, table: dict) -> None:
         "basis",
         "members",
         "baselines",
+        "references",
         "decision",
         "feasible",
         "floors",

@@ -49,6 +49,16 @@ def tokenizer_digest(folder: str | Path) -> str:
     return digest(*(part for name, file in named for part in (name, file.read_bytes())))
 
 
+def model_digests(folder: str | Path) -> dict[str, str]:
+    """Digests of the files besides the weights that decide the scores of a model in a folder."""
+    configs = [Path(folder) / name for name in ("config.json", "generation_config.json")]
+    parts = [(file.name, file.read_bytes()) for file in configs if file.is_file()]
+    return {
+        "config": digest(*(part for pair in parts for part in pair)),
+        "tokenizer": tokenizer_digest(folder),
+    }
+
+
 def sources(files: Iterable[Path], roots: Sequence[Path]) -> dict[str, str]:
     """Digest of Python files and of the local modules that they import, directly or not.
 

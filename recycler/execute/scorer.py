@@ -13,10 +13,12 @@ from typing import Any
 import torch
 
 from recycler.checkpoints.companions import companions
+from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint
 from recycler.evaluate.kinds import make_evaluator
 from recycler.evaluate.results import evaluation_of
+from recycler.execute.models import Models
 from recycler.merge.folder import write_weights
 from recycler.merge.layout import config_of, layout_of
 from recycler.merge.resident import Resident, quiet_transformers
@@ -41,6 +43,7 @@ class MergeScorerFactory:
         device: torch device.
         known: checkpoint -> its stamp when its fingerprint was taken, and that fingerprint.
             Files touched since, or on another machine, are hashed once more.
+        models: recipe id -> folder of each reference that is no merge.
     """
 
     pool: Pool
@@ -50,6 +53,7 @@ class MergeScorerFactory:
     dtype: str
     device: str = "cpu"
     known: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    models: Mapping[str, Checkpoint] = field(default_factory=dict)
 
     def __call__(self) -> "MergeScorer":
         """Make the scorer.
@@ -67,6 +71,7 @@ class MergeScorerFactory:
             evaluator,
             self.objectives,
             _Folders(self.pool, self.device) if written else None,
+            Models(self.models, self.make_evaluator, self.device),
         )
         self._require_same_bytes()  # from here on `Sources` checks this
         return made
@@ -75,7 +80,7 @@ class MergeScorerFactory:
         return Resident(self.pool, self.dtype, self.device, distance)
 
     def _require_same_bytes(self) -> None:
-        for checkpoint in self.pool.everything:
+        for checkpoint in (*self.pool.everything, *self.models.values()):
             stamp, fingerprint = self.known.get(checkpoint.name, ("", ""))
             if fingerprint and checkpoint.stamp() != stamp:
                 found = checkpoint.fingerprint()
@@ -105,9 +110,10 @@ class MergeScorer:
         evaluator: Evaluator,
         objectives: Objectives,
         folders: "_Folders | None" = None,
+        models: Models | None = None,
     ) -> None:
         self._resident, self._evaluator, self._objectives = resident, evaluator, objectives
-        self._folders = folders
+        self._folders, self._models = folders, models
 
     def __call__(self, job: Job) -> Evaluation:
         """Merge and evaluate; raises NotFinite if scores are not finite."""
@@ -115,6 +121,8 @@ class MergeScorer:
         asked = [objective for objective in wanted if not objective.of_merge]
         results: dict[str, Outcomes | Score] = {}
         digest, seconds = "", {"merge": 0.0, "evaluate": 0.0}
+        if job.recipe.is_model:
+            return self._model(job, wanted)
         if self._resident is not None:
             digest, seconds["merge"] = self._resident.load(job.recipe)
         start = time.perf_counter()
@@ -128,6 +136,20 @@ class MergeScorer:
         results |= {o.name: self._property(o, job) for o in wanted if o.of_merge}
         seconds["evaluate"] = time.perf_counter() - start
         return evaluation_of(job, results, digest, seconds)
+
+    def _model(self, job: Job, wanted: Sequence[Objective]) -> Evaluation:
+        """Evaluate a model that is no merge; its own tensors are the bytes that are scored."""
+        assert self._models is not None, "the factory gives them"
+        results: dict[str, Outcomes | Score] = {}
+        start = time.perf_counter()
+        with self._models.loaded(job.recipe) as (model, evaluator):
+            seconds = {"merge": time.perf_counter() - start}
+            asked = [objective for objective in wanted if not objective.of_merge]
+            results |= evaluator.evaluate(model, asked, job.split) if asked else {}
+            del model, evaluator
+        results |= {o.name: self._property(o, job) for o in wanted if o.of_merge}
+        seconds["evaluate"] = time.perf_counter() - start - seconds["merge"]
+        return evaluation_of(job, results, job.recipe.ingredients[0].fingerprint, seconds)
 
     def _evaluated(
         self, merge: Any, asked: Sequence[Objective], job: Job

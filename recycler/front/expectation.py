@@ -24,6 +24,7 @@ def expected(
 ) -> Mapping[int, Array]:
     """Trial number -> (m,) expected gains, given all scores.
 
+    A trial that is no point of the space (see `Plan.sees`) keeps its scores: nothing shrinks them.
     Scores on select or test items are further, independent measurements of the same merges, apart
     from a shift that all merges share: these items may be easier or harder than the dev items.
 
@@ -34,6 +35,14 @@ def expected(
         split: `dev`: from dev scores alone, for all scored trials. Else also from the scores on this
             split, on its scale, for the trials scored there.
     """
+    others = [
+        t for t in trials if t.state in SCORED and split in t.evaluations and not plan.sees(t)
+    ]
+    if others:
+        known, _ = _measured(plan, others, split)
+        seen = [trial for trial in trials if plan.sees(trial)]
+        own = {trial.number: gains for trial, gains in zip(others, known, strict=True)}
+        return {**expected(plan, seen, reference, split), **own}
     scored, x, y, errors = scored_points(plan, trials)
     if len(scored) > MANY and split == "dev":
         return dict(zip((trial.number for trial in scored), y, strict=True))
@@ -73,7 +82,7 @@ def predicted(
 
 def scored_points(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Trial], Array, Array, Array]:
     """Return k scored trials, their (k, d) points, (k, m) dev gains and (k, m) standard errors."""
-    scored = [trial for trial in trials if trial.state in SCORED]
+    scored = [trial for trial in trials if trial.state in SCORED and plan.sees(trial)]
     x = np.array([plan.points.point_of(trial.recipe) for trial in scored])
     return scored, x, *_measured(plan, scored, "dev")
 

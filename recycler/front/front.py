@@ -252,9 +252,11 @@ def front_rows(
     """Return the non-dominated trials on a split, among those that meet the floors.
 
     If none meets them, among all. Means decide. If racing pruned some trials, expected gains decide
-    on dev items instead, where given: estimates from part of the items are mostly luck.
+    on dev items instead, where given: estimates from part of the items are mostly luck. Models that
+    are no merges are left out.
     """
-    allowed = feasible(trials, objectives, split, floors)
+    merges = [trial for trial in trials if trial.is_merge]
+    allowed = feasible(merges, objectives, split, floors)
     if expected and split == "dev" and any(trial.state == State.PRUNED for trial in trials):
         gains = np.array([expected[trial.number] for trial in allowed])
     else:

@@ -99,8 +99,14 @@ class Results:
 
     @cached_property
     def baselines(self) -> list[Trial]:
-        """The scored ones of singles, uniform, merge-best and the greedy soup."""
+        """The scored ones of singles, references, uniform, merge-best and the greedy soup."""
         return baselines.scored(self.plan, self.trials)
+
+    @cached_property
+    def references(self) -> list[Trial]:
+        """The scored references, in the order of the plan."""
+        found = baselines.references(self.plan, self.trials).values()
+        return [trial for trial in found if trial.state in SCORED]
 
     @cached_property
     def steps(self) -> Array:
@@ -237,8 +243,9 @@ class Results:
         )
 
     def _chances(self, split: str) -> dict[int, float]:
-        """Trial number -> probability that it is non-dominated among all trials scored on a split."""
-        rivals = [t for t in self.trials if split in t.evaluations and t.state in SCORED]
+        """Trial number -> probability that it is non-dominated among all merges scored on a split."""
+        merges = [trial for trial in self.trials if trial.is_merge]
+        rivals = [t for t in merges if split in t.evaluations and t.state in SCORED]
         if not rivals:
             return {}
         chances = probabilities(
@@ -371,6 +378,7 @@ class Results:
     def front_json(self) -> dict[str, Any]:
         """Return the front as `recycler front STUDY --json` prints it."""
         front, objectives = self.front, self.plan.objectives
+        merges = [trial for trial in self.baselines if trial.is_merge]
         return {
             "study": self.name,
             "event": self.event,
@@ -383,7 +391,7 @@ class Results:
             "steps": self.steps.tolist(),
             "hypervolume": {split: front.hypervolume(split) for split in ("dev", "test")},
             "baseline_hypervolume": {
-                split: volume(self.baselines, objectives, self.reference, split)
+                split: volume(merges, objectives, self.reference, split)
                 for split in ("dev", "test")
             },
             "evaluations": sum(
@@ -392,6 +400,7 @@ class Results:
             "basis": front.basis,
             "members": self._members_json(),
             "baselines": [{"name": t.name, **_scored(t)} for t in self.baselines],
+            "references": baselines.reference_rows(self.plan, self.trials),
             "decision": self.decision.to_json() if self.decision else None,
             "feasible": front.feasible,
             "floors": {split: self._floors_json(split) for split in SPLITS},

@@ -42,7 +42,7 @@ def remaining_gain(
         return None
     window = max(AHEAD, -(-3 * k // 10))
     recent = {trial.number for trial in ended[k - window :]}
-    scored = [trial for trial in trials if trial.state == State.COMPLETE]
+    scored = [trial for trial in trials if trial.state == State.COMPLETE and trial.is_merge]
     gains = objectives.gains([t.means("dev") for t in scored])
     old = np.array([t.number not in recent for t in scored], dtype=bool)
     corner = np.array(reference)
@@ -74,7 +74,7 @@ def finalists(
     anyway and take no place.
     """
     floors = floor_gains(trials, plan.objectives, "dev")
-    scored = [trial for trial in trials if trial.state in SCORED]
+    scored = [trial for trial in trials if trial.state in SCORED and trial.is_merge]
     means = plan.objectives.gains([trial.means("dev") for trial in scored])
     judged = expected or {t.number: row for t, row in zip(scored, means, strict=True)}
     left = feasible(scored, plan.objectives, "dev", floors)

@@ -209,6 +209,19 @@ def load_model(
     return model
 
 
+def require_class(folder: Path) -> None:
+    """Raise Incompatible unless transformers has a text-generating class for a folder's config."""
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise Incompatible(
+            f"{folder}: transformers can't read its config: {str(error).strip().splitlines()[0]}",
+            hint="a config.json of a model type that this transformers knows is needed; code that "
+            "comes with a model is not run.",
+        ) from error
+    _class_of(config, folder)
+
+
 def _class_of(config: Any, folder: Path) -> Any:
     """The transformers class that generates text with such a config."""
     classes = _CLASSES[1:] if getattr(config, "is_encoder_decoder", False) else _CLASSES

@@ -14,6 +14,7 @@ from recycler.nouns.measure import Parts, differences, measure_id
 from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.recipe import Ingredient, Recipe, canonical
 from recycler.nouns.space import Space
+from recycler.nouns.trial import Kind, Trial
 
 # Fields of a plan that are numbers -> their bounds, inclusive.
 _BOUNDS = {
@@ -27,6 +28,24 @@ _BOUNDS = {
 
 # Recent recipes: those of the baselines are needed at every proposal.
 _RECIPES: dict[Hashable, Recipe] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A further baseline that the merges have to beat.
+
+    Attributes:
+        name: unique among references and checkpoints.
+        recipe: a merge of the pool, or a model of its own (`Recipe.of_model`).
+    """
+
+    name: str
+    recipe: Recipe
+
+    @property
+    def title(self) -> str:
+        """Name of its trial, such as `reference:production`."""
+        return f"reference:{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +82,8 @@ class Plan:
             measure are not reused by other studies.
         warm: the first proposals, taken from the studies of `warm_start` at submission (see
             `search.warm.recipes`).
+        references: models and recipes of the user's, scored like baselines. They decide no proposal,
+            so they may be added to a study and taken from it.
     """
 
     name: str
@@ -90,6 +111,7 @@ class Plan:
     warm_start: tuple[str, ...] = ()
     warm: tuple[Mapping[str, Any], ...] = ()
     measures: Mapping[str, Parts] = field(default_factory=dict)
+    references: tuple[Reference, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name in self.warm_start:
@@ -202,6 +224,21 @@ class Plan:
             settings={**self.merge_settings, **values.get("", {})},
         )
 
+    def sees(self, trial: Trial) -> bool:
+        """Whether the search may learn from a trial: it is a point of the space.
+
+        Merges that users asked for may be none: other settings, another method, other models.
+        """
+        if trial.kind not in (Kind.REFERENCE, Kind.TRY):
+            return True
+        if trial.recipe.is_model:
+            return False
+        try:
+            again = self.merge_at(self.points.point_of(trial.recipe))
+        except (TypeError, ValueError):  # a searched setting that varies over layers
+            return False
+        return again.id == trial.recipe.id
+
     @property
     def measure_ids(self) -> dict[str, str]:
         """Objective -> id of its measure, for objectives that have one."""
@@ -211,6 +248,9 @@ class Plan:
         """Return the plan as JSON data, the inverse of `from_json`."""
         data = {key: getattr(self, key) for key in self.__dataclass_fields__}
         data["objectives"] = [asdict(objective) for objective in self.objectives]
+        data["references"] = [
+            {"name": entry.name, "recipe": entry.recipe.to_json()} for entry in self.references
+        ]
         plain: dict[str, Any] = json.loads(canonical(data))
         return plain
 
@@ -237,6 +277,10 @@ class Plan:
         values["base"] = tuple(data["base"]) if data["base"] else None
         values["warm_start"] = tuple(data.get("warm_start", ()))
         values["warm"] = tuple(data.get("warm", ()))
+        values["references"] = tuple(
+            Reference(entry["name"], Recipe.from_json(entry["recipe"]))
+            for entry in data.get("references", ())
+        )
         return cls(**values)
 
     def changes(self, other: "Plan") -> dict[str, tuple[Any, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 from recycler.errors import InvalidConfig
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+MODEL = "model"  # the method of a recipe that merges nothing: one folder, loaded as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,24 @@ class Recipe:
             "dtype": self.dtype,
         }
         return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it stands for a model that is no merge of the pool (see `of_model`)."""
+        return self.method == MODEL
+
+    @classmethod
+    def of_model(cls, name: str, fingerprint: str, digests: Mapping[str, str]) -> "Recipe":
+        """The recipe of a model that is loaded from its folder, with its own tokenizer.
+
+        Args:
+            name: name for messages.
+            fingerprint: content hash of its tensors.
+            digests: of the other files that decide its scores (see `evaluate.measure.model_digests`).
+                They are part of the id, so scores are never shared between tokenizers.
+        """
+        whole = (Ingredient(fingerprint, name, 1.0),)
+        return cls(method=MODEL, ingredients=whole, dtype="", settings=dict(digests))
 
     @property
     def weights(self) -> dict[str, float]:

@@ -25,7 +25,8 @@ class Kind(StrEnum):
     )
 
 
-BASELINES = (Kind.SINGLE, Kind.UNIFORM, Kind.MERGE_BEST)  # not counted in the budget
+# not counted in the budget
+BASELINES = (Kind.SINGLE, Kind.UNIFORM, Kind.MERGE_BEST, Kind.REFERENCE)
 
 
 class State(StrEnum):
@@ -79,6 +80,11 @@ class Trial:
     def is_baseline(self) -> bool:
         """Whether it is a baseline, not counted in the budget."""
         return self.kind in BASELINES
+
+    @property
+    def is_merge(self) -> bool:
+        """Whether it is a merge of the pool; only merges can be members of a front."""
+        return not self.recipe.is_model
 
     @property
     def copied(self) -> bool:

@@ -13,7 +13,7 @@ from recycler.report.decision import as_html
 from recycler.report.figures import caption_of, front_figure, parallel_figure
 from recycler.report.forest import forest_figure
 from recycler.report.groups import best_split, floors
-from recycler.report.text import costs, infeasible
+from recycler.report.text import costs, infeasible, references
 from recycler.report.volume import trace_figure
 from recycler.report.weights import roles_figure, weights_figure
 
@@ -81,7 +81,7 @@ def html_page(results: Results) -> str:
 
 _TABLE_NOTE = (
     "± is one standard error from the items; p(front) is the probability that the merge is "
-    "non-dominated among all shown, by a paired bootstrap over {split} items; the small figure under "
+    "non-dominated among the merges, by a paired bootstrap over {split} items; the small figure under "
     "a member's score is its regret, the distance to the best of all shown. Columns marked * are "
     "held out: the search never saw them."
 )
@@ -129,7 +129,7 @@ def _summary(results: Results) -> str:
     if volume is not None and before:
         times = f"{volume / before:.3f} times that of singles and baselines"
         text += f" Hypervolume on test items: {times}."
-    return " ".join(part for part in (text, costs(table)) if part)
+    return " ".join(part for part in (text, costs(table), *references(table)) if part)
 
 
 def _warning(results: Results, split: str) -> str:

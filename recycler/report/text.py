@@ -16,7 +16,7 @@ from recycler.checkpoints.pool import ASSUMED_RATE, Pool
 from recycler.front.results import Results
 from recycler.nouns.evaluation import Score
 from recycler.nouns.objectives import Objective
-from recycler.nouns.trial import Kind, State, Trial
+from recycler.nouns.trial import SCORED, Kind, State, Trial
 from recycler.report import decision
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def members(results: Results, out: Console | None = None, whole: bool = False) -
     known = {t.number for t in (*results.front.trials, *results.baselines)}
     if hidden := len(known) - len(rows):
         out.print(f"… and {hidden} more: `recycler front {results.name} --all`.", markup=False)
+    for said in references(table):
+        out.print(said, markup=False)
     volume, before = table["hypervolume"].get(split), table["baseline_hypervolume"].get(split)
     out.print(
         f"{table['evaluations']} merges evaluated, {len(table['members'])} on the front; study is "
@@ -91,6 +93,28 @@ def members(results: Results, out: Console | None = None, whole: bool = False) -
             f"[yellow]Optimistic:[/yellow] these are {split} items, which the search or the choice "
             "used; the study reports on test items when it is complete."
         )
+
+
+def references(table: Mapping[str, Any]) -> list[str]:
+    """What has to be known about each reference, in a sentence; none for ordinary ones."""
+    told = []
+    for row in table["references"]:
+        name, said = f"reference:{row['name']}", []
+        if row["failure"]:
+            said.append(f"could not be scored: {row['failure'].rstrip('.')}")
+        elif row["state"] not in SCORED:
+            said.append("is not scored yet")
+        elif row["scored_as"] != name:
+            said.append(f"is trial {row['trial']} ({row['scored_as']})")
+        if row["same_weights_as"]:
+            said.append(f"has the weights of checkpoint {row['same_weights_as']!r}")
+        if row["tokenizer"] == "own":
+            said.append(
+                "has a tokenizer of its own: scores per answer, word or byte compare with the "
+                "merges', scores per token do not"
+            )
+        told += [f"{name} {' and '.join(said)}."] if said else []
+    return told
 
 
 def infeasible(results: Results, basis: str) -> str:

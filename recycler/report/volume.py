@@ -21,7 +21,7 @@ def trace(results: Results) -> list[float]:
     if reference is None:
         return []
     scored = sorted(
-        (t for t in results.trials if t.state == State.COMPLETE),
+        (t for t in results.trials if t.state == State.COMPLETE and t.is_merge),
         key=lambda trial: trial.finished or 0,
     )
     gains = results.plan.objectives.gains([t.means("dev") for t in scored])
@@ -42,7 +42,7 @@ def lost(results: Results) -> list[tuple[int, float, Trial]]:
     trials = sorted(results.trials, key=lambda trial: trial.finished or 0)
     found, done = [], 0
     for trial in trials if len(volumes) > 1 else []:
-        done += trial.state == State.COMPLETE
+        done += trial.state == State.COMPLETE and trial.is_merge
         if trial.state in (State.PRUNED, State.FAILED):
             found.append((done, volumes[done], trial))
     return found
@@ -51,9 +51,10 @@ def lost(results: Results) -> list[tuple[int, float, Trial]]:
 def trace_figure(results: Results, width: int = WIDTH) -> go.Figure:
     """Hypervolume on dev items, as a multiple of that of the baselines, against evaluations."""
     values = trace(results)
-    unit = volume(results.baselines, results.plan.objectives, results.reference, "dev") or 0.0
+    merges = [trial for trial in results.baselines if trial.is_merge]
+    unit = volume(merges, results.plan.objectives, results.reference, "dev") or 0.0
     unit = unit if unit > 0 else max(values, default=1.0) or 1.0
-    first = sum(t.is_baseline and t.state == State.COMPLETE for t in results.trials)
+    first = sum(t.is_baseline and t.state == State.COMPLETE and t.is_merge for t in results.trials)
     ends = lost(results)
     figure = go.Figure(
         go.Scatter(

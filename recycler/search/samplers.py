@@ -96,6 +96,7 @@ class Proposer:
         if reference is None or self.plan.n < 2:
             return None
         left = self.plan.evaluations - spent(trials)
+        trials = [trial for trial in trials if self.plan.sees(trial)]
         for proposal in warm.proposals(self.plan):
             paid = left > 0 or "copy" in proposal.notes
             if proposal.recipe.id not in known and paid and self._allows(proposal.recipe):

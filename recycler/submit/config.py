@@ -33,6 +33,23 @@ class CheckpointEntry(BaseModel):
     path: str
 
 
+class ReferenceEntry(_Section):
+    """A further baseline: a model in a folder, weights on the pool, or a recipe file."""
+
+    name: str = Field(min_length=1, max_length=100)
+    path: str = ""
+    weights: dict[str, float] = Field(default_factory=dict)
+    recipe: str = ""
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> "ReferenceEntry":
+        given = [key for key in ("path", "weights", "recipe") if getattr(self, key)]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"expected one of path, weights and recipe, found {found}")
+        return self
+
+
 class ObjectiveEntry(_Section):
     """One objective; see `objectives.Objective` for the meaning of each key."""
 
@@ -141,6 +158,7 @@ class StudyFile(_Section):
     objectives: list[ObjectiveEntry] = Field(min_length=1)
     held_out: list[ObjectiveEntry] = Field(default_factory=list)
     candidates: list[ObjectiveEntry] = Field(default_factory=list)
+    references: list[ReferenceEntry] = Field(default_factory=list)
     items: ItemsSection = ItemsSection()
     evaluator: EvaluatorSection = EvaluatorSection()
     merge: MergeSection = MergeSection()

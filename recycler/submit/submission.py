@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.pool import Pool
 from recycler.errors import Conflict, InvalidConfig
 from recycler.evaluate.kinds import make_evaluator
@@ -27,6 +28,7 @@ from recycler.nouns.trial import Trial
 from recycler.search.samplers import Proposer, checked_sampler
 from recycler.search.warm import Earlier, recipes
 from recycler.submit.config import StudyFile, read_study
+from recycler.submit.references import reference_models, reference_specs, references_of
 from recycler.submit.workspace import OnBytes, Workspace, executor_of, pool_name
 
 
@@ -51,7 +53,8 @@ def submit(
     config, root = read_study(file), Path(file).absolute().parent
     pool = pool_of(workspace, config, root)
     plan = plan_of(workspace, pool, config, root, on_bytes)
-    return register(workspace, plan, pool, on_bytes, replace=replace)
+    models = reference_models(config, root)
+    return register(workspace, plan, pool, on_bytes, replace=replace, models=models)
 
 
 def pool_of(workspace: Workspace, config: StudyFile, root: Path) -> Pool:
@@ -109,7 +112,8 @@ def plan_of(
         measures=measured,
     )
     Proposer(made)  # raises now if the search settings are wrong
-    return made
+    given = references_of(workspace, made, pool, config, root, on_bytes)
+    return changed(made, references=given)
 
 
 def register(
@@ -119,11 +123,13 @@ def register(
     on_bytes: OnBytes | None = None,
     *,
     replace: bool = False,
+    models: Sequence[Checkpoint] = (),
 ) -> Plan:
     """Write a plan and its pool into the ledger, or resume the same study.
 
-    A larger budget extends the study, and the stop rule (`stop_gain`) may change. Every other
-    change is refused, even while nothing is scored yet.
+    A larger budget extends the study, and the stop rule (`stop_gain`) and the references may change.
+    Every other change is refused, even while nothing is scored yet. `models` are the folders of the
+    references that are no merges.
 
     Raises:
         Conflict: a study of that name has other settings and `replace` is off, or it is to be
@@ -131,6 +137,7 @@ def register(
     """
     store = workspace.store
     spec = workspace.spec(Pool(pool_name(plan.name), pool.checkpoints, pool.base), on_bytes)
+    spec |= {"references": reference_specs(workspace, models)} if models else {}
     warm: tuple[Mapping[str, Any], ...] = ()
     if plan.warm_start and (replace or plan.name not in {row["name"] for row in store.studies()}):
         earlier = [_earlier(workspace, name) for name in plan.warm_start]
@@ -180,7 +187,8 @@ def resumed(old: Plan, plan: Plan, trials: Sequence[Trial], where: str) -> Plan:
     plan = changed(plan, warm=old.warm, stop_after=old.stop_after)
     changes = old.changes(plan)
     before, after = changes.pop("evaluations", (plan.evaluations, plan.evaluations))
-    changes.pop("stop_gain", None)
+    for free in ("stop_gain", "references"):
+        changes.pop(free, None)
     if changes or after < before:
         key, (there, here) = next(iter((changes or {"evaluations": (before, after)}).items()))
         raise Conflict(

@@ -5,7 +5,9 @@ from typing import Any
 
 from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.pool import Pool
-from recycler.errors import Conflict, Mismatch
+from recycler.errors import Conflict, Mismatch, NotFound
+from recycler.evaluate.measure import model_digests
+from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import State
 from recycler.protocols import Executor, ScorerFactory
 from recycler.registry import resolve
@@ -135,6 +137,34 @@ class Workspace:
                     hint="restore the folder, or start a study with another name.",
                 )
         return pool
+
+    def study_models(self, study: str) -> dict[str, Checkpoint]:
+        """Recipe id -> folder of each reference of a study that is a model.
+
+        Raises:
+            Mismatch: its weights, config or tokenizer changed since the study was submitted.
+        """
+        wanted = {r.name: r.recipe for r in self.store.plan(study).references if r.recipe.is_model}
+        found = {}
+        for spec in self.store.catalog.pool(pool_name(study)).get("references", ()):
+            if spec["name"] not in wanted:
+                continue
+            model = Checkpoint.open(spec["path"], spec["name"])
+            now = Recipe.of_model(model.name, self.fingerprint(model), model_digests(model.path))
+            if now.id != wanted[model.name].id:
+                raise Mismatch(
+                    f"reference {model.name!r} at {model.path} is not the one that study {study!r} "
+                    "was made with.",
+                    hint="restore the folder, or run the study file again: it takes the new one as "
+                    "another reference.",
+                )
+            found[now.id] = model
+        for name in wanted.keys() - {model.name for model in found.values()}:
+            raise NotFound(
+                f"the ledger does not know the folder of reference {name!r} of study {study!r}.",
+                hint="run the study file once more: it registers the folder.",
+            )
+        return found
 
     def executor(self, factory: ScorerFactory, execution: ExecutionSection) -> Executor:
         """The executor that runs a study's jobs."""
