@@ -1,8 +1,8 @@
 """References: models and recipes of the user's, scored on the same items as the merges."""
 
 import json
+import pickle
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +11,28 @@ import lmtasks
 import pytest
 import toy
 import yaml
-from test_kill import kill, rows, start
+from pools import recipe_of
+from test_kill import COMMAND, kill, rows, start
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
+from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint, InvalidConfig, Mismatch, NotFound, RecyclerError
+from recycler.evaluate.measure import model_digests
+from recycler.execute.scorer import MergeScorerFactory
 from recycler.merge.resident import load_model
+from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.plan import Plan
-from recycler.nouns.trial import Kind
+from recycler.nouns.recipe import Ingredient, Recipe
+from recycler.nouns.trial import Job, Kind
 from recycler.report.card import model_card
 from recycler.report.page import html_page
 from recycler.report.tables import front_table
@@ -53,6 +67,13 @@ def production(folder: Path) -> Path:
     made.to(toy.torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def encoder_decoder(seed: int, vocabulary: int) -> T5ForConditionalGeneration:
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4}
+    special = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 2}
+    toy.torch.manual_seed(seed)
+    return T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, **shape, **special))
 
 
 def study_file(root: Path, folders: list[Path], references: list[dict], **search) -> Path:
@@ -173,7 +194,8 @@ def test_models_are_no_members_of_the_front_and_references_are_in_every_report(w
     frame = front_table(results)
     assert "reference:production" in printed.get()
     assert "scores per token do not" in " ".join(printed.get().split())
-    assert "reference:production" in page and "scores per token do not" in page
+    assert "reference:production" in page
+    assert "scores per token do not" in page
     assert "reference:mk" in set(frame["name"])
     assert card
 
@@ -214,7 +236,7 @@ def test_a_plan_keeps_its_references_and_older_plans_have_none(world) -> None:
 
 def test_scores_are_never_shared_between_tokenizers_or_configs(world, tmp_path) -> None:
     """The same weights under another chat template or config are another reference."""
-    root, folders, _, study = world
+    root, _, _, study = world
     workspace, known = study.workspace, {t.recipe.id for t in study.trials}
     for name, file, text in (
         ("template", "chat_template.jinja", lmtasks.TEMPLATE),
@@ -282,14 +304,14 @@ def test_a_folder_that_changed_since_is_refused_before_the_run(world, tmp_path) 
     workspace = Workspace(str(tmp_path / "ledger.db"))
     study = Study(submit(workspace, file).name, workspace)
     (own / "chat_template.jinja").write_text("{{ 1 }}")
-    with pytest.raises(Mismatch, match="reference 'production' at .* is not the one"):
+    with pytest.raises(Mismatch, match=r"reference 'production' at .* is not the one"):
         study.run()
 
 
 def test_a_reference_without_a_head_ends_the_run_before_a_merge_is_paid_for(
     world, tmp_path
 ) -> None:
-    """transformers would initialise its head at random; the study goes on without it."""
+    """Its head would be drawn at random; without that reference the study goes on."""
     _, folders, _, _ = world
     toy.model("llama", 5, tied=False).model.save_pretrained(tmp_path / "headless")
     config = tmp_path / "headless" / "config.json"
@@ -306,22 +328,48 @@ def test_a_reference_without_a_head_ends_the_run_before_a_merge_is_paid_for(
     assert (dropped.state, dropped.failure.kind) == ("failed", "dropped")
 
 
+def test_an_encoder_decoder_is_scored_in_a_worker_beside_merges_of_its_kind(tmp_path) -> None:
+    """The scorer is made from what a worker on another machine gets; merges are as before after."""
+    folders = [tmp_path / name for name in ("t5-a", "t5-b", "t5-other")]
+    for seed, folder in enumerate(folders):
+        encoder_decoder(seed, toy.VOCABULARY + PAIRS * (seed == 2)).save_pretrained(folder)
+        (toy.tokenizer() if seed < 2 else pairing_tokenizer()).save_pretrained(folder)
+    other = Checkpoint.open(folders[2], "other")
+    recipe = Recipe.of_model("other", other.fingerprint(), model_digests(other.path))
+    pool = Pool.open(folders[:2])
+    evaluator = {"kind": "lm-eval", "tasks": str(toy.tasks(tmp_path / "tasks")), "batch_size": 8}
+    objectives = Objectives((Objective("choice", "acc"), Objective("word", "exact_match")))
+    items = {"dev": 10, "select": 10, "test": 10}
+    factory = MergeScorerFactory(pool, objectives, evaluator, items, "", models={recipe.id: other})
+    scorer = pickle.loads(pickle.dumps(factory))()
+    merge = recipe_of(pool, (0.5, 0.5), dtype="")
+    jobs = [Job(i, r, "dev", ("choice", "word")) for i, r in enumerate((merge, recipe, merge))]
+    before, found, after = (scorer(job) for job in jobs)
+    assert before.outcomes == after.outcomes
+    assert found.digest == other.fingerprint()
+    assert found.outcomes["choice"].ids == before.outcomes["choice"].ids
+    alone = replace(factory, pool=Pool.open(folders[2:]), models={})()
+    one = Recipe("linear", (Ingredient(other.fingerprint(), "t5-other", 1.0),), "")
+    assert alone(Job(0, one, "dev", ("choice", "word"))).outcomes == found.outcomes
+    (folders[2] / "model.safetensors").touch()
+    (folders[2] / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(BrokenCheckpoint, match="config or tokenizer changed"):
+        scorer(jobs[1])
+
+
 @pytest.mark.system
-def test_killed_while_a_reference_runs_it_resumes_and_ends_the_same_on_ray(
-    world, tmp_path
-) -> None:
+def test_killed_while_a_reference_runs_it_resumes_and_ends_the_same(world, tmp_path) -> None:
     root, folders, references, study = world
     listed = [{**entry, "path": str(root / entry["path"])} for entry in references[:1]]
-    study_file(tmp_path, folders, listed)
-    command = [sys.executable, "-m", "recycler", "run", "study.yaml", "--json", "--workers", "2"]
-    first = start(tmp_path)
-    wait = time.monotonic() + 120
+    study_file(tmp_path, folders, listed, evaluations=0)
+    first, wait = start(tmp_path), time.monotonic() + 120
     query = "SELECT number FROM recycler_trials WHERE kind = 'reference' AND state = 'running'"
     while not rows(tmp_path, query):
-        assert first.poll() is None and time.monotonic() < wait, "no reference was started"
+        assert first.poll() is None
+        assert time.monotonic() < wait
         time.sleep(0.005)
     kill(first)
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = {row["name"]: row for row in json.loads(done.stdout)["baselines"]}
     again = by_name(study)["reference:production"]

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import toy
+from pools import recipe_of
 from test_execute import OBJECTIVES, jobs_of
 
 from recycler.checkpoints.pool import Pool
 from recycler.errors import InvalidConfig
+from recycler.evaluate.measure import model_digests
 from recycler.execute.scorer import MergeScorerFactory
 from recycler.nouns.evaluation import Score
 from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import Job
 from recycler.submit.config import parse_study
 
@@ -105,3 +108,17 @@ def test_properties_of_a_merge_are_known_beside_an_evaluator_of_folders(drawer, 
     found = made(Job(0, job.recipe, "dev", ("text", "few")))
     assert found.scores["few"] == Score(4.0, 0.0, 0)
     assert set(made(Job(0, job.recipe, "dev", ("few",))).scores) == {"few"}
+
+
+def test_a_model_that_is_no_merge_is_given_to_an_evaluator_of_folders_as_it_is(
+    factory, third_party
+):
+    other = replace(factory.pool.checkpoints[1], name="other")
+    recipe = Recipe.of_model("other", other.fingerprint(), model_digests(other.path))
+    evaluator = {"kind": "sizes", "root": "", "power": 2.0}
+    own = replace(factory, evaluator=evaluator, models={recipe.id: other}, dtype="")
+    scorer, weights = own(), [float(i == 1) for i in range(factory.pool.n)]
+    found = scorer(Job(0, recipe, "dev", ("text",)))
+    single = scorer(Job(1, recipe_of(factory.pool, weights, dtype=""), "dev", ("text",)))
+    assert (found.outcomes, found.digest) == (single.outcomes, single.digest)
+    assert other.path.is_dir()
