@@ -129,6 +129,7 @@ def _plan(
             "study": config.study + SUFFIX,
             "objectives": [entry.model_copy(update={"floor": None}) for entry in every],
             "held_out": [],
+            "references": [],
             "search": config.search.model_copy(update=search),
         }
     )

@@ -70,11 +70,19 @@ def test_the_template_shows_every_key_in_its_place_and_no_other():
         config.SearchSection: template["search"],
         config.ExecutionSection: template["execution"],
     }
-    assert {*places, config.CheckpointEntry} == set(models())
+    assert {*places, config.CheckpointEntry, config.ReferenceEntry} == set(models())
     for model, shown in places.items():
         more = LmEvalSettings.model_fields if model is config.EvaluatorSection else ()
         assert set(shown) == {*model.model_fields, *more}, model.__name__
     assert set(template["pool"][0]) > set(config.CheckpointEntry.model_fields)
+
+
+def test_the_template_shows_a_reference_of_every_kind():
+    lines = (CONFIGS / "template.yaml").read_text().split("\nreferences:")[1].splitlines()
+    shown = yaml.safe_load("\n".join(line.replace("# ", "", 1) for line in lines[1:4]))
+    read = parse_study({**LEAST, "references": shown}).references
+    assert [entry.name for entry in read] == ["production", "my-mix", "mk"]
+    assert {key for entry in shown for key in entry} == set(config.ReferenceEntry.model_fields)
 
 
 def test_the_template_shows_the_settings_of_ray_with_their_defaults():
