@@ -196,6 +196,7 @@ def test_an_unknown_key_is_named_with_its_place(model):
     paths = {
         "StudyFile": "sampler",
         "ObjectiveEntry": "objectives.0.sampler",
+        "ReferenceEntry": "references.0.sampler",
         "ItemsSection": "items.sampler",
         "EvaluatorSection": "evaluator.sampler",
         "MergeSection": "merge.sampler",
@@ -204,6 +205,8 @@ def test_an_unknown_key_is_named_with_its_place(model):
     path = paths[model.__name__]
     if model is config.ObjectiveEntry:
         table = {**LEAST, "objectives": [{"name": "code", "sampler": "x"}]}
+    elif model is config.ReferenceEntry:
+        table = {**LEAST, "references": [{"name": "r", "path": "prod", "sampler": "x"}]}
     else:
         table = with_(path, "x")
     with pytest.raises(InvalidConfig) as refused:
