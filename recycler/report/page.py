@@ -81,7 +81,7 @@ def html_page(results: Results) -> str:
 
 _TABLE_NOTE = (
     "± is one standard error from the items; p(front) is the probability that the merge is "
-    "non-dominated among the merges, by a paired bootstrap over {split} items; the small figure under "
+    "non-dominated among merges, by a paired bootstrap over {split} items; the small figure under "
     "a member's score is its regret, the distance to the best of all shown. Columns marked * are "
     "held out: the search never saw them."
 )
