@@ -187,6 +187,23 @@ class Study:
         asked = [recipe_of(m) if isinstance(m, str | Path) else m for m in merges]
         return foreseen(self.results, asked, prefer, grid)
 
+    def answer_again(
+        self, trials: Sequence[Trial], split: str, objective: str, device: str = "cpu"
+    ) -> None:
+        """Score trials again whose answers were not kept, in this process, and keep the answers.
+
+        Raises:
+            Mismatch: an outcome is another than the ledger's.
+        """
+        lazy("recycler.execute.rescore").answer_again(
+            self.results,
+            self.workspace.store,
+            self.scorer_factory(device)(),
+            trials,
+            split,
+            objective,
+        )
+
     def sample(
         self,
         trials: Sequence[Trial | int | str],

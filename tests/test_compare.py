@@ -2,6 +2,7 @@
 
 import json
 import math
+import sqlite3
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from recycler.keeping import Keeping
 from recycler.nouns.answers import Answers
 from recycler.nouns.evaluation import Evaluation, Outcomes
 from recycler.nouns.trial import Job
+from recycler.study import Study
 from recycler.submit.config import parse_study
+from recycler.submit.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +205,27 @@ def test_trials_without_common_items_are_told_with_what_they_have(results):
     assert found.missing == ["word"]
     with pytest.raises(NotFound, match="'word'"):
         items_of(found, "word")
+
+
+def test_answers_that_were_not_kept_are_made_again(world, results, tmp_path):
+    copy = tmp_path / "ledger.db"
+    with sqlite3.connect(world.store) as old, sqlite3.connect(copy) as new:
+        old.backup(new)
+        new.execute(
+            "DELETE FROM recycler_answers WHERE recipe_id = ?", (results.trial(0).recipe.id,)
+        )
+    old.close()
+    new.close()
+    arguments = ["--store", str(copy), "compare", NAME, "0", "uniform", "--items", "choice"]
+    before = CliRunner().invoke(cli, arguments).output
+    assert "trial 0 (single:ckpt-0): scored without answers" in before
+    assert "(not kept)" in before
+    done = CliRunner().invoke(cli, [*arguments, "--again"])
+    assert done.exception is None
+    assert "(not kept)" not in done.output
+    study = Study(NAME, Workspace(str(copy)))
+    again = study.results.answers(study.trial(0), "test", "choice")
+    assert again == results.answers(results.trial(0), "test", "choice")
 
 
 # --- command ---

@@ -2,10 +2,11 @@
 
 from importlib import import_module as lazy
 from pathlib import Path
+from typing import Any
 
 import click
 
-from recycler.cli.common import FOLDER, as_json, print_json, results_of, write
+from recycler.cli.common import FOLDER, as_json, print_json, results_of, study_of, write
 
 
 @click.command()
@@ -14,6 +15,7 @@ from recycler.cli.common import FOLDER, as_json, print_json, results_of, write
 @click.option("--split", type=click.Choice(["dev", "select", "test"]), help="Which items.")
 @click.option("--items", "task", metavar="TASK", help="List the items whose outcomes differ.")
 @click.option("--all", "every", is_flag=True, help="With --items: also those that do not differ.")
+@click.option("--again", is_flag=True, help="With --items: score again what has no answers.")
 @click.option("--limit", type=click.IntRange(0), default=10, help="Items to show; 0: all.")
 @click.option("--skip", type=click.IntRange(0), default=0, help="Items to leave out first.")
 @click.option("--csv", type=FOLDER, help="Write the differences as a table.")
@@ -27,6 +29,7 @@ def compare(
     split: str | None,
     task: str | None,
     every: bool,
+    again: bool,
     limit: int,
     skip: int,
     csv: Path | None,
@@ -41,11 +44,11 @@ def compare(
     """
     if len(trials) < 2:
         raise click.UsageError("give at least two trials, such as `pick` and `uniform`.")
-    if every and task is None:
-        raise click.UsageError("--all belongs to --items TASK.")
+    if (every or again) and task is None:
+        raise click.UsageError("--all and --again belong to --items TASK.")
     core, report = lazy("recycler.front.compare"), lazy("recycler.report.compare")
     found = core.compare(results_of(store, study), trials, split or "")
-    chosen = core.items_of(found, task, every) if task else None
+    chosen = _items(store, study, found, task, every, again) if task else None
     if csv:
         write(csv, report.table(found).to_csv(index=False).encode(), b"trial,split,objective")
     if as_json:
@@ -54,3 +57,13 @@ def compare(
         report.items(found, chosen, skip, limit)
     elif not csv:
         report.comparison(found)
+
+
+def _items(store: str, study: str, found: Any, task: str, every: bool, again: bool) -> Any:
+    """The items of a task, after their missing answers were made again on request."""
+    items_of = lazy("recycler.front.compare").items_of
+    chosen = items_of(found, task, every)
+    if again and chosen.unkept:
+        study_of(store, study).answer_again(chosen.unkept, found.split, chosen.objective.name)
+        chosen = items_of(found, task, every)
+    return chosen

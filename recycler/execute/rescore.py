@@ -1,7 +1,7 @@
-"""Scores an exported folder again, loaded as anyone would load it, and compares with the ledger."""
+"""Scores again what the ledger has: an exported folder, or merges whose answers were not kept."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from recycler.conditions import conditions, differing
 from recycler.errors import Mismatch
 from recycler.front.results import Results
 from recycler.merge.resident import load_model, quiet_transformers
-from recycler.nouns.trial import State
-from recycler.protocols import Evaluator
+from recycler.nouns.trial import Job, State, Trial
+from recycler.protocols import Evaluator, Scorer, Store
 
 
 def rescore(results: Results, evaluator: Evaluator, folder: Path) -> list[dict[str, Any]]:
@@ -45,6 +45,33 @@ def rescore(results: Results, evaluator: Evaluator, folder: Path) -> list[dict[s
                     hint=_reason(claimed, results, evaluator) + "; the digest proves the bytes.",
                 )
     return rows
+
+
+def answer_again(
+    results: Results, store: Store, scorer: Scorer, trials: Sequence[Trial], split: str, name: str
+) -> None:
+    """Score merges again whose answers were not kept, and keep them.
+
+    Args:
+        results: the study.
+        store: its ledger.
+        scorer: merges in memory and evaluates.
+        trials: the merges.
+        split: which items.
+        name: the objective.
+
+    Raises:
+        Mismatch: an outcome is another than the ledger's, so these are not the answers it came from.
+    """
+    for trial in trials:
+        found = scorer(Job(trial.number, trial.recipe, split, (name,), answers=True))
+        if found.outcomes.get(name) != results.outcomes(trial, split).get(name):
+            raise Mismatch(
+                f"{name} of trial {trial.number} on {split} items has other outcomes now than in the "
+                "ledger.",
+                hint="libraries, processor or tasks changed since; the answers are not kept.",
+            )
+        store.keep_answers(trial.recipe.id, found, results.plan.measure_ids)
 
 
 def _reason(claimed: Mapping[str, Any], results: Results, evaluator: Evaluator) -> str:

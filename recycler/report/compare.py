@@ -173,10 +173,9 @@ def _unkept(found: Comparison, trials: Sequence[Trial]) -> str:
     kinds = str(found.results.plan.evaluator.get("kind", "lm-eval"))
     if kinds != "lm-eval":
         return f"The evaluator {kinds!r} gives no answers, only the outcome of each item."
-    command = f"recycler sample {found.results.name} {' '.join(str(t.number) for t in trials)}"
     return (
         f"{who}: scored without answers (keep_answers was off, they were too large, or an older "
-        f"recycler scored it); `{command} -p TEXT` answers prompts of your own."
+        "recycler scored it). --again scores these items again and keeps the answers."
     )
 
 

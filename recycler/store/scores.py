@@ -115,11 +115,11 @@ def keep(
     if rows:
         insert = INSERT[db.dialect.name](t.evaluations)
         db.execute(insert.on_conflict_do_nothing(), rows)
-        _keep_answers(db, trial, evaluation, measures)
+        keep_answers(db, trial.recipe.id, evaluation, measures)
 
 
-def _keep_answers(
-    db: sa.Connection, trial: Trial, evaluation: Evaluation, measures: Mapping[str, str]
+def keep_answers(
+    db: sa.Connection, recipe_id: str, evaluation: Evaluation, measures: Mapping[str, str]
 ) -> None:
     """Write the answers that came with the outcomes; prompts and targets once for all merges."""
     insert = INSERT[db.dialect.name]
@@ -129,7 +129,7 @@ def _keep_answers(
         place = {"measure": measures[name], "split": evaluation.split}
         given = {
             **place,
-            "recipe_id": trial.recipe.id,
+            "recipe_id": recipe_id,
             "answers": outcomes.answers.pack_given(),
             "created": t.now(),
         }

@@ -261,6 +261,20 @@ class SqlStore:
             study, number, evaluation, evaluation.split, state, measures or {}, known
         )
 
+    def keep_answers(
+        self, recipe_id: str, evaluation: Evaluation, measures: Mapping[str, str]
+    ) -> None:
+        """Keep the answers of an evaluation whose scores the ledger has already.
+
+        Args:
+            recipe_id: the merge.
+            evaluation: its outcomes, with answers.
+            measures: objective -> id of its measure.
+        """
+        self.engine.write(
+            lambda db, again: scores.keep_answers(db, recipe_id, evaluation, measures)
+        )
+
     def fail(self, study: str, number: int, failure: Failure) -> Trial:
         """End a trial without scores."""
 
