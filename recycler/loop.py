@@ -117,11 +117,16 @@ def run(
     died, keeping = store.status(plan.name)["status"] != Status.PAUSED, Keeping(keep_answers)
     store.set_status(plan.name, Status.RUNNING)
     pace = Pace(plan, tell)
+
+    def stage() -> _Run:
+        return _Run(plan, store, source, executor, listen, wanted, pace, keeping)
+
     try:
-        first = _Run(plan, store, source, executor, listen, wanted, pace, keeping)
-        message = first.search(count_attempts=died)
-        for split in phases:
-            _Run(plan, store, source, executor, listen, wanted, pace, keeping).recheck(split)
+        message = stage().search(count_attempts=died)
+        _recheck(stage, phases)
+        while stage().awaited:  # tries that came after the search
+            stage().search(tries_only=True)
+            _recheck(stage, phases)
     except _Halted:
         return _halted(plan, store, wanted())
     except StudyFailed as error:
@@ -138,6 +143,54 @@ def run(
         raise
     store.set_status(plan.name, Status.COMPLETE, message)
     return Status.COMPLETE
+
+
+def run_tries(
+    plan: Plan,
+    store: Store,
+    source: Source,
+    executor: Executor,
+    listen: Listener = lambda progress: None,
+    phases: Sequence[str] = (Split.SELECT, Split.TEST),
+    wanted: Callable[[], Wanted] = lambda: Wanted.RUN,
+    tell: Callable[[Mapping[str, Any]], object] = lambda told: None,
+    keep_answers: bool | None = None,
+) -> Status:
+    """Score the tries that a study waits for, and nothing else of it; arguments as for `run`.
+
+    In a complete study they are also re-checked on select items and reported on test items.
+
+    Returns:
+        The status that the study had before. A complete study is `stopped` if this is interrupted.
+    """
+    before = store.status(plan.name)
+    status, message = Status(before["status"]), before["message"]
+    if status is Status.RUNNING:  # of a process that is gone
+        status = Status.STOPPED
+    store.set_status(plan.name, Status.RUNNING)
+    pace, keeping = Pace(plan, tell), Keeping(keep_answers)
+
+    def stage() -> _Run:
+        return _Run(plan, store, source, executor, listen, wanted, pace, keeping)
+
+    try:
+        stage().search(tries_only=True)
+        _recheck(stage, phases if status is Status.COMPLETE else ())
+    except BaseException as error:
+        if status is Status.COMPLETE:
+            status, message = Status.STOPPED, "while a try was scored"
+        _leave(plan, store, status, message)
+        at_once = isinstance(error, SystemExit) and wanted() is Wanted.NOW
+        if at_once or isinstance(error, _Halted):
+            return status
+        raise
+    store.set_status(plan.name, status, message)
+    return status
+
+
+def _recheck(stage: "Callable[[], _Run]", phases: Sequence[str]) -> None:
+    for split in phases:
+        stage().recheck(split)
 
 
 def _halted(plan: Plan, store: Store, wanted: Wanted) -> Status:
@@ -190,16 +243,26 @@ class _Run:
     def ledger(self) -> list[Trial]:
         return list(self.trials.values())
 
-    def search(self, count_attempts: bool = True) -> str:
+    @property
+    def awaited(self) -> list[Proposal]:
+        """Tries that may be scored now: merges that users asked for, once the singles are scored."""
+        return [] if self.reference is None else list(self.store.asked_for(self.plan.name))
+
+    def search(self, count_attempts: bool = True, tries_only: bool = False) -> str:
         """Evaluate the running trials of a killed run first, then proposals, until there are none.
+
+        Args:
+            count_attempts: whether a running trial's new attempt is counted.
+            tries_only: leave out whatever is not a try.
 
         Returns:
             Why the search ended before its budget was spent; empty if it was spent.
         """
         self._fix_reference()
-        self._drive(self._search_jobs(count_attempts), Split.DEV)
-        ended = len(self.trials)  # the total told before was an estimate
-        self._pace.told("search", ended, ended, 0, "")
+        self._drive(self._search_jobs(count_attempts, tries_only), Split.DEV)
+        if not tries_only:
+            ended = len(self.trials)  # the total told before was an estimate
+            self._pace.told("search", ended, ended, 0, "")
         made = spent(self.ledger)
         expected = exhausted(self.plan, self.ledger, self.reference)
         if expected is None or made >= self.plan.evaluations:
@@ -224,10 +287,12 @@ class _Run:
                 hint="the other scores are in the ledger; run the study again to retry these.",
             )
 
-    def _search_jobs(self, count_attempts: bool) -> Iterator[Job | None]:
+    def _search_jobs(self, count_attempts: bool, tries_only: bool) -> Iterator[Job | None]:
         """Yield jobs one by one, and None while the next step depends on scores in flight."""
         wanted = {entry.recipe.id for entry in self.plan.references}
         for trial in [trial for trial in self.ledger if trial.state == State.RUNNING]:
+            if tries_only and trial.kind != Kind.TRY:
+                continue
             if trial.attempts >= ATTEMPTS:
                 self._failed(trial, Failure("process-died", f"the process died {ATTEMPTS} times."))
                 continue
@@ -243,7 +308,9 @@ class _Run:
                 if job := self._job(self._onward.popleft(), Split.DEV):
                     yield job
                 continue
-            proposal = self.source.next(self.ledger, self.reference)
+            proposal = next(iter(self.awaited), None)
+            if proposal is None and not tries_only:
+                proposal = self.source.next(self.ledger, self.reference)
             if proposal is None:
                 if not self.flying and not self._faults.waiting:
                     return
@@ -363,7 +430,8 @@ class _Run:
     def _failed(self, trial: Trial, failure: Failure) -> None:
         self._take(self.store.fail(self.plan.name, trial.number, failure))
         self._fix_reference()
-        ended = [t for t in self.ledger if t.state != State.RUNNING and t.kind != Kind.REFERENCE]
+        extra = (Kind.REFERENCE, Kind.TRY)
+        ended = [t for t in self.ledger if t.state != State.RUNNING and t.kind not in extra]
         share = sum(t.state == State.FAILED for t in ended) / max(1, len(ended))
         if len(ended) >= 4 and share > self.plan.failed_share:
             raise StudyFailed(
@@ -393,7 +461,8 @@ class _Run:
             expected = max(references, expected)
             copies = sum(bool(entry["copy"]) for entry in self.plan.warm)
             left = remaining_gain(self.ledger, self.plan.objectives, self.reference)
-            total = expected + budget + copies
+            tries = sum(t.kind == Kind.TRY for t in self.ledger)
+            total = expected + budget + copies + tries
             progress = Progress("search", ended, total, trial, left, waiting, said)
         else:
             done = sum(phase in self.trials[number].evaluations for number in self._due)

@@ -13,6 +13,7 @@ from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Score
 from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.plan import Plan
 from recycler.nouns.reading import Reading
+from recycler.nouns.recipe import Recipe
 from recycler.nouns.space import Space
 from recycler.nouns.status import Wanted
 from recycler.nouns.trial import WHOLE, Job, Proposal, State, Trial
@@ -222,6 +223,14 @@ class Store(Protocol):
     def trials(self, study: str, since: int = -1) -> Sequence[Trial]: ...
 
     def start(self, study: str, proposal: Proposal) -> Trial: ...
+
+    def ask_for(self, study: str, recipe: Recipe) -> Proposal:
+        """Ask whoever runs the study, now or later, to score a merge; needs no lease."""
+        ...
+
+    def asked_for(self, study: str) -> Sequence[Proposal]:
+        """The merges asked for that the study has no trial of yet, oldest first."""
+        ...
 
     def retry(self, study: str, number: int) -> None: ...
 

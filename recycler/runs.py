@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from recycler.errors import Conflict
-from recycler.loop import Listener, Source, run
+from recycler.loop import Listener, Source, run, run_tries
 from recycler.nouns.evaluation import Split
 from recycler.nouns.plan import Plan
 from recycler.nouns.status import Status, Wanted
@@ -26,6 +26,7 @@ def run_study(
     listen: Listener = lambda progress: None,
     phases: Sequence[str] = (Split.SELECT, Split.TEST),
     keep_answers: bool | None = None,
+    tries_only: bool = False,
 ) -> Status:
     """Run or resume a study to its end, as the only process that does so.
 
@@ -41,6 +42,7 @@ def run_study(
         listen: called after each event.
         phases: splits that are scored after the search.
         keep_answers: whether answers to select and test items are kept; None: up to a size.
+        tries_only: score nothing but the tries that the study waits for (see `loop.run_tries`).
 
     Raises:
         Conflict: a living process runs it, or the ledger has another plan by now.
@@ -56,7 +58,7 @@ def run_study(
         executor = make_executor()
         try:
             with _stopped_at_once(lease):
-                return run(
+                return (run_tries if tries_only else run)(
                     plan,
                     store,
                     source,

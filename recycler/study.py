@@ -3,6 +3,7 @@
 Only `run` and `export` import torch and Ray.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module as lazy
@@ -19,7 +20,7 @@ from recycler.loop import Listener
 from recycler.nouns.objectives import Objective
 from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Recipe
-from recycler.nouns.trial import Trial
+from recycler.nouns.trial import State, Trial
 from recycler.protocols import Executor
 from recycler.runs import run_study
 from recycler.search.samplers import Proposer
@@ -27,7 +28,10 @@ from recycler.settings import checked
 from recycler.submit.config import ExecutionSection, parse_study
 from recycler.submit.references import reference_models
 from recycler.submit.submission import plan_of, register
+from recycler.submit.tries import recipe_of
 from recycler.submit.workspace import OnBytes, Workspace
+
+WAIT = 1.0  # seconds between two looks at a merge that another process scores
 
 
 class Study:
@@ -97,8 +101,12 @@ class Study:
         execution: ExecutionSection | None = None,
         listen: Listener = lambda progress: None,
         on_bytes: OnBytes | None = None,
+        *,
+        tries_only: bool = False,
     ) -> "Study":
         """Run or resume the study to its end; every finished evaluation is in the ledger at once.
+
+        With `tries_only`, score only the merges that `try_merge` has queued.
 
         Raises:
             Conflict: another process runs it.
@@ -116,8 +124,73 @@ class Study:
             executor,
             listen,
             keep_answers=execution.keeps_answers,
+            tries_only=tries_only,
         )
         return self
+
+    def try_merge(
+        self,
+        asked: Mapping[str, float] | str | Path,
+        *,
+        run: bool = True,
+        wait: bool = False,
+        execution: ExecutionSection | None = None,
+        listen: Listener = lambda progress: None,
+    ) -> dict[str, Any]:
+        """Make one's own merge a trial of this study, outside its budget.
+
+        A living run takes it up next. Without one it is scored here, once the singles are scored; in
+        a complete study also on select and test items.
+
+        Args:
+            asked: checkpoint -> weight, or a recipe file (recycler's or mergekit's YAML).
+            run: score it here if no process runs the study; else only queue it.
+            wait: wait until it has dev scores, if another process runs the study.
+            execution: where it runs, if here.
+            listen: called after each event, if it runs here.
+
+        Returns:
+            What `recycler show STUDY TRIAL --json` prints, or `{"study", "trial": None, "name",
+            "id", "state": "queued"}`; and `known`: whether it was a trial before, `holder`: the
+            process that runs the study or empty, `ready`: whether the singles are scored.
+
+        Raises:
+            InvalidConfig: the merge is none of this study's pool, or its weights are not allowed.
+        """
+        recipe, store = recipe_of(self.workspace, self.plan, asked), self.workspace.store
+        known = self._trial_of(recipe.id) is not None
+        name = "" if known else store.ask_for(self.name, recipe).name
+        while wait and self._open(recipe.id) and store.status(self.name)["alive"]:
+            time.sleep(WAIT)
+        before = store.status(self.name)
+        ready = before["reference"] is not None
+        if run and ready and not before["alive"] and self._open(recipe.id):
+            self.run(execution, listen, tries_only=True)
+        found = self._trial_of(recipe.id)
+        queued = {
+            "study": self.name,
+            "trial": None,
+            "name": name,
+            "id": recipe.id,
+            "state": "queued",
+        }
+        table = self.results.trial_json(found.number) if found else queued
+        return {
+            **table,
+            "known": known,
+            "holder": before["holder"] if before["alive"] else "",
+            "ready": ready,
+        }
+
+    def _open(self, recipe_id: str) -> bool:
+        """Whether a merge has no result yet."""
+        found = self._trial_of(recipe_id)
+        return found is None or found.state == State.RUNNING
+
+    def _trial_of(self, recipe_id: str) -> Trial | None:
+        """The trial with a recipe, if there is one."""
+        trials = self.workspace.store.trials(self.name)
+        return next((trial for trial in trials if trial.recipe.id == recipe_id), None)
 
     def scorer_factory(self, device: str = "cpu") -> Any:
         """The factory that workers make their scorers from."""

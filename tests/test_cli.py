@@ -29,6 +29,7 @@ COMMANDS = [
     "pool rm",
     "merge",
     "run",
+    "try",
     "stop",
     "studies",
     "rm",

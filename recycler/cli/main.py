@@ -10,6 +10,7 @@ import click
 
 from recycler import __version__
 from recycler.cli.compare import compare
+from recycler.cli.attempt import attempt
 from recycler.cli.demo import demo
 from recycler.cli.export import export, verify
 from recycler.cli.init import init
@@ -49,6 +50,7 @@ for command in (
     merge,
     scout,
     run,
+    attempt,
     stop,
     studies,
     rm,

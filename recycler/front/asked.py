@@ -17,7 +17,7 @@ from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Ingredient, Recipe
 from recycler.nouns.space import UNCHANGED
 
-_CLOSE = 1e-6  # by which a sum of weights may differ from 1
+CLOSE = 1e-6  # by which a sum of weights may differ from 1
 
 
 def weighted(plan: Plan, weights: Mapping[str, float]) -> Recipe:
@@ -48,16 +48,18 @@ def weighted(plan: Plan, weights: Mapping[str, float]) -> Recipe:
             hint="give the whole merge as a file: --recipe FILE.",
         )
     vector = tuple(float(weights.get(name, 0.0)) for name in plan.names)
-    _require_sum(vector)
+    total = math.fsum(vector)
+    scaled = [f"{name}={weight / total:.8g}" for name, weight in weights.items() if total]
+    _require_sum(vector, f"in these proportions: --weights {','.join(scaled)}" if scaled else "")
     return plan.recipe(vector)
 
 
-def _require_sum(weights: "tuple[float, ...] | Array") -> None:
+def _require_sum(weights: "tuple[float, ...] | Array", hint: str = "") -> None:
     total = math.fsum(weights)
-    if not math.isfinite(total) or abs(total - 1.0) > _CLOSE:
+    if not math.isfinite(total) or abs(total - 1.0) > CLOSE:
         raise InvalidConfig(
             f"the weights sum to {total:g}; every merge of the study has weights that sum to 1.",
-            hint="divide each weight by the sum.",
+            hint=hint or "divide each weight by the sum.",
         )
 
 
@@ -84,7 +86,7 @@ def point_in(plan: Plan, recipe: Recipe) -> tuple[Array, list[str]]:
     outside = [
         f"the weight of {name} is {weight:g}, the search allows {space.least:g} to 1"
         for name, weight in zip(plan.names, weights.min(axis=0), strict=True)
-        if weight < space.least - _CLOSE
+        if weight < space.least - CLOSE
     ]
     values = []
     for r in space.ranges:

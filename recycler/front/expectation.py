@@ -34,6 +34,8 @@ def expected(
         reference: (m,) fixed worst corner, as gains.
         split: `dev`: from dev scores alone, for all scored trials. Else also from the scores on this
             split, on its scale, for the trials scored there.
+
+    Tries that have no point of the space keep their scores.
     """
     others = [
         t for t in trials if t.state in SCORED and split in t.evaluations and not plan.sees(t)

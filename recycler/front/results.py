@@ -369,7 +369,7 @@ class Results:
             for t in self.trials
             if t.state in SCORED
         }
-        raced = [items[t.number] for t in self.trials if t.number in items and not t.is_baseline]
+        raced = [items[t.number] for t in self.trials if t.number in items and not t.is_extra]
         whole = max(items.values(), default=0) * len(raced)
         return {"counts": counts, "item_share": sum(raced) / whole if whole else None}
 
@@ -395,7 +395,7 @@ class Results:
                 for split in ("dev", "test")
             },
             "evaluations": sum(
-                t.state in SCORED and not t.is_baseline and not t.copied for t in self.trials
+                t.state in SCORED and not t.is_extra and not t.copied for t in self.trials
             ),
             "basis": front.basis,
             "members": self._members_json(),

@@ -11,7 +11,7 @@ from recycler.front import baselines, pareto
 from recycler.front.front import feasible, floor_gains, front_rows
 from recycler.nouns.objectives import Array, Objectives
 from recycler.nouns.plan import Plan
-from recycler.nouns.trial import SCORED, State, Trial
+from recycler.nouns.trial import SCORED, Kind, State, Trial
 
 AHEAD = 10  # evaluations that `remaining_gain` extrapolates over
 
@@ -20,8 +20,8 @@ Expected = Mapping[int, Array]
 
 
 def spent(trials: Sequence[Trial]) -> int:
-    """Evaluations of the budget used so far: baselines and copied scores are free."""
-    return sum(not trial.is_baseline and not trial.copied for trial in trials)
+    """Evaluations of the budget used so far: baselines, tries and copied scores are free."""
+    return sum(not trial.is_extra and not trial.copied for trial in trials)
 
 
 def remaining_gain(
@@ -70,8 +70,8 @@ def finalists(
     Fronts are by expected gains, or by scores without `expected`; pruned trials take part. Because
     noisy scores leave true members out by chance, further ranks are added until half of
     `plan.finalists` are chosen. A rank larger than the places left is cut to the merges that add most
-    hypervolume. Merges below a floor are left out, unless all are below. Baselines are re-checked
-    anyway and take no place.
+    hypervolume. Merges below a floor are left out, unless all are below. Baselines and tries are
+    re-checked anyway and take no place.
     """
     floors = floor_gains(trials, plan.objectives, "dev")
     scored = [trial for trial in trials if trial.state in SCORED and trial.is_merge]
@@ -82,7 +82,7 @@ def finalists(
     while left and len(chosen) < max(1, plan.finalists // 2):
         front = pareto.nondominated(np.array([judged[trial.number] for trial in left]))
         rank = [trial for trial, kept in zip(left, front, strict=True) if kept]
-        merges = [trial for trial in rank if not trial.is_baseline]
+        merges = [trial for trial in rank if not trial.is_extra]
         gains = np.array([judged[trial.number] for trial in merges])
         kept = pareto.covering(gains, reference, plan.finalists - len(chosen))
         chosen += [merges[row] for row in kept]
@@ -113,7 +113,7 @@ def due(
     Args:
         plan: the study.
         trials: its ledger.
-        split: `select`: the finalists and the baselines; `test`: the elected and the baselines.
+        split: `select`: finalists, baselines and tries; `test`: the elected, baselines and tries.
         reference: (m,) fixed worst corner, as gains.
         expected: trial number -> (m,) expected gains on dev items.
     """
@@ -121,5 +121,6 @@ def due(
         chosen = finalists(plan, trials, reference, expected)
     else:
         chosen = elected(plan, trials)
-    others = [trial for trial in baselines.scored(plan, trials) if trial not in chosen]
-    return sorted([*chosen, *others], key=lambda trial: trial.number)
+    tries = [t for t in trials if t.kind == Kind.TRY and t.state == State.COMPLETE]
+    found = {trial.number: trial for trial in (*chosen, *baselines.scored(plan, trials), *tries)}
+    return [found[number] for number in sorted(found)]

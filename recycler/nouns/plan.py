@@ -5,7 +5,7 @@ Letters: n checkpoints, m objectives, d coordinates of a point (see `space`).
 
 import json
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -231,13 +231,27 @@ class Plan:
         """
         if trial.kind not in (Kind.REFERENCE, Kind.TRY):
             return True
-        if trial.recipe.is_model:
-            return False
+        return not trial.recipe.is_model and self.reaches(trial.recipe)
+
+    def reaches(self, recipe: Recipe) -> bool:
+        """Whether a recipe is the merge at a point of the space, up to rounding.
+
+        A merge of the pool by another method, or with weights outside the space, has no point.
+        """
+        points = self.points
         try:
-            again = self.merge_at(self.points.point_of(trial.recipe))
-        except (TypeError, ValueError):  # a searched setting that varies over layers
+            point = points.project(points.point_of(recipe))
+        except (TypeError, ValueError):  # a setting that varies where the space has one number
             return False
-        return again.id == trial.recipe.id
+        weights = tuple(map(float, points.weights(point).mean(axis=0)))
+        found = recipe.to_json()
+        return any(
+            _alike(found, made.to_json()) for made in (self.merge_at(point), self.recipe(weights))
+        )
+
+    def on_space(self, trials: Iterable[Trial]) -> list[Trial]:
+        """The trials that the search may learn from (see `sees`)."""
+        return [trial for trial in trials if self.sees(trial)]
 
     @property
     def measure_ids(self) -> dict[str, str]:
@@ -295,3 +309,14 @@ class Plan:
             del here["evaluator"]
         found = {key: (here[key], there[key]) for key in here if here[key] != there[key]}
         return {**found, **dict.fromkeys(parts, ("as it was", "changed"))}
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values of JSON data are equal up to rounding of numbers."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return {*one} == {*other} and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-6)
+    return bool(one == other)

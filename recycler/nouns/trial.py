@@ -27,6 +27,7 @@ class Kind(StrEnum):
 
 # not counted in the budget
 BASELINES = (Kind.SINGLE, Kind.UNIFORM, Kind.MERGE_BEST, Kind.REFERENCE)
+EXTRAS = (*BASELINES, Kind.TRY)
 
 
 class State(StrEnum):
@@ -78,13 +79,17 @@ class Trial:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is a baseline, not counted in the budget."""
+        """Whether it is a baseline that every study has."""
         return self.kind in BASELINES
 
     @property
     def is_merge(self) -> bool:
         """Whether it is a merge of the pool; only merges can be members of a front."""
         return not self.recipe.is_model
+
+    def is_extra(self) -> bool:
+        """Whether it comes on top of the budget: a baseline or a try."""
+        return self.kind in EXTRAS
 
     @property
     def copied(self) -> bool:

@@ -11,7 +11,7 @@ from recycler.nouns.status import Status
 from recycler.nouns.trial import State
 from recycler.pace import seconds_left
 from recycler.protocols import Store
-from recycler.report.text import console
+from recycler.report.text import console, trial
 
 
 def studies_json(store: Store) -> list[dict[str, Any]]:
@@ -80,6 +80,24 @@ def stopped(row: Mapping[str, Any]) -> str:
         f"study {name!r} does not run: {row['status']} since {moment:%Y-%m-%d %H:%M:%S}, {ago} ago"
         f"{why}."
     )
+
+
+def tried(table: Mapping[str, Any]) -> None:
+    """Print what became of a merge that a user asked for (see `Study.try_merge`)."""
+    out, name = console(), table["study"]
+    if table["known"]:
+        out.print(
+            f"study {name!r} already has this merge, as trial {table['trial']}.", markup=False
+        )
+    if table["trial"] is not None:
+        trial(table)
+        return
+    when = "the next run scores it"
+    if table["holder"]:
+        when = f"{table['holder']} runs the study and takes it up next"
+    elif not table["ready"]:
+        when = "it is scored once the singles are; `recycler run FILE` goes on"
+    out.print(f"queued as {table['name']!r}: {when}.", markup=False)
 
 
 def _eta(store: Store, row: Mapping[str, Any]) -> float | None:

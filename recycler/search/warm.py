@@ -66,7 +66,8 @@ def proposals(plan: Plan) -> Iterator[Proposal]:
 def _of_study(plan: Plan, earlier: Earlier) -> Iterator[dict[str, Any]]:
     """Yield entries of one study, front by front; within a front, by hypervolume added."""
     old, trials, reference = earlier
-    left = [trial for trial in trials if trial.state == State.COMPLETE and trial.is_merge]
+    scored = (trial for trial in trials if trial.state == State.COMPLETE and trial.is_merge)
+    left = old.on_space(scored)
     while left:
         rank = front_rows(left, old.objectives, "dev")
         if not rank:

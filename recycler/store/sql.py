@@ -19,7 +19,7 @@ from recycler.nouns.answers import Answers
 from recycler.nouns.evaluation import Evaluation, Failure, Outcomes, Split
 from recycler.nouns.plan import Plan
 from recycler.nouns.reading import Reading
-from recycler.nouns.recipe import canonical
+from recycler.nouns.recipe import Recipe, canonical
 from recycler.nouns.status import Status, Wanted
 from recycler.nouns.trial import Proposal, State, Trial
 from recycler.store import lease, scores, studies
@@ -196,6 +196,19 @@ class SqlStore:
             return trial
 
         return self.engine.write(work)
+
+    def ask_for(self, study: str, recipe: Recipe) -> Proposal:
+        """Ask whoever runs the study, now or later, to score a merge.
+
+        Returns:
+            The proposal that becomes a trial. The same recipe again is the same proposal.
+        """
+        return self.engine.write(lambda db, again: studies.ask_for(db, study, recipe))
+
+    def asked_for(self, study: str) -> list[Proposal]:
+        """The merges asked for that the study has no trial of yet, oldest first."""
+        with self.engine.reading() as db:
+            return studies.asked_for(db, study)
 
     def retry(self, study: str, number: int) -> None:
         """Count another attempt of a trial that was running when its process died."""

@@ -9,11 +9,12 @@ from sqlalchemy.exc import IntegrityError
 
 from recycler.errors import Conflict, NotFound
 from recycler.nouns.plan import Plan
-from recycler.nouns.recipe import canonical
+from recycler.nouns.recipe import Recipe, canonical
 from recycler.nouns.status import Status, Wanted
-from recycler.nouns.trial import State
+from recycler.nouns.trial import Kind, Proposal, State
 from recycler.store import lease
 from recycler.store import rows as t
+from recycler.store.scores import INSERT
 
 
 def row_of(db: sa.Connection, study: str) -> Mapping[Any, Any]:
@@ -82,6 +83,35 @@ def create(db: sa.Connection, plan: Plan, again: bool, where: str) -> None:
             f"there is already a study {plan.name!r} in the ledger {where}.",
             hint="resume it or choose another name.",
         ) from error
+
+
+def ask_for(db: sa.Connection, study: str, recipe: Recipe) -> Proposal:
+    """Write a merge that a user asks for, once."""
+    row_of(db, study)  # raises NotFound
+    c = t.tries.c
+    count = sa.select(sa.func.count()).where(c.study == study)
+    row = {
+        "study": study,
+        "recipe_id": recipe.id,
+        "name": f"try {db.execute(count).scalar_one() + 1}",
+        "recipe": canonical(recipe.to_json()),
+        "created": t.now(),
+    }
+    db.execute(INSERT[db.dialect.name](t.tries).on_conflict_do_nothing(), row)
+    name = sa.select(c.name).where(c.study == study, c.recipe_id == recipe.id)
+    return Proposal(kind=Kind.TRY, name=db.execute(name).scalar_one(), recipe=recipe)
+
+
+def asked_for(db: sa.Connection, study: str) -> list[Proposal]:
+    """The merges that users asked for and the study has no trial of, oldest first."""
+    asked, made = t.tries.c, t.trials.c
+    same = sa.and_(asked.study == made.study, asked.recipe_id == made.recipe_id)
+    query = sa.select(asked.name, asked.recipe).select_from(t.tries.outerjoin(t.trials, same))
+    query = query.where(asked.study == study, made.number.is_(None)).order_by(asked.created)
+    return [
+        Proposal(kind=Kind.TRY, name=row.name, recipe=Recipe.from_json(json.loads(row.recipe)))
+        for row in db.execute(query)
+    ]
 
 
 def named(query: Any, study: str) -> Any:

@@ -158,6 +158,28 @@ class StoreContract:
             store.start(study, proposal(name="search 1"))
         assert len(store.trials(study)) == 1
 
+    def test_merges_asked_for_wait_in_order_until_they_are_trials(
+        self, store: Store, study: str
+    ) -> None:
+        shares = (0.1, 0.2, 1 / 3)
+        recipes = [proposal((x, 1 - x, 0.0)).recipe for x in shares]
+        with store.hold(study):  # needs no lease
+            asked = [store.ask_for(study, recipe) for recipe in (*recipes, recipes[0])]
+        assert asked[0] == asked[3]
+        assert {one.kind for one in asked} == {"try"}
+        waiting = list(store.asked_for(study))
+        assert waiting == asked[:3]
+        assert [one.recipe.id for one in waiting] == [recipe.id for recipe in recipes]
+        store.start(study, waiting[1])
+        assert list(store.asked_for(study)) == [asked[0], asked[2]]
+        store.create_study(plan("other"))
+        assert list(store.asked_for("other")) == []
+        with pytest.raises(NotFound, match="elsewhere"):
+            store.ask_for("elsewhere", recipes[0])
+        store.delete_study(study)
+        store.create_study(plan())
+        assert list(store.asked_for(study)) == []
+
     def test_two_studies_may_hold_the_same_recipe(self, store: Store, study: str) -> None:
         store.create_study(plan("other"))
         assert store.start(study, proposal()).number == 0
