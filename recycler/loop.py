@@ -15,7 +15,7 @@ import numpy as np
 
 from recycler.errors import InvalidConfig, RecyclerError, StudyFailed, Unavailable
 from recycler.front.baselines import steps_of
-from recycler.front.stages import AHEAD, Expected, due, exhausted, remaining_gain, spent
+from recycler.front.stages import AHEAD, Expected, due, exhausted, remaining_gain, searched, spent
 from recycler.keeping import Keeping
 from recycler.nouns.evaluation import Evaluation, Failure, Fault, Split
 from recycler.nouns.objectives import Array
@@ -365,9 +365,9 @@ class _Run:
                         ended = True
                 if job is None:  # waits for scores in flight, or no job is left
                     break
-                self._pace.begin()
                 self.executor.submit(job)
                 self.flying += 1
+                self._pace.submitted(self.flying)
             if self.flying:
                 for job, result in self.executor.wait():
                     self.flying -= 1
@@ -453,16 +453,8 @@ class _Run:
 
     def _tell(self, phase: str, trial: Trial | None, waiting: str = "", said: str = "") -> None:
         if phase == Split.DEV:
-            ended = sum(t.state != State.RUNNING for t in self.trials.values())
-            references = sum(t.is_baseline for t in self.ledger if t.state != State.RUNNING)
-            budget = self.plan.evaluations if self.plan.n > 1 else 0
-            n, m = self.plan.n, self.plan.objectives.m
-            expected = n + (n > 1) + (n > 2 and m > 1) + len(self.plan.references)
-            expected = max(references, expected)
-            copies = sum(bool(entry["copy"]) for entry in self.plan.warm)
+            ended, total = searched(self.plan, self.ledger)
             left = remaining_gain(self.ledger, self.plan.objectives, self.reference)
-            tries = sum(t.kind == Kind.TRY for t in self.ledger)
-            total = expected + budget + copies + tries
             progress = Progress("search", ended, total, trial, left, waiting, said)
         else:
             done = sum(phase in self.trials[number].evaluations for number in self._due)

@@ -36,11 +36,15 @@ class Pace:
         self._plan, self._tell, self._clock = plan, tell, clock
         self._landed: deque[tuple[float, float, int]] = deque(maxlen=WINDOW + 1)
         self._began = time.time()
+        self._last: dict[str, Any] = {}
 
-    def begin(self) -> None:
-        """The first job of a phase is submitted, so time spent before it does not count."""
+    def submitted(self, busy: int) -> None:
+        """Jobs were submitted; so many are in flight. Time before the first one does not count."""
         if not self._landed:
             self._landed.append((self._clock(), 0.0, 0))
+        if self._last and self._last["busy"] != busy:
+            self._last["busy"] = busy
+            self._tell(self._last)
 
     def landed(self, job: Job, result: Evaluation | Failure) -> None:
         """A job has come back from the executor."""
@@ -54,18 +58,17 @@ class Pace:
         rows = list(self._landed)
         seconds = rows[-1][0] - rows[0][0] if len(rows) > 1 else 0.0
         work, items = sum(row[1] for row in rows[1:]), sum(row[2] for row in rows[1:])
-        self._tell(
-            {
-                "phase": phase,
-                "done": done,
-                "total": total,
-                "busy": busy,
-                "waiting": waiting,
-                "rate": items / seconds if seconds > 0 and items else None,
-                "pace": seconds / work if seconds > 0 and work else None,
-                "began": self._began,
-            }
-        )
+        self._last = {
+            "phase": phase,
+            "done": done,
+            "total": total,
+            "busy": busy,
+            "waiting": waiting,
+            "rate": items / seconds if seconds > 0 and items else None,
+            "pace": seconds / work if seconds > 0 and work else None,
+            "began": self._began,
+        }
+        self._tell(self._last)
 
 
 def size(plan: Plan, split: str) -> float:
@@ -90,6 +93,7 @@ def seconds_left(plan: Plan, told: Mapping[str, Any], done: int | None = None) -
         return None
     left = max(0, told["total"] - (told["done"] if done is None else done))
     baselines = plan.n + (plan.n > 1) + (plan.n > 2 and plan.objectives.m > 1)
+    baselines += len(plan.references)
     finalists = min(plan.finalists, plan.evaluations) if plan.n > 1 else 0
     later = {
         Split.SELECT: finalists + baselines,

@@ -30,6 +30,7 @@ COMMANDS = [
     "merge",
     "run",
     "try",
+    "watch",
     "stop",
     "studies",
     "rm",

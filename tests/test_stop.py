@@ -132,7 +132,7 @@ def test_the_seconds_left_are_those_of_the_work_left() -> None:
     told: list = []
     now = [0.0]
     pace = Pace(made, told.append, lambda: now[0])
-    pace.begin()
+    pace.submitted(1)
     job = type("J", (), {"split": "dev", "part": (0.0, 1.0)})
     for _ in range(30):
         now[0] += 2.0

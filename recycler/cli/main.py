@@ -9,8 +9,8 @@ import sys
 import click
 
 from recycler import __version__
-from recycler.cli.compare import compare
 from recycler.cli.attempt import attempt
+from recycler.cli.compare import compare
 from recycler.cli.demo import demo
 from recycler.cli.export import export, verify
 from recycler.cli.init import init
@@ -20,7 +20,7 @@ from recycler.cli.predict import predict
 from recycler.cli.read import front, pick, show
 from recycler.cli.sample import sample
 from recycler.cli.scout import scout
-from recycler.cli.study import rm, run, stop, studies
+from recycler.cli.study import rm, run, stop, studies, watch
 from recycler.errors import RecyclerError
 
 
@@ -51,6 +51,7 @@ for command in (
     scout,
     run,
     attempt,
+    watch,
     stop,
     studies,
     rm,

@@ -1,4 +1,4 @@
-"""Commands on whole studies: `recycler run`, `recycler stop`, `recycler studies`, `recycler rm`."""
+"""Commands on whole studies: `recycler run`, `stop`, `watch`, `studies`, `rm`."""
 
 import sys
 from importlib import import_module as lazy
@@ -85,6 +85,28 @@ def stop(store: str, study: str, pause: bool, now: bool, as_json: bool) -> None:
         click.echo(f"asked {status['holder']} to {'pause' if pause else 'stop'} {how}")
     else:
         click.echo(lazy("recycler.report.listing").stopped(status))
+
+
+@click.command()
+@click.argument("study")
+@click.option("--once", is_flag=True, help="One snapshot, also on a terminal.")
+@click.option("--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="[s]")
+@as_json
+@click.pass_obj
+def watch(store: str, study: str, once: bool, interval: float, as_json: bool) -> None:
+    """Watch STUDY from any terminal: progress, latest trials, failures, the pick so far.
+
+    Ends when the run ends. Ctrl-C ends the watching and leaves the run alone. Without a terminal,
+    with --once or with --json: one snapshot.
+
+    \b
+    Example: recycler watch my-study
+    """
+    watcher = lazy("recycler.watching").Watcher(workspace_of(store).store, study)
+    if as_json:
+        print_json(watcher.look().to_json())
+    else:
+        lazy("recycler.report.watching").follow(watcher, interval, once)
 
 
 @click.command()

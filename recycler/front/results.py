@@ -258,7 +258,7 @@ class Results:
 
     def verdict(self, trial: Trial | None = None) -> Verdict | None:
         """Compare a trial (default: the pick) with best single, best baseline and references."""
-        pick = trial or (self._choice.pick if self._choice else None)
+        pick = trial or (self.choice.pick if self.choice else None)
         if pick is None:
             return None
         if pick.number not in self._verdicts:
@@ -266,7 +266,7 @@ class Results:
         return self._verdicts[pick.number]
 
     def _verdict(self, pick: Trial) -> Verdict | None:
-        choice = self._choice
+        choice = self.choice
         picked = choice is not None and pick.number == choice.pick.number
         role = "pick" if picked else pick.name
         if not picked and self.front.members and pick.number == self.front.knee().number:
@@ -287,18 +287,19 @@ class Results:
         )
 
     @cached_property
-    def _choice(self) -> Choice | None:
+    def choice(self) -> Choice | None:
+        """What to take; None while nothing is on the front."""
         return choose(self.front, self.baselines, self.expected(self.basis), self.scales)
 
     @cached_property
     def decision(self) -> Decision | None:
         """What to take, and why; None while nothing is on the front."""
-        if self._choice is None:
+        if self.choice is None:
             return None
-        pick = self._choice.pick
+        pick = self.choice.pick
         objectives, on = self.plan.objectives, self.basis
         return Decision(
-            choice=self._choice,
+            choice=self.choice,
             verdict=self.verdict(pick),
             scale=words(objectives, self.steps),
             feasible=bool(meeting([pick], objectives, on, self.floors(on))[0]),

@@ -79,7 +79,7 @@ class Trial:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is a baseline that every study has."""
+        """Whether it is a baseline or a reference."""
         return self.kind in BASELINES
 
     @property
@@ -87,6 +87,7 @@ class Trial:
         """Whether it is a merge of the pool; only merges can be members of a front."""
         return not self.recipe.is_model
 
+    @property
     def is_extra(self) -> bool:
         """Whether it comes on top of the budget: a baseline or a try."""
         return self.kind in EXTRAS

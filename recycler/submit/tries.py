@@ -82,4 +82,3 @@ def _of_file(workspace: Workspace, plan: Plan, file: Path) -> Recipe:
         dtype=found.dtype or plan.dtype,
         base=Ingredient(plan.base[1], plan.base[0], 1.0) if plan.base else None,
     )
-
