@@ -204,6 +204,7 @@ def _pick(plan: Plan, status: Mapping[str, Any], trials: list[Trial]) -> dict[st
             trials=tuple(trials),
             looked_at=0,
             outcomes=nothing,
+            answers=lambda number, split, objective: None,
         )
     )
     if results.choice is None:
