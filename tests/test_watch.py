@@ -156,7 +156,11 @@ def test_a_run_is_watched_while_it_goes_on(file: str, monkeypatch: pytest.Monkey
     thread.start()
     try:
         watcher, deadline = Watcher(other, plan.name), time.monotonic() + 60
-        while (found := watcher.look()).done < 40 or found.busy != 1:
+        while not (
+            (found := watcher.look()).done == 40
+            and found.busy == 1
+            and found.latest[0]["state"] == "running"
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert (found.alive, found.status, found.phase) == (True, "running", "search")
