@@ -20,7 +20,7 @@ from recycler.front.results import Results
 from recycler.loop import run
 from recycler.nouns.plan import Plan
 from recycler.nouns.status import Wanted
-from recycler.report.figures import trace
+from recycler.report.volume import trace
 from recycler.report.watching import shown, sparkline
 from recycler.runs import run_study
 from recycler.search.samplers import Proposer

@@ -165,14 +165,11 @@ class Proposer:
     def _sampled(
         self, trials: Sequence[Trial], reference: Sequence[float], known: set[str]
     ) -> Proposal:
-        problem, known_points = (
-            problem_of(self.plan, trials, reference),
-            self.plan.on_space(trials),
-        )
+        problem = problem_of(self.plan, trials, reference)
         name = f"search {spent(trials)}"
         for attempt in range(_DRAWS):
             seed = derived_seed(self.plan.seed, len(trials), attempt)
-            point, notes = ask(self._factory, problem, known_points, seed, self._mirror)
+            point, notes = ask(self._factory, problem, trials, seed, self._mirror)
             recipe = self.plan.merge_at(point)
             if recipe.id not in known:
                 return Proposal(kind=Kind.SEARCH, name=name, recipe=recipe, notes=notes)
@@ -181,7 +178,7 @@ class Proposer:
     def _filled(self, trials: Sequence[Trial], known: set[str]) -> Proposal | None:
         """Midpoint of the widest gap between neighbours on the dev front that is not tried yet."""
         objectives = self.plan.objectives
-        scored = self.plan.on_space(t for t in trials if t.state == State.COMPLETE)
+        scored = [t for t in trials if t.state == State.COMPLETE]
         front = front_rows(scored, objectives, "dev", floor_gains(trials, objectives, "dev"))
         scales = baselines.scales_of(self.plan, trials)
         gains = objectives.gains([t.means("dev") for t in front]) / scales
