@@ -308,6 +308,8 @@ class Study:
         asked = lazy("recycler.execute.prompts").prompts_of(prompts, Path(file) if file else None)
         results, core = self.results, lazy("recycler.execute.sample")
         chosen = [_found(results, trial) for trial in trials]
+        foreign = any(trial.recipe.is_model for trial in chosen)
+        models = self.workspace.study_models(self.name) if foreign else {}
         return core.sample(
             self.name,
             self.workspace.study_pool(self.name),
@@ -317,6 +319,7 @@ class Study:
             dtype=self.plan.dtype,
             device=device,
             scored_in_chat=bool(self.plan.evaluator.get("apply_chat_template")),
+            models={id_: model.path for id_, model in models.items()},
             on_answer=on_answer,
         )
 

@@ -28,6 +28,7 @@ from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint, InvalidConfig, Mismatch, NotFound, RecyclerError
 from recycler.evaluate.measure import model_digests
 from recycler.execute.scorer import MergeScorerFactory
+from recycler.front.compare import compare, items_of
 from recycler.merge.resident import load_model
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.plan import Plan
@@ -175,6 +176,20 @@ def test_another_architecture_is_scored_with_its_own_tokenizer_as_lm_eval_scores
     theirs = found["results"]["text"]["bits_per_byte,none"]
     assert trial.means("test")["text"] == pytest.approx(theirs, rel=1e-6)
     assert len(AutoTokenizer.from_pretrained(folder)) != toy.VOCABULARY
+
+
+def test_a_reference_is_compared_by_its_name_and_answers_with_its_own_tokenizer(world) -> None:
+    root, _, _, study = world
+    found = compare(study.results, ["uniform", "production"])
+    assert found.split == "test"
+    assert not items_of(found, "choice").unkept
+    asked, folder = "abc:", root / "models" / "prod"
+    row = study.sample(["production", "uniform"], [asked], max_new_tokens=6).answers[0]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), load_model(folder).eval()
+    ids = tokenizer(asked, return_tensors="pt").input_ids
+    made = model.generate(ids, do_sample=False, max_new_tokens=6)[0, ids.shape[1] :]
+    assert row[0].text == tokenizer.decode(made, skip_special_tokens=True)
+    assert row[1].name == "uniform"
 
 
 def test_models_are_no_members_of_the_front_and_references_are_in_every_report(world) -> None:
