@@ -105,16 +105,20 @@ def hour(page: str = "docs/guide.md") -> dict[str, str]:
     """Type the guide from top to bottom, but for the deletion; command -> its output."""
     said: dict[str, str] = {}
     run = None
-    for command in (line for block in commands(page) for line in block):
-        if command.startswith("recycler rm"):
-            break
-        if command == "recycler run drawer.yaml" and run is None:
-            run = started(command)
-            continue
-        said[command] = typed(command)
-        if command == "recycler stop drawer":
-            out, _ = run.communicate(timeout=120)
-            assert run.returncode == 0, out
+    try:
+        for command in (line for block in commands(page) for line in block):
+            if command.startswith("recycler rm"):
+                break
+            if command == "recycler run drawer.yaml" and run is None:
+                run = started(command)
+                continue
+            said[command] = typed(command)
+            if command == "recycler stop drawer":
+                out, _ = run.communicate(timeout=120)
+                assert run.returncode == 0, out
+    finally:
+        if run is not None and run.poll() is None:
+            run.kill()
     return said
 
 
