@@ -12,6 +12,7 @@ from recycler.front.front import Front, Member
 from recycler.front.results import Results
 from recycler.front.scale import steps, words
 from recycler.nouns.objectives import Objective, Objectives
+from recycler.nouns.recipe import Recipe
 from recycler.store.sql import SqlStore
 
 TWO = Objectives((Objective("speed", "value", "max"), Objective("loss", "value", "min")))
@@ -68,7 +69,9 @@ def front_of(*members, **more):
 
 
 def single(number, speed, loss, kind="single"):
-    return replace(merge(number, speed, loss), kind=kind, name=f"{kind}:{number}")
+    made = replace(merge(number, speed, loss), kind=kind, name=f"{kind}:{number}")
+    model = Recipe.of_model("production", f"f{number}", {})
+    return replace(made, recipe=model) if kind == "reference" else made
 
 
 ONE = np.ones(2)
@@ -88,6 +91,8 @@ def test_a_model_that_no_merge_beats_is_kept(kind):
     made = front_of(merge(5, 9.0, 2.0))
     choice = choose(made, [single(0, 8.5, 1.0, kind), single(1, 1.0, 1.0)], {}, ONE)
     assert (choice.pick.number, choice.kept, choice.merge.number) == (0, True, 5)
+    own = replace(merge(7, 8.9, 1.0), kind="reference")  # a recipe of one's own is a merge
+    assert not choose(front_of(merge(5, 9.0, 2.0), own), [own], {}, ONE).kept
     tied = choose(made, [single(0, 8.0, 1.0, kind)], {}, ONE)
     assert tied.kept  # equal: the model that exists needs no merge
 

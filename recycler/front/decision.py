@@ -14,7 +14,6 @@ from recycler.front.verdict import Verdict
 from recycler.nouns.objectives import Array
 from recycler.nouns.trial import Kind, Trial
 
-_MODELS = (Kind.SINGLE, Kind.REFERENCE)  # not made by merging
 EQUAL = 1e-9  # averages nearer than this are equal, in steps: the model that exists is kept
 
 
@@ -108,10 +107,10 @@ def choose(
     if not front.members:
         return None
     basis, objectives = front.basis, front.objectives
-    known = [t for t in rivals if basis in t.evaluations and t.kind in _MODELS]
+    known = [t for t in rivals if basis in t.evaluations and _exists(t)]
     met = meeting(known, objectives, basis, front.floors)
     models = [t for t, meets in zip(known, met, strict=True) if meets or not front.feasible]
-    merges = [trial for trial in front.trials if trial.kind not in _MODELS]
+    merges = [trial for trial in front.trials if not _exists(trial)]
 
     def average(trial: Trial) -> float:
         gains = expected.get(trial.number)
@@ -124,3 +123,8 @@ def choose(
     if merge is None or (model is not None and average(model) > average(merge) - EQUAL):
         return Choice(pick=model or front.trials[0], merge=merge, kept=True)
     return Choice(pick=merge, merge=merge, kept=False)
+
+
+def _exists(trial: Trial) -> bool:
+    """Whether it is a model that exists: a single checkpoint, or a reference that is no merge."""
+    return trial.kind == Kind.SINGLE or not trial.is_merge
