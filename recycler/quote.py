@@ -94,10 +94,11 @@ def _progress(workspace: Workspace, plan: Plan) -> tuple[list[Trial], bool]:
 
 
 def _known(workspace: Workspace, plan: Plan) -> dict[tuple[str, str], frozenset[str]]:
-    """(recipe id, split) -> objectives with known scores, for the singles and uniform."""
+    """(recipe id, split) -> objectives with known scores, for singles, uniform and references."""
     n = plan.n
     corners = [[float(i == j) for j in range(n)] for i in range(n)] + [[1 / n] * n]
     ids = [plan.recipe(weights).id for weights in corners]
+    ids += [entry.recipe.id for entry in plan.references]
     measures = plan.measure_ids
     return {
         (id_, split): workspace.store.known(id_, split, measures)

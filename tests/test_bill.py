@@ -13,7 +13,8 @@ from recycler.errors import Conflict
 from recycler.front.bill import Rates, bill
 from recycler.front.results import Results
 from recycler.nouns.objectives import Objective, Objectives
-from recycler.nouns.plan import Plan
+from recycler.nouns.plan import Plan, Reference
+from recycler.nouns.recipe import Recipe
 from recycler.quote import quote
 from recycler.scout import scout
 from recycler.study import Study
@@ -50,6 +51,18 @@ def test_the_bill_by_hand():
     most = sum(stage.seconds[1] for stage in made.stages)
     assert made.seconds[1] == pytest.approx(most / 2 + 10)
     assert (made.ledger_bytes, made.memory) == (1820 * 2, 2_000_000)
+
+
+def test_references_are_on_the_bill_in_every_stage():
+    model = Recipe.of_model("production", "p", {})
+    own = plan().recipe((0.1, 0.2, 0.3, 0.4))
+    more = plan(references=(Reference("production", model), Reference("mine", own)))
+    without, found = bill(plan(), SIZES, RATES, 1), bill(more, SIZES, RATES, 1)
+    extra = [
+        b.seconds[0] - a.seconds[0] for a, b in zip(without.stages, found.stages, strict=True)
+    ]
+    loads = 1.0 + 3.0  # one model, one merge
+    assert extra == pytest.approx([loads + 2 * 1, 0, loads + 2 * 2, loads + 2 * 6])
 
 
 def test_racing_the_stop_rule_and_known_scores_lower_the_bill():

@@ -42,7 +42,7 @@ class Stage:
     """One stage of a study; each pair is (least, most).
 
     Attributes:
-        name: singles, search, re-check or report.
+        name: singles (with the references), search, re-check or report.
         merges: merges to evaluate, single checkpoints included.
         items: item evaluations; an item counts once for each task, not for each of its metrics.
         seconds: of one worker [s].
@@ -214,12 +214,15 @@ class _Account:
         )
 
     def _baselines(self, split: str, positions: range) -> list[_Cost]:
-        """Cost of each single by position; position n stands for uniform."""
+        """Cost of each single by position, then of the references; position n is uniform."""
         n, found = self.plan.n, []
         for i in positions:
             weights = [1 / n] * n if i == n else [float(j == i) for j in range(n)]
             load = self.rates.merge if i == n else self.rates.single
             found.append(self._cost(split, self.plan.recipe(weights).id, load))
+        for entry in self.plan.references:  # a model is taken to be as fast as the checkpoints
+            load = self.rates.single if entry.recipe.is_model else self.rates.merge
+            found.append(self._cost(split, entry.recipe.id, load))
         return found
 
     def _cost(self, split: str, recipe: str, load: float, share: float = 1.0) -> _Cost:
@@ -242,8 +245,8 @@ class _Account:
         return any(t.kind == kind and t.state != State.RUNNING for t in self.trials)
 
     def _scored(self, split: str) -> int:
-        """Trials besides singles and uniform that are scored on a split."""
-        plain = (Kind.SINGLE, Kind.UNIFORM)
+        """Trials besides singles, uniform and references that are scored on a split."""
+        plain = (Kind.SINGLE, Kind.UNIFORM, Kind.REFERENCE)
         return sum(t.kind not in plain and split in t.evaluations for t in self.trials)
 
 
