@@ -15,6 +15,7 @@ from recycler.checkpoints.compare import compare
 from recycler.checkpoints.findings import ERROR, WARNING, Finding
 from recycler.checkpoints.folder import Checkpoint, absolute, real_path
 from recycler.errors import Incompatible, InvalidConfig, NotFound, RecyclerError
+from recycler.markup import html_table
 from recycler.yamlfile import read_yaml
 
 # Rate of one thread with a healthy disk or the page cache; a deep check measures the real one.
@@ -148,6 +149,21 @@ class Pool:
             f"pool {self.name!r} has no checkpoint {name!r}.",
             hint=f"it has: {', '.join(self.names)}.",
         )
+
+    def _repr_html_(self) -> str:
+        """The pool in a notebook: each checkpoint with its type, tensors and size."""
+        rows = [
+            (
+                f"{checkpoint.name}{' (base)' if checkpoint is self.base else ''}",
+                str(checkpoint.config.get("model_type", "")),
+                len(checkpoint.tensors),
+                f"{checkpoint.nbytes / 1e6:,.1f} MB",
+                checkpoint.path,
+            )
+            for checkpoint in self.everything
+        ]
+        head = ("checkpoint", "model type", "tensors", "size", "path")
+        return html_table(f"Pool {self.name}: {self.n} checkpoints", head, rows)
 
     def check(self) -> tuple[Finding, ...]:
         """All findings from headers, configs and tokenizers that affect a merge."""

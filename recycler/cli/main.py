@@ -11,6 +11,7 @@ import click
 from recycler import __version__
 from recycler.cli.attempt import attempt
 from recycler.cli.compare import compare
+from recycler.cli.dashboard import dashboard
 from recycler.cli.demo import demo
 from recycler.cli.export import export, verify
 from recycler.cli.init import init
@@ -61,6 +62,7 @@ for command in (
     predict,
     compare,
     sample,
+    dashboard,
     export,
     verify,
 ):

@@ -5,15 +5,20 @@ Letters: k members or trials, m objectives.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recycler.errors import InvalidConfig, NotFound
 from recycler.front import pareto
+from recycler.markup import html_table
 from recycler.nouns.evaluation import Outcomes, Score
 from recycler.nouns.objectives import Array, Floor, Objective, Objectives
 from recycler.nouns.trial import State, Trial
+
+if TYPE_CHECKING:
+    import pandas
 
 DRAWS = 2000  # bootstrap draws per probability
 
@@ -129,6 +134,59 @@ class Front:
             )
         sums = self._sums({o.name: o.weight for o in self.objectives.searched})
         return self.trials[int(passing[np.argmax(sums[passing])])]
+
+    def records(self) -> list[dict[str, Any]]:
+        """One flat row for each member: the columns of `dataframe`."""
+        names = sorted({name for trial in self.trials for name in trial.recipe.weights})
+        rows = []
+        for number, member in enumerate(self.members):
+            trial = member.trial
+            row: dict[str, Any] = {"trial": trial.number, "name": trial.name, "kind": trial.kind}
+            row["p_nondominated"] = member.p_nondominated
+            for objective in self.objectives:
+                for split, evaluation in trial.evaluations.items():
+                    score = evaluation.scores.get(objective.name)
+                    row[f"{objective.name}.{split}"] = score.mean if score else None
+                    row[f"{objective.name}.{split}.stderr"] = score.stderr if score else None
+            if self.expected is not None:
+                foreseen = self.objectives.raw(self.expected[number]).tolist()
+                for objective, value in zip(self.objectives.searched, foreseen, strict=True):
+                    row[f"{objective.name}.expected"] = value
+            weights = zip(names, trial.recipe.vector(names), strict=True)
+            rows.append({**row, **{f"weight.{name}": weight for name, weight in weights}})
+        return rows
+
+    def dataframe(self) -> "pandas.DataFrame":
+        """The members as a table, best in the first objective first.
+
+        Returns:
+            One row for each member: trial, name, kind, p_nondominated in [0, 1],
+            `<objective>.<split>` and `<objective>.<split>.stderr` in the unit of the objective,
+            `<objective>.expected` (what the picks use, if known), and `weight.<checkpoint>` for each
+            checkpoint that some member uses.
+        """
+        frame: pandas.DataFrame = import_module("pandas").DataFrame(self.records())
+        return frame
+
+    def _repr_html_(self) -> str:
+        """The front in a notebook: number, name, scores with standard errors, probability."""
+        split, shown = self.certainty, [*self.objectives]
+        rows = []
+        for member in self.members:
+            scores = member.trial.evaluations[split].scores
+            cells = [
+                f"{scores[o.name].mean:.4g} ± {scores[o.name].stderr:.2g}"
+                if o.name in scores
+                else None
+                for o in shown
+            ]
+            rows.append((member.trial.number, member.trial.name, *cells, member.p_nondominated))
+        head = [
+            f"{o.name}{'*' if o.held_out else ''} {'↑' if o.direction == 'max' else '↓'}"
+            for o in shown
+        ]
+        title = f"Front of {len(self.members)} merges on {split} items"
+        return html_table(title, ("trial", "merge", *head, "p(front)"), rows)
 
     def _require_members(self) -> None:
         if not self.members:

@@ -1,8 +1,11 @@
-"""Progress of long work on standard error: a bar with ETA on a terminal, else a line now and then."""
+"""Progress of long work: a bar with ETA on a terminal or in a notebook, else a line now and then."""
 
 import sys
 import time
+from html import escape
+from importlib import import_module
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -26,6 +29,33 @@ _NAMES = {
 _EVERY = 5.0  # seconds between lines without a terminal
 
 
+class _Notebook:
+    """A bar in the output of a notebook's cell, changed in place; needs no widgets."""
+
+    def __init__(self) -> None:
+        self._tool = import_module("IPython.display")
+        self._handles: dict[str, Any] = {}
+        self._started: dict[str, tuple[float, int]] = {}
+        self._said: dict[str, float] = {}
+
+    def show(self, name: str, done: int, total: int, note: str) -> None:
+        """Show the state of one phase, at most twice a second."""
+        now = time.monotonic()
+        begun, first = self._started.setdefault(name, (now, done))
+        if done != total and now - self._said.get(name, 0.0) < 0.5:
+            return
+        self._said[name] = now
+        rate = (done - first) / (now - begun) if now > begun else 0.0
+        left = f", ETA {(total - done) / rate:.0f} s" if rate > 0 and done < total else ""
+        line = f"{name}: {done}/{total}, {now - begun:.0f} s{left}{f' ({note})' if note else ''}"
+        mark = f'<progress value="{done}" max="{max(total, 1)}"></progress> {escape(line)}'
+        content = {"text/html": f"<div>{mark}</div>", "text/plain": line}
+        if name not in self._handles:
+            self._handles[name] = self._tool.display(content, raw=True, display_id=True)
+        else:
+            self._handles[name].update(content, raw=True)
+
+
 class ProgressBar:
     """Shows the progress of a run and of fingerprinting; a context manager."""
 
@@ -47,6 +77,7 @@ class ProgressBar:
         self._moved: dict[str, tuple[float, int]] = {}  # for bytes: when they began, how many
         self._ended: set[str] = set()
         self._said = 0.0
+        self._page = _Notebook() if self._console.is_jupyter and not quiet else None
         self._lines = not self._console.is_terminal and not quiet
 
     def __enter__(self) -> "ProgressBar":
@@ -98,6 +129,9 @@ class ProgressBar:
             self._show(key, before + count >> 20, total >> 20, f"MiB, {rate:,.0f} MiB/s")
 
     def _show(self, name: str, done: int, total: int, note: str) -> None:
+        if self._page:
+            self._page.show(name, done, total, note)
+            return
         if not self._lines:
             if name not in self._tasks:
                 self._tasks[name] = self._bar.add_task(name, total=total, note="")

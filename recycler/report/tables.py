@@ -26,6 +26,29 @@ def front_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def trials_table(results: Results) -> pd.DataFrame:
+    """One row for each trial of the ledger, in the order of the trials.
+
+    Columns: trial, name, kind, state, method, on_front, p_nondominated (of members), attempts,
+    failure (its kind), `<objective>.<split>` and `<objective>.<split>.stderr` in the unit of the
+    objective, `<objective>.<split>.items`, and `weight.<checkpoint>`.
+    """
+    chances = {m.trial.number: m.p_nondominated for m in results.front.members}
+    rows = []
+    for trial in results.trials:
+        row = _row(results, trial, chances.get(trial.number))
+        scores = {k: v for k, v in row.items() if not k.endswith(".regret")}
+        about: dict[str, Any] = {"state": str(trial.state), "method": trial.recipe.method}
+        about |= {"attempts": trial.attempts, "failure": trial.failure and trial.failure.kind}
+        for split, evaluation in trial.evaluations.items():
+            for name, score in evaluation.scores.items():
+                scores[f"{name}.{split}.items"] = score.items
+        rows.append({"trial": 0, "name": "", "kind": "", **about, **scores})
+    frame = pd.DataFrame(rows)
+    scored = [column for column in frame.columns if "." in column or column == "p_nondominated"]
+    return frame.astype(dict.fromkeys(scored, "float64"))  # NaN, not None, where there is no score
+
+
 def _row(
     results: Results,
     trial: Trial,
@@ -35,7 +58,7 @@ def _row(
     row: dict[str, Any] = {
         "trial": trial.number,
         "name": trial.name,
-        "kind": trial.kind,
+        "kind": str(trial.kind),
         "on_front": p is not None,
         "p_nondominated": p,
     }
