@@ -71,8 +71,10 @@ def _entry(name: str, thing: Any) -> str:
 
 
 def _members(thing: type) -> Iterator[tuple[str, Any]]:
-    """Public methods and properties that a class defines itself and that have a docstring."""
-    for label, raw in vars(thing).items():
+    """Public methods and properties of a class and of its bases here that have a docstring."""
+    own = {key: raw for base in reversed(thing.__mro__[:-1]) for key, raw in vars(base).items()
+           if base.__module__.startswith("recycler")}  # fmt: skip
+    for label, raw in own.items():
         member = raw.__func__ if isinstance(raw, classmethod | staticmethod) else raw
         if hasattr(member, "func"):  # functools.cached_property
             member = property(member.func)
