@@ -13,9 +13,12 @@ from recycler.nouns.plan import Plan
 from recycler.nouns.status import Status, Wanted
 from recycler.protocols import Executor, HeldLease, Store
 
+# A request to stop at once. On SIGTERM Ray would print a stack trace.
+AT_ONCE = signal.SIGUSR1
+
 
 class Terminated(SystemExit):
-    """The system asked this process to end by SIGTERM or SIGHUP."""
+    """This process was asked to end by SIGTERM, SIGHUP or SIGUSR1."""
 
 
 def run_study(
@@ -84,10 +87,10 @@ def request(store: Store, study: str, wanted: Wanted) -> bool:
 
 @contextmanager
 def _stopped_at_once(lease: HeldLease) -> Iterator[None]:
-    """While inside, a request to stop at once interrupts the main thread with SIGTERM."""
+    """While inside, a request to stop at once interrupts the main thread."""
     main = threading.main_thread()
     if threading.current_thread() is main:
-        lease.on_now(lambda: signal.pthread_kill(main.ident or 0, signal.SIGTERM))
+        lease.on_now(lambda: signal.pthread_kill(main.ident or 0, AT_ONCE))
     try:
         yield
     finally:
@@ -104,7 +107,7 @@ def _signals() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise Terminated(128 + number)
 
-    asked = (signal.SIGTERM, signal.SIGHUP)
+    asked = (signal.SIGTERM, signal.SIGHUP, AT_ONCE)
     before = {number: signal.getsignal(number) for number in asked}
     # a process that ignores SIGHUP was started with nohup and should go on
     for number in asked:

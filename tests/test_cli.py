@@ -29,6 +29,8 @@ COMMANDS = [
     "pool rm",
     "merge",
     "run",
+    "scout",
+    "sample",
     "try",
     "watch",
     "stop",
