@@ -21,16 +21,15 @@ from recycler.front.verdict import Verdict
 from recycler.loop import Listener, Progress
 from recycler.nouns.objectives import Objective
 from recycler.nouns.plan import Plan
-from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import State, Trial
 from recycler.protocols import Executor
 from recycler.runs import run_study
 from recycler.search.samplers import Proposer
 from recycler.settings import checked
 from recycler.submit.config import ExecutionSection, parse_study
+from recycler.submit.recipes import recipe_of, require_allowed
 from recycler.submit.references import reference_models
 from recycler.submit.submission import plan_of, register
-from recycler.submit.tries import recipe_of
 from recycler.submit.workspace import OnBytes, Workspace
 from recycler.views import Views
 
@@ -191,6 +190,8 @@ class Study(Views):
             InvalidConfig: the merge is none of this study's pool, or its weights are not allowed.
         """
         recipe, store = recipe_of(self.workspace, self.plan, asked), self.workspace.store
+        if isinstance(asked, Mapping):
+            require_allowed(self.plan, asked)
         known = self._trial_of(recipe.id) is not None
         name = "" if known else store.ask_for(self.name, recipe).name
         while wait and self._open(recipe.id) and store.status(self.name)["alive"]:
@@ -284,13 +285,7 @@ class Study(Views):
         Returns:
             The table that `recycler predict STUDY --json` prints.
         """
-        read = lazy("recycler.merge.recipes.own").read_recipe
-
-        def recipe_of(file: str | Path) -> Recipe:
-            found: Recipe = read(Path(file), lambda c, exact: self.workspace.fingerprint(c)).recipe
-            return found
-
-        asked = [recipe_of(m) if isinstance(m, str | Path) else m for m in merges]
+        asked = [recipe_of(self.workspace, self.plan, merge) for merge in merges]
         return foreseen(self.results, asked, prefer, grid)
 
     def answer_again(

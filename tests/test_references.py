@@ -284,7 +284,7 @@ def test_scores_are_never_shared_between_tokenizers_or_configs(world, tmp_path) 
         (
             {"name": "a", "recipe": "alien.yaml"},
             InvalidConfig,
-            "no checkpoint of the study's pool",
+            "none of the checkpoints of study",
         ),
         ({"name": "a", "recipe": "none.yaml"}, NotFound, "none.yaml"),
     ],
@@ -309,7 +309,7 @@ def test_wrong_references_are_refused_before_anything_is_written(
     assert refused.value.hint
     assert workspace.store.studies() == []
     if "ckpt-9" in told:
-        assert "did you mean 'ckpt-" in refused.value.hint
+        assert "nearest: ckpt-" in refused.value.hint
 
 
 def test_a_folder_that_changed_since_is_refused_before_the_run(world, tmp_path) -> None:

@@ -20,6 +20,7 @@ from recycler.cli.main import cli
 from recycler.errors import InvalidConfig
 from recycler.evaluate.results import evaluation_of, read_values
 from recycler.execute.inline import Inline
+from recycler.front.asked import weighted
 from recycler.front.expectation import expected
 from recycler.front.results import Results
 from recycler.front.stages import spent
@@ -30,7 +31,7 @@ from recycler.nouns.trial import Kind
 from recycler.search.samplers import Proposer
 from recycler.store.sql import SqlStore
 from recycler.study import Study
-from recycler.submit.tries import weighted
+from recycler.submit.recipes import require_allowed
 from recycler.submit.workspace import Workspace
 
 
@@ -179,6 +180,12 @@ def test_a_merge_without_a_point_keeps_its_scores_and_teaches_nothing() -> None:
 # --- weights ---
 
 
+def allowed(plan: Plan, weights: dict[str, float]) -> Recipe:
+    recipe = weighted(plan, weights)
+    require_allowed(plan, weights)
+    return recipe
+
+
 @pytest.mark.parametrize(
     ("weights", "said", "hint"),
     [
@@ -192,16 +199,16 @@ def test_a_merge_without_a_point_keeps_its_scores_and_teaches_nothing() -> None:
 )
 def test_weights_that_are_not_allowed_are_refused(weights: Any, said: str, hint: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
-        weighted(study_plan("auto", 3, 2), weights)
+        allowed(study_plan("auto", 3, 2), weights)
     assert said in caught.value.message
     assert hint in caught.value.hint
 
 
 def test_negative_weights_are_taken_where_the_space_has_them() -> None:
     plan = replace(study_plan("auto", 3, 2), space={"least_weight": -0.1})
-    assert weighted(plan, {"w0": 1.1, "w1": -0.1}).weights == {"w0": 1.1, "w1": -0.1}
+    assert allowed(plan, {"w0": 1.1, "w1": -0.1}).weights == {"w0": 1.1, "w1": -0.1}
     with pytest.raises(InvalidConfig, match=r"allows -0.1 to 1.2"):
-        weighted(plan, {"w0": 1.25, "w1": -0.25})
+        allowed(plan, {"w0": 1.25, "w1": -0.25})
 
 
 # --- with models ---

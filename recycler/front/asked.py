@@ -20,12 +20,13 @@ from recycler.nouns.space import UNCHANGED
 CLOSE = 1e-6  # by which a sum of weights may differ from 1
 
 
-def weighted(plan: Plan, weights: Mapping[str, float]) -> Recipe:
+def weighted(plan: Plan, weights: Mapping[str, float], where: str = "") -> Recipe:
     """Return the study's merge of some checkpoints by weight; those left out have weight 0.
 
     Args:
         plan: the study.
         weights: checkpoint -> weight, unitless; they must sum to 1.
+        where: what they belong to, such as `reference 'a': `, before each message.
 
     Raises:
         InvalidConfig: a checkpoint is unknown, the sum is not 1, or the study also searches settings
@@ -35,7 +36,7 @@ def weighted(plan: Plan, weights: Mapping[str, float]) -> Recipe:
         if name not in plan.names:
             near = difflib.get_close_matches(name, plan.names, 3, 0.4)
             raise InvalidConfig(
-                f"study {plan.name!r} has no checkpoint {name!r}.",
+                f"{where}study {plan.name!r} has no checkpoint {name!r}.",
                 hint=f"nearest: {', '.join(near)}."
                 if near
                 else f"it has {', '.join(plan.names)}.",
@@ -43,22 +44,22 @@ def weighted(plan: Plan, weights: Mapping[str, float]) -> Recipe:
     if plan.points.ranges:
         searched = ", ".join(sorted({r.setting for r in plan.points.ranges}))
         raise InvalidConfig(
-            f"study {plan.name!r} also searches {searched}; weights alone do not say which merge is "
-            "meant.",
-            hint="give the whole merge as a file: --recipe FILE.",
+            f"{where}study {plan.name!r} also searches {searched}; weights alone do not say which "
+            "merge is meant.",
+            hint="give the whole merge as a recipe file.",
         )
     vector = tuple(float(weights.get(name, 0.0)) for name in plan.names)
     total = math.fsum(vector)
     scaled = [f"{name}={weight / total:.8g}" for name, weight in weights.items() if total]
-    _require_sum(vector, f"in these proportions: --weights {','.join(scaled)}" if scaled else "")
+    _require_sum(vector, f"in these proportions: {','.join(scaled)}." if scaled else "", where)
     return plan.recipe(vector)
 
 
-def _require_sum(weights: "tuple[float, ...] | Array", hint: str = "") -> None:
+def _require_sum(weights: "tuple[float, ...] | Array", hint: str = "", where: str = "") -> None:
     total = math.fsum(weights)
     if not math.isfinite(total) or abs(total - 1.0) > CLOSE:
         raise InvalidConfig(
-            f"the weights sum to {total:g}; every merge of the study has weights that sum to 1.",
+            f"{where}the weights sum to {total:g}, expected 1 as for every merge of the study.",
             hint=hint or "divide each weight by the sum.",
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from recycler.errors import InvalidConfig, NotFound
 from recycler.front.naming import named
-from recycler.front.paired import Difference, common_split
+from recycler.front.paired import Difference, common_split, differences
 from recycler.front.results import Results
 from recycler.nouns.answers import Answers
 from recycler.nouns.evaluation import SPLITS, Outcomes, Split
@@ -166,9 +166,9 @@ def compare(results: Results, names: Sequence[str], split: str = "") -> Comparis
     for trial in trials:
         if on not in trial.evaluations:
             raise _unscored(results, trials, trial, on)
-    rows = [
-        _change(results, trials[0], d, on) for d in results.differences(trials[0], trials[1:], on)
-    ]
+    plan, rivals = results.plan, trials[1:]
+    found = differences(trials[0], rivals, plan.objectives, on, results.outcomes, plan.seed)
+    rows = [_change(results, trials[0], difference, on) for difference in found]
     return Comparison(results=results, split=on, trials=trials, changes=tuple(rows))
 
 

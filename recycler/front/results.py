@@ -25,7 +25,7 @@ from recycler.front.front import (
     regrets,
     volume,
 )
-from recycler.front.paired import Difference, common_split, differences
+from recycler.front.paired import common_split
 from recycler.front.scale import words
 from recycler.front.stages import due, elected, remaining_gain
 from recycler.front.verdict import Verdict, verdict
@@ -131,29 +131,6 @@ class Results:
     def floors(self, split: str) -> Array:
         """(m,) smallest gains that the floors allow on a split's items (see `floor_gains`)."""
         return floor_gains(self.trials, self.plan.objectives, split)
-
-    def differences(
-        self, pick: Trial, rivals: Sequence[Trial], split: str = ""
-    ) -> list[Difference]:
-        """Compare a trial with others, objective by objective (see `front.paired`).
-
-        Args:
-            pick: the trial.
-            rivals: what it is compared with.
-            split: dev, select or test; empty: the least used one on which all are scored.
-
-        Raises:
-            NotFound: they share no scored items.
-        """
-        on = split or common_split([pick, *rivals])
-        lacking = [t for t in (pick, *rivals) if on not in t.evaluations]
-        if not on or lacking:
-            raise NotFound(
-                f"trial {(lacking or [pick])[0].number} of study {self.name!r} is not scored on "
-                f"{on or 'any common'} items.",
-                hint="`recycler run` scores front and baselines; `recycler try` adds a merge.",
-            )
-        return differences(pick, rivals, self.plan.objectives, on, self.outcomes, self.plan.seed)
 
     # --- progress ---
 

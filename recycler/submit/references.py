@@ -1,9 +1,6 @@
 """References of a study: models and recipes of the user's that the merges have to beat."""
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from difflib import get_close_matches
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,9 @@ from recycler.errors import InvalidConfig, RecyclerError
 from recycler.evaluate.kinds import make_evaluator
 from recycler.evaluate.measure import model_digests
 from recycler.nouns.plan import Plan, Reference
-from recycler.nouns.recipe import Ingredient, Recipe
+from recycler.nouns.recipe import Recipe
 from recycler.submit.config import StudyFile
+from recycler.submit.recipes import recipe_of
 from recycler.submit.workspace import OnBytes, Workspace
 
 
@@ -58,13 +56,11 @@ def references_of(
     models = {model.name: model for model in reference_models(config, root)}
     made: list[Reference] = []
     for entry in config.references:
-        if entry.weights:
-            recipe = weighted(plan, entry.weights, f"reference {entry.name!r}")
-        elif entry.recipe:
-            file = root / Path(entry.recipe).expanduser()
-            recipe = recipe_over(workspace, pool, file, on_bytes)
-        else:
+        if entry.name in models:
             recipe = _model(workspace, plan, models[entry.name], on_bytes)
+        else:
+            wish = entry.weights or root / Path(str(entry.recipe)).expanduser()
+            recipe = recipe_of(workspace, plan, wish, f"reference {entry.name!r}: ", on_bytes)
         twin = next((one for one in made if one.recipe.id == recipe.id), None)
         if twin:
             raise InvalidConfig(
@@ -73,69 +69,6 @@ def references_of(
             )
         made.append(Reference(entry.name, recipe))
     return tuple(made)
-
-
-def weighted(plan: Plan, weights: Mapping[str, float], where: str) -> Recipe:
-    """The merge of a study at the weights a user wrote; checkpoints left out have weight 0.
-
-    Args:
-        plan: the study, which gives merge method, settings and dtype.
-        weights: checkpoint -> weight, unitless.
-        where: what the weights belong to, in messages.
-
-    Raises:
-        InvalidConfig: a checkpoint is unknown, a weight is no number, or they do not sum to 1.
-    """
-    for name in weights:
-        if name not in plan.names:
-            near = get_close_matches(name, plan.names, n=1)
-            raise InvalidConfig(
-                f"{where}: the pool has no checkpoint {name!r}.",
-                hint=(f"did you mean {near[0]!r}? " if near else "")
-                + f"It has {', '.join(plan.names)}.",
-            )
-    total = math.fsum(weights.values())
-    if not math.isfinite(total) or abs(total - 1.0) > 1e-6:
-        raise InvalidConfig(
-            f"{where}: the weights sum to {total:g}, expected 1.",
-            hint="divide each by the sum; for other sums write a recipe file with the method's own "
-            "settings.",
-        )
-    return plan.recipe([float(weights.get(name, 0.0)) for name in plan.names])
-
-
-def recipe_over(
-    workspace: Workspace, pool: Pool, file: Path, on_bytes: OnBytes | None = None
-) -> Recipe:
-    """The merge of a recipe file, recycler's or mergekit's, over checkpoints of a pool.
-
-    Checkpoints are told by their bytes, so their names and paths in the file may be others.
-
-    Raises:
-        InvalidConfig: the file names a checkpoint that is not in the pool.
-    """
-    own = import_module("recycler.merge.recipes.own")
-    found = own.read_recipe(
-        file, lambda checkpoint, _: workspace.fingerprint(checkpoint, on_bytes)
-    )
-    names = {workspace.fingerprint(c, on_bytes): c.name for c in reversed(pool.everything)}
-
-    def known(item: Ingredient) -> Ingredient:
-        if item.fingerprint not in names:
-            raise InvalidConfig(
-                f"{file}: {item.name!r} at {found.pool[item.name].path} is no checkpoint of the "
-                "study's pool.",
-                hint=f"the pool has {', '.join(c.name for c in pool.everything)}; add it there, or "
-                "merge it with `recycler merge` and list the folder as `path:`.",
-            )
-        return replace(item, name=names[item.fingerprint])
-
-    recipe: Recipe = found.recipe
-    return replace(
-        recipe,
-        ingredients=tuple(known(item) for item in recipe.ingredients),
-        base=known(recipe.base) if recipe.base else None,
-    )
 
 
 def _model(
