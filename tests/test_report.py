@@ -105,7 +105,9 @@ def test_the_page_shows_the_front_the_baselines_and_the_knee(study):
     page = html_page(study)
     assert page.startswith("<!doctype html>")
     knee = study.front.knee()
-    assert f"{knee.name} (knee)" in page
+    pick = study.decision.pick
+    marks = "(pick) (knee)" if pick.number == knee.number else "(knee)"
+    assert f"<td>{knee.name} {marks}</td>" in page
     for trial in (*study.front.trials, *study.baselines):
         assert f"<td>{trial.number}</td><td>{trial.name}" in page
     assert page.count('<tr class="front') == len(study.front.trials)

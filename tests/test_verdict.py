@@ -169,21 +169,21 @@ SAID = Verdict(
         (
             {},
             "Trial 41 (knee) beats your best single checkpoint (math-2) by 0.034 [0.021, 0.047] in "
-            "the scaled average with probability > 0.99, and the best baseline (math-2) by 0.012 "
-            "[-0.001, 0.025] (0.96), on 1000 test items per task.",
+            "the scaled average with probability > 0.99, and is ahead of the best baseline (math-2) by "
+            "0.012 [-0.001, 0.025] (0.96), on 1000 test items per task.",
         ),
         (
             {
                 "comparisons": (
                     AHEAD,
-                    comparison("best baseline", -0.012, -0.025, 0.001, 0.04),
-                    comparison("reference", -0.012, -0.025, 0.001, 0.04),
+                    comparison("best baseline", -0.012, -0.025, -0.001, 0.02),
+                    comparison("reference", -0.012, -0.025, -0.001, 0.02),
                 ),
                 "items": (9, 12),
             },
             "Trial 41 (knee) beats your best single checkpoint (math-2) by 0.034 [0.021, 0.047] in "
             "the scaled average with probability > 0.99, is worse than the best baseline (math-2) by "
-            "0.012 [-0.001, 0.025] (0.96), and the reference math-2 by 0.012 [-0.001, 0.025] (0.96), "
+            "0.012 [0.001, 0.025] (0.98), and the reference math-2 by 0.012 [0.001, 0.025] (0.98), "
             "on 9 to 12 test items per task.",
         ),
         (
@@ -205,6 +205,6 @@ SAID = Verdict(
         ),
     ],
 )
-def test_the_sentence_claims_what_the_probability_allows(changes, sentence):
+def test_the_sentence_claims_what_the_interval_allows(changes, sentence):
     made = {name: getattr(SAID, name) for name in SAID.__dataclass_fields__} | changes
     assert Verdict(**made).sentence == sentence

@@ -47,13 +47,8 @@ class Difference:
 
     @property
     def word(self) -> str:
-        """`better`, `worse`, `equal` (no item differs), or `can't tell`: the interval holds 0."""
-        if self.interval is None:
-            return "can't tell"
-        low, high = self.interval
-        if low == high == 0.0:
-            return "equal"
-        return "better" if low > 0 else "worse" if high < 0 else "can't tell"
+        """The difference in a word (see `word`)."""
+        return word(self.interval)
 
     def to_json(self) -> dict[str, Any]:
         """The difference as plain data."""
@@ -70,6 +65,22 @@ class Difference:
             "p_better": self.p_better,
             "word": self.word,
         }
+
+
+def word(interval: tuple[float, float] | None) -> str:
+    """`better`, `worse`, `equal` (no item differs), or `can't tell`: the interval holds 0."""
+    if interval is None:
+        return "can't tell"
+    low, high = interval
+    if low == high == 0.0:
+        return "equal"
+    return "better" if low > 0 else "worse" if high < 0 else "can't tell"
+
+
+def ends(draws: Array) -> tuple[float, float]:
+    """The interval that holds the share LEVEL of (draws,) resampled differences."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def common_split(trials: Sequence[Trial]) -> str:
@@ -127,7 +138,6 @@ def _difference(
 ) -> Difference:
     mine, theirs = scores[0][objective.name], scores[k][objective.name]
     sure = objective.of_merge or mine.stderr > 0 or theirs.stderr > 0
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     better = float((draws > 0).mean() + (draws == 0).mean() / 2)
     return Difference(
         objective=objective,
@@ -136,6 +146,6 @@ def _difference(
         score=mine,
         against=theirs,
         difference=objective.sign * (mine.mean - theirs.mean),
-        interval=(float(low), float(high)) if sure else None,
+        interval=ends(draws) if sure else None,
         p_better=better if sure else None,
     )

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from recycler.front.front import drawn_gains, meeting
-from recycler.front.paired import Difference, common_split, differences
+from recycler.front.paired import Difference, common_split, differences, ends, word
 from recycler.nouns.evaluation import Outcomes
 from recycler.nouns.objectives import Array, Objectives
 from recycler.nouns.trial import Kind, Trial
 
-SURE = 0.95  # probability from which a difference is stated as a fact
 _OPTIMISTIC = {
     "dev": " Optimistic: the search saw these items.",
     "select": " Optimistic: the choice saw these items.",
@@ -72,11 +71,16 @@ class Comparison:
         return f"{verb}{rival} by {sign * self.difference:.3f} [{low:.3f}, {high:.3f}]{sure}"
 
     @property
+    def word(self) -> str:
+        """The average in a word: `better`, `worse`, `equal` or `can't tell` (see `paired.word`)."""
+        return word(self.interval)
+
+    @property
     def verb(self) -> str:
-        """The verb that the probability supports."""
+        """The verb that the interval supports."""
         if self.difference >= 0:
-            return "beats" if self.p_better >= SURE else "is ahead of"
-        return "is worse than" if self.p_better <= 1.0 - SURE else "is behind"
+            return "beats" if self.word == "better" else "is ahead of"
+        return "is worse than" if self.word == "worse" else "is behind"
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as plain data."""
@@ -87,6 +91,7 @@ class Comparison:
             "difference": self.difference,
             "interval": list(self.interval),
             "p_better": self.p_better,
+            "word": self.word,
             "meets_floors": not self.below,
             "objectives": [found.to_json() for found in self.objectives],
         }
@@ -237,14 +242,13 @@ def _compared(
     found = []
     for i, (role, rival) in enumerate(named, start=1):
         lead = draws[:, 0] - draws[:, i]
-        low, high = np.quantile(lead, [0.025, 0.975])
         found.append(
             Comparison(
                 trial=rival.number,
                 name=_short(rival),
                 role=role,
                 difference=float(means[0] - means[i]),
-                interval=(float(low), float(high)),
+                interval=ends(lead),
                 p_better=float((lead > 0).mean() + (lead == 0).mean() / 2),
                 below=not met[i - 1],
                 objectives=tuple(d for d in apart if d.rival == rival.number),

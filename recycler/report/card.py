@@ -2,7 +2,7 @@
 
 from recycler.front.results import Results
 from recycler.nouns.evaluation import SPLITS
-from recycler.nouns.trial import Trial
+from recycler.nouns.trial import Kind, Trial
 from recycler.report.decision import as_markdown
 
 
@@ -18,9 +18,7 @@ def model_card(results: Results, trial: Trial) -> str:
             "",
             f"# {results.name}, trial {trial.number}",
             "",
-            f"A {trial.recipe.method} merge of {len(trial.recipe.ingredients)} checkpoints, found by "
-            "recycler on the Pareto front of "
-            f"{', '.join(o.name for o in results.plan.objectives.searched)}.",
+            _what(results, trial),
             "",
             *as_markdown(results, trial),
             "![front](front.png)",
@@ -47,6 +45,20 @@ def model_card(results: Results, trial: Trial) -> str:
     )
 
 
+def _what(results: Results, trial: Trial) -> str:
+    """What the folder holds, in one sentence."""
+    parts = trial.recipe.ingredients
+    asked = ", ".join(o.name for o in results.plan.objectives.searched)
+    if trial.kind == Kind.SINGLE:
+        return (
+            f"Checkpoint {parts[0].name}, as it was; recycler compared it with merges on {asked}."
+        )
+    on_front = trial in results.front.trials
+    found = "found by recycler on the Pareto front of" if on_front else "scored by recycler on"
+    many = f"{len(parts)} checkpoint{'s' if len(parts) > 1 else ''}"
+    return f"A {trial.recipe.method} merge of {many}, {found} {asked}."
+
+
 def honest_split(trial: Trial) -> str:
     """The split least used by the search on which the trial was scored."""
     return next(split for split in reversed(SPLITS) if split in trial.evaluations)
@@ -54,7 +66,7 @@ def honest_split(trial: Trial) -> str:
 
 def _score_table(results: Results, trial: Trial, split: str) -> list[str]:
     rivals = [t for t in results.baselines if split in t.evaluations and t.number != trial.number]
-    head = ["objective", f"trial {trial.number}", "best baseline", ""]
+    head = ["objective", f"trial {trial.number}", "best other", ""]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for objective in results.plan.objectives:
         score = trial.evaluations[split].scores.get(objective.name)

@@ -14,6 +14,7 @@ from recycler.front.compare import Change, Comparison, Item, Items
 from recycler.front.paired import LEVEL
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import Trial
+from recycler.report.numbers import called, mean, signed, titled
 from recycler.report.text import console, readable
 
 _COLOURS = {"better": "green", "worse": "red"}
@@ -27,8 +28,9 @@ def comparison(found: Comparison, out: Console | None = None) -> None:
         out.print(_table(found, rival))
     out.print(
         f"Differences are {called(found.trials[0])} minus the other, positive is better, with "
-        f"{LEVEL:.0%} intervals from resampling the items of both together; better or worse: the "
-        "interval does not hold 0.",
+        f"[{100 * LEVEL:g} % intervals] from resampling the items of both together; better or worse: "
+        "the interval does not hold 0."
+        + (" * held out: never seen by the search." if _held_out(found) else ""),
         markup=False,
     )
     if found.missing:
@@ -45,6 +47,10 @@ def comparison(found: Comparison, out: Console | None = None) -> None:
         out.print(found.results.seen_by, markup=False)
 
 
+def _held_out(found: Comparison) -> bool:
+    return any(change.difference.objective.held_out for change in found.changes)
+
+
 def _table(found: Comparison, rival: Trial) -> Table:
     table = Table(
         title=Text(
@@ -57,8 +63,8 @@ def _table(found: Comparison, rival: Trial) -> Table:
         pad_edge=False,
     )
     table.add_column("objective", overflow="fold")
-    numbers = (str(found.trials[0].number), str(rival.number), "difference", "95 % interval")
-    for title in (*numbers, "items", "gained", "lost"):
+    trials = (f"trial {found.trials[0].number}", f"trial {rival.number}")
+    for title in (*trials, "difference", "items", "gained", "lost"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     rows = [change for change in found.changes if change.rival.number == rival.number]
@@ -72,24 +78,16 @@ def _table(found: Comparison, rival: Trial) -> Table:
 
 def _cells(change: Change) -> list[Text]:
     d = change.difference
-    interval = f"{d.interval[0]:+.3f} to {d.interval[1]:+.3f}" if d.interval else "no errors"
     counts = ["" if n is None else str(n) for n in (change.gained, change.lost)]
     cells = (
-        _titled(d.objective),
-        f"{d.score.mean:.3f}",
-        f"{d.against.mean:.3f}",
-        f"{d.difference:+.3f}",
-        interval,
+        titled(d.objective),
+        mean(d.score),
+        mean(d.against),
+        signed(d.difference, d.interval),
         str(change.items or ""),
         *counts,
     )
     return [*map(Text, cells), Text(d.word, style=_COLOURS.get(d.word, ""))]
-
-
-def _titled(objective: Objective) -> str:
-    arrow = "↑" if objective.direction == "max" else "↓"
-    unit = f" [{objective.unit}]" if objective.unit else ""
-    return f"{objective.name} {arrow}{unit}" + (", held out" if objective.held_out else "")
 
 
 def items(
@@ -153,11 +151,6 @@ def _shown(text: str, longest: int, tail: bool = False, style: str = "") -> Text
     if len(text) > longest:
         text = f"… {text[-longest:]}" if tail else f"{text[:longest]} …"
     return readable(text, style)
-
-
-def called(trial: Trial) -> str:
-    """Number and name of a trial, once if they say the same."""
-    return f"trial {trial.number} ({trial.name})"
 
 
 def _listed(trials: Sequence[Trial]) -> str:

@@ -1,7 +1,6 @@
 """The decision box: the pick against its rivals in every objective, for terminal, page and card."""
 
 import html
-import math
 from collections.abc import Sequence
 
 from rich import box
@@ -12,43 +11,17 @@ from rich.text import Text
 
 from recycler.front.paired import Difference
 from recycler.front.results import Results
-from recycler.front.verdict import SURE, Comparison, Verdict
-from recycler.nouns.objectives import Objective
+from recycler.front.verdict import Comparison, Verdict
 from recycler.nouns.trial import Trial
+from recycler.report.numbers import mean, scored, signed, titled
 
 _COLOURS = {"better": "green", "worse": "red", "equal": "dim", "can't tell": "yellow"}
 _NOTE = "+ is better, in the objective's unit; [95 % interval, paired by item]"
 
 
-def signed(difference: float, interval: tuple[float, float] | None) -> str:
-    """`+0.116 [+0.050, +0.170]`, with two digits of the interval's half-width."""
-    if interval is None:
-        return f"{difference:+.4g}, error unknown"
-    low, high = interval
-    half = (high - low) / 2
-    places = min(6, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
-    return f"{difference:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
-
-
 def cell(found: Difference) -> str:
     """The rival's score, the word and the difference."""
-    return f"{found.against.mean:.3f}  {found.word} {signed(found.difference, found.interval)}"
-
-
-def average_word(found: Comparison) -> str:
-    """`better`, `worse` or `can't tell` for the average."""
-    if found.interval == (0.0, 0.0):
-        return "equal"
-    if found.p_better >= SURE:
-        return "better"
-    return "worse" if found.p_better <= 1 - SURE else "can't tell"
-
-
-def label(objective: Objective) -> str:
-    """`code ↑ [share]`, with a star if it is held out."""
-    unit = f" [{objective.unit}]" if objective.unit not in ("", "share") else ""
-    arrow = "↑" if objective.direction == "max" else "↓"
-    return f"{objective.name}{'*' if objective.held_out else ''} {arrow}{unit}"
+    return f"{mean(found.against)}  {found.word} {signed(found.difference, found.interval)}"
 
 
 def heading(found: Comparison) -> str:
@@ -69,17 +42,16 @@ def table(verdict: Verdict, results: Results) -> tuple[list[str], list[list[Cell
         score = scores.get(objective.name)
         if score is None:
             continue
-        own = f"{score.mean:.3f} ± {score.stderr:.3f}"
-        row: list[Cell] = [(label(objective), ""), (own, "")]
+        row: list[Cell] = [(titled(objective), ""), (scored(score), "")]
         for found in verdict.comparisons:
             known = [d for d in found.objectives if d.objective.name == objective.name]
             row.append((cell(known[0]), known[0].word) if known else ("not scored", ""))
         rows.append(row)
-    averages: list[Cell] = [("average [steps]", ""), ("", "")]
-    for found in verdict.comparisons:
-        word = average_word(found)
-        averages.append((f"{word} {signed(found.difference, found.interval)}", word))
-    return head, [*rows, averages]
+    averages = [
+        (f"{found.word} {signed(found.difference, found.interval)}", found.word)
+        for found in verdict.comparisons
+    ]
+    return head, [*rows, [("average [steps]", ""), ("", ""), *averages]]
 
 
 def notes(results: Results, verdict: Verdict) -> list[str]:

@@ -7,13 +7,13 @@ from typing import Any
 from plotly.io import to_html
 
 from recycler.front.results import Results
-from recycler.nouns.evaluation import Score
 from recycler.nouns.trial import Trial
 from recycler.report.decision import as_html
 from recycler.report.figures import caption_of, front_figure, parallel_figure
 from recycler.report.forest import forest_figure
 from recycler.report.groups import best_split, floors
-from recycler.report.text import costs, infeasible, references
+from recycler.report.numbers import headed, scored
+from recycler.report.text import costs, infeasible, marked, references
 from recycler.report.volume import trace_figure
 from recycler.report.weights import roles_figure, weights_figure
 
@@ -32,7 +32,7 @@ figure{margin:0}figcaption{color:#555;font-size:.82rem;line-height:1.35}
 .decision h2{margin:.4rem 0 .2rem}.verdict{font-weight:600}
 td.better{color:#00694c}td.worse{color:#b3261e}td.cant-tell{color:#7a5c00}
 .bad{background:#fde2e0;border-left:4px solid #c0392b;padding:.5rem .8rem;font-weight:600}
-tr.front{background:#fdf1e7}tr.knee{font-weight:600}.note{color:#555;font-size:.85rem}
+tr.front{background:#fdf1e7}tr.pick{font-weight:600}.note{color:#555;font-size:.85rem}
 .warn{background:#fff4d6;border-left:4px solid #e0a800;padding:.5rem .8rem}.paper{display:none}
 @page{size:A4;margin:10mm}
 @media print{
@@ -155,9 +155,7 @@ def _floors(results: Results, split: str) -> str:
 
 def _table(results: Results, split: str) -> str:
     front = results.front
-    knee = front.knee().number if front.members else None
-    met = zip(front.trials, results.meets_floors, strict=True)
-    below = {trial.number for trial, meets in met if not meets}
+    pick = results.decision.pick.number if results.decision else None
     rows: list[tuple[Trial, str, Mapping[str, float]]] = [
         (m.trial, f"{m.p_nondominated:.2f}", regret)
         for m, regret in zip(front.members, results.regrets, strict=True)
@@ -167,20 +165,12 @@ def _table(results: Results, split: str) -> str:
         (t, "", {}) for t in results.baselines if t.number not in shown and split in t.evaluations
     ]
     objectives = [*results.plan.objectives]
-    head = "".join(
-        f"<th>{html.escape(o.name)}{'*' if o.held_out else ''} "
-        f"{'↑' if o.direction == 'max' else '↓'}</th>"
-        for o in objectives
-    )
+    head = "".join(f"<th>{html.escape(headed(o))}</th>" for o in objectives)
     body = "".join(
-        _line(t, p, regret, objectives, split, _marks(t, knee, below)) for t, p, regret in rows
+        _line(t, p, regret, objectives, split, marked(results, t), t.number == pick)
+        for t, p, regret in rows
     )
     return f"<table><tr><th>trial</th><th>merge</th>{head}<th>p(front)</th></tr>{body}</table>"
-
-
-def _marks(trial: Trial, knee: int | None, below: set[int]) -> str:
-    marks = (" (knee)", trial.number == knee), (" (below floor)", trial.number in below)
-    return "".join(mark for mark, applies in marks if applies)
 
 
 def _line(
@@ -189,22 +179,18 @@ def _line(
     regret: Mapping[str, float],
     objectives: list[Any],
     split: str,
-    marks: str,
+    name: str,
+    picked: bool,
 ) -> str:
     scores = trial.evaluations[split].scores
     cells = "".join(
-        f"<td>{_cell(scores.get(o.name))}{_regret(regret.get(o.name))}</td>" for o in objectives
+        f"<td>{scored(scores.get(o.name))}{_regret(regret.get(o.name))}</td>" for o in objectives
     )
-    classes = ("front " if p else "") + ("knee" if "(knee)" in marks else "")
-    name = html.escape(trial.name) + marks
+    classes = ("front " if p else "") + ("pick" if picked else "")
     return (
-        f'<tr class="{classes.strip()}"><td>{trial.number}</td><td>{name}</td>{cells}'
+        f'<tr class="{classes.strip()}"><td>{trial.number}</td><td>{html.escape(name)}</td>{cells}'
         f"<td>{p}</td></tr>"
     )
-
-
-def _cell(score: Score | None) -> str:
-    return "" if score is None else f"{score.mean:.3f} ± {score.stderr:.3f}"
 
 
 def _regret(value: float | None) -> str:

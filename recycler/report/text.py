@@ -14,10 +14,10 @@ from rich.text import Text
 from recycler.checkpoints.findings import Finding, printable
 from recycler.checkpoints.pool import ASSUMED_RATE, Pool
 from recycler.front.results import Results
-from recycler.nouns.evaluation import Score
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import SCORED, Kind, State, Trial
 from recycler.report import decision
+from recycler.report.numbers import headed, scored
 
 if TYPE_CHECKING:
     from recycler.merge.deep import Reading
@@ -173,7 +173,7 @@ def _print_front(
     left = out.width - names - 18  # the rest holds the trial's number and p(front)
     scores = [t.evaluations[split].scores for t in shown if split in t.evaluations]
     widths = [
-        2 + max(len(o.name) + 2, *(len(_score(row.get(o.name))) for row in scores))
+        2 + max(len(o.name) + 2, *(len(scored(row.get(o.name))) for row in scores))
         for o in objectives
     ]
     if sum(widths) + 6 * len(widths) + 3 <= left:
@@ -212,8 +212,7 @@ def _front_table(
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("merge", no_wrap=True)
     for objective in objectives:
-        arrow = "↑" if objective.direction == "max" else "↓"
-        table.add_column(Text(f"{objective.name} {arrow}"), justify="right", overflow="fold")
+        table.add_column(Text(headed(objective)), justify="right", overflow="fold")
     if chances:
         table.add_column("p(front)", justify="right", no_wrap=True)
     if regrets:
@@ -233,18 +232,22 @@ def _front_table(
     return table
 
 
-def _label(results: Results, trial: Trial, width: int) -> str:
-    """Name of a trial and remarks on it as a member, in lines of limited length."""
+def marked(results: Results, trial: Trial) -> str:
+    """Name of a trial and remarks on it: whether it is the pick, the knee, or below a floor."""
     front = results.front
     below = {t.number for t, m in zip(front.trials, results.meets_floors, strict=True) if not m}
     picked = results.decision.pick.number if results.decision else None
     marks = (
         ("(pick)", trial.number == picked),
-        ("(knee)", trial.number == front.knee().number),
+        ("(knee)", bool(front.members) and trial.number == front.knee().number),
         ("(below floor)", trial.number in below),
     )
-    words = " ".join([trial.name, *(mark for mark, applies in marks if applies)])
-    return "\n".join(wrap(words, _NAME if width >= _WIDTH else _SHORT))
+    return " ".join([trial.name, *(mark for mark, applies in marks if applies)])
+
+
+def _label(results: Results, trial: Trial, width: int) -> str:
+    """The marked name in lines of limited length."""
+    return "\n".join(wrap(marked(results, trial), _NAME if width >= _WIDTH else _SHORT))
 
 
 def _cells(
@@ -252,11 +255,7 @@ def _cells(
 ) -> list[Text]:
     scores = trial.evaluations[split].scores
     texts = [str(trial.number), _label(results, trial, width)]
-    return [Text(text) for text in (*texts, *(_score(scores.get(o.name)) for o in objectives))]
-
-
-def _score(score: Score | None) -> str:
-    return "" if score is None else f"{score.mean:.3f} ± {score.stderr:.3f}"
+    return [Text(text) for text in (*texts, *(scored(scores.get(o.name)) for o in objectives))]
 
 
 def trial(table: Mapping[str, Any]) -> None:

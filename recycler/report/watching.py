@@ -12,6 +12,7 @@ from rich.text import Text
 from recycler.front.stages import AHEAD
 from recycler.nouns.plan import Plan
 from recycler.report.listing import duration
+from recycler.report.numbers import headed
 from recycler.report.text import console
 from recycler.watching import Snapshot, Watcher
 
@@ -113,8 +114,7 @@ def _table(s: Snapshot, plan: Plan) -> Table:
     table.add_column("merge", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for objective in plan.objectives.searched:
-        arrow = "↑" if objective.direction == "max" else "↓"
-        table.add_column(Text(f"{objective.name} {arrow}"), justify="right")
+        table.add_column(Text(headed(objective)), justify="right")
     for row in s.latest:
         scores = [row["scores"].get(o.name) for o in plan.objectives.searched]
         cells = (str(row["trial"]), row["name"], row["state"])
