@@ -162,7 +162,7 @@ class Study(Views):
 
     def try_merge(
         self,
-        asked: Mapping[str, float] | str | Path,
+        asked: Mapping[str, float] | str | Path | Recipe,
         *,
         run: bool = True,
         wait: bool = False,
@@ -175,7 +175,7 @@ class Study(Views):
         a complete study also on select and test items.
 
         Args:
-            asked: checkpoint -> weight, or a recipe file (recycler's or mergekit's YAML).
+            asked: checkpoint -> weight, a recipe file (recycler's or mergekit's YAML), or a recipe.
             run: score it here if no process runs the study; else only queue it.
             wait: wait until it has dev scores, if another process runs the study.
             execution: where it runs, if here.
@@ -274,19 +274,34 @@ class Study(Views):
         *merges: Mapping[str, float] | str | Path,
         prefer: Sequence[Mapping[str, float]] = (),
         grid: int = 0,
+        evaluate: bool = False,
+        execution: ExecutionSection | None = None,
+        listen: Listener = lambda progress: None,
     ) -> dict[str, Any]:
-        """What the surrogate expects of merges, without evaluating them (see `front.proposals`).
+        """What the surrogate expects of merges (see `front.proposals`).
 
         Args:
             *merges: weights by checkpoint, or the file of a recipe.
             prefer: preferences (weight by objective); for each a merge is proposed.
             grid: number of further preferences, spread over all objectives.
+            evaluate: then score all of these merges as tries (see `try_merge`).
+            execution: where they are scored.
+            listen: called after each event while they are scored.
 
         Returns:
             The table that `recycler predict STUDY --json` prints.
         """
         asked = [recipe_of(self.workspace, self.plan, merge) for merge in merges]
-        return foreseen(self.results, asked, prefer, grid)
+        table = foreseen(self.results, asked, prefer, grid)
+        rows = [*table["predictions"], *table["proposals"]] if evaluate else []
+        recipes = {row["id"]: Recipe.from_json(row["recipe"]) for row in rows}
+        for recipe in recipes.values():
+            self.try_merge(recipe, run=False)
+        done = [
+            self.try_merge(recipe, execution=execution, listen=listen)
+            for recipe in recipes.values()
+        ]
+        return {**table, "evaluated": done}
 
     def answer_again(
         self, trials: Sequence[Trial], split: str, objective: str, device: str = "cpu"

@@ -150,7 +150,9 @@ def test_the_hour(pool, here):
         assert {p.name for p in Path("runs", name).iterdir()} >= {"config.json"}
     if pool == "gpt2":
         every_other_command(here)
-    typed("recycler rm drawer --yes")
+    for command in ("recycler rm drawer --yes", "recycler rm drawer-scout --yes"):
+        assert command in (ROOT / "docs" / "guide.md").read_text()
+        typed(command)
     assert json.loads(typed("recycler studies --json")) == []
 
 

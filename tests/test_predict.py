@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from contracts.sampler import SPACES, bowls, opening, proceed, study_plan
-from studies import NAME, World, finished
+from studies import NAME, World, build, finished
 
 from recycler.cli.main import cli
 from recycler.errors import Conflict, InvalidConfig
@@ -269,5 +269,19 @@ def test_the_command_predicts_weights_and_recipes_alike(world, tmp_path) -> None
     assert list(first["objectives"]) == table["objectives"]
     assert len(table["proposals"]) == 3
     shown = call("--weights", text, "--grid", "3")
-    assert "nothing was evaluated" in " ".join(shown.split())
+    assert "scored trials" in " ".join(shown.split())
     assert "Weights expected best for each preference" in shown
+
+
+def test_predictions_are_evaluated_as_tries(tmp_path) -> None:
+    made = build(tmp_path, evaluations=2).open()
+    a, b, _ = made.plan.names
+    table = made.predict({a: 0.4, b: 0.6}, prefer=[{"text": 1.0}], evaluate=True)
+    asked = [row["id"] for row in (*table["predictions"], *table["proposals"])]
+    assert [row["id"] for row in table["evaluated"]] == list(dict.fromkeys(asked))
+    for row in table["evaluated"]:
+        assert row["state"] == "complete"
+        assert set(row["test"]) == {"text", "choice", "word"}
+        assert made.trial(row["trial"]).recipe.id == row["id"]
+    assert made.plan.evaluations == 2
+    assert made.status["status"] == "complete"

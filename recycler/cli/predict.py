@@ -27,6 +27,7 @@ from recycler.cli.common import FOLDER, as_json, numbers, print_json, study_of
     type=click.IntRange(1, 100),
     help="Propose weights for so many preferences, spread over all objectives.",
 )
+@click.option("--evaluate", is_flag=True, help="Then score these merges, as `recycler try` does.")
 @as_json
 @click.pass_obj
 def predict(
@@ -36,15 +37,27 @@ def predict(
     recipe: tuple[Path, ...],
     prefer: tuple[str, ...],
     grid: int | None,
+    evaluate: bool,
     as_json: bool,
 ) -> None:
-    """Say what is expected of merges in STUDY, with 90 % intervals; nothing is evaluated.
+    """Say what is expected of merges in STUDY, with 90 % intervals, without evaluating them.
 
     \b
     Example: recycler predict demo --weights code-a=0.5,prose-a=0.5
              recycler predict demo --prefer code=2,prose=1
     """
-    table = study_of(store, study).predict(
-        *map(numbers, weights), *recipe, prefer=[*map(numbers, prefer)], grid=grid or 0
-    )
-    print_json(table) if as_json else lazy("recycler.report.foresight").print_foresight(table)
+    with lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar:
+        table = study_of(store, study).predict(
+            *map(numbers, weights),
+            *recipe,
+            prefer=[*map(numbers, prefer)],
+            grid=grid or 0,
+            evaluate=evaluate,
+            listen=bar.step,
+        )
+    if as_json:
+        print_json(table)
+        return
+    lazy("recycler.report.foresight").print_foresight(table)
+    for row in table["evaluated"]:
+        lazy("recycler.report.listing").tried(row)

@@ -13,7 +13,7 @@ from recycler.front.paired import Difference
 from recycler.front.results import Results
 from recycler.front.verdict import Comparison, Verdict
 from recycler.nouns.trial import Trial
-from recycler.report.numbers import mean, scored, signed, titled
+from recycler.report.numbers import mean, signed, titled
 
 _COLOURS = {"better": "green", "worse": "red", "equal": "dim", "can't tell": "yellow"}
 _NOTE = "+ is better, in the objective's unit; [95 % interval, paired by item]"
@@ -21,7 +21,7 @@ _NOTE = "+ is better, in the objective's unit; [95 % interval, paired by item]"
 
 def cell(found: Difference) -> str:
     """The rival's score, the word and the difference."""
-    return f"{mean(found.against)}  {found.word} {signed(found.difference, found.interval)}"
+    return f"{mean(found.against)} {found.word} {signed(found.difference, found.interval)}"
 
 
 def heading(found: Comparison) -> str:
@@ -42,7 +42,7 @@ def table(verdict: Verdict, results: Results) -> tuple[list[str], list[list[Cell
         score = scores.get(objective.name)
         if score is None:
             continue
-        row: list[Cell] = [(titled(objective), ""), (scored(score), "")]
+        row: list[Cell] = [(titled(objective), ""), (mean(score), "")]
         for found in verdict.comparisons:
             known = [d for d in found.objectives if d.objective.name == objective.name]
             row.append((cell(known[0]), known[0].word) if known else ("not scored", ""))
@@ -90,8 +90,8 @@ def show(out: Console, results: Results) -> None:
 def _tables(verdict: Verdict, results: Results, width: int) -> list[Table | Text]:
     """One table if it fits; else one for each rival."""
     head, rows = table(verdict, results)
-    widths = [max(len(row[k][0]) for row in rows) for k in range(len(head))]
-    if sum(max(w, min(len(h), w)) + 3 for w, h in zip(widths, head, strict=True)) <= width:
+    columns = zip(head, *([text for text, _ in row] for row in rows), strict=True)
+    if sum(max(map(len, column)) + 2 for column in columns) <= width:
         return [_table(head, rows)]
     apart: list[Table | Text] = [
         _table([*head[:2], head[k]], [[*row[:2], row[k]] for row in rows])
@@ -101,7 +101,7 @@ def _tables(verdict: Verdict, results: Results, width: int) -> list[Table | Text
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for title in head:
         made.add_column(Text(title), overflow="fold")
     for number, row in enumerate(rows):

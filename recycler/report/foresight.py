@@ -18,8 +18,7 @@ def print_foresight(table: Mapping[str, Any], out: Console | None = None) -> Non
     out = out or console()
     level = f"{table['level']:.0%}".replace("%", " %")
     out.print(
-        f"Study {table['study']}: expected from {table['trials']} scored trials; nothing was "
-        "evaluated.",
+        f"Study {table['study']}: expected from {table['trials']} scored trials.",
         markup=False,
     )
     for entry in table["predictions"]:

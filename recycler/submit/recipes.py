@@ -19,7 +19,7 @@ from recycler.submit.workspace import OnBytes, Workspace
 def recipe_of(
     workspace: Workspace,
     plan: Plan,
-    wish: Mapping[str, float] | str | Path,
+    wish: Mapping[str, float] | str | Path | Recipe,
     where: str = "",
     on_bytes: OnBytes | None = None,
 ) -> Recipe:
@@ -28,8 +28,8 @@ def recipe_of(
     Args:
         workspace: the ledger, which knows the fingerprints of folders.
         plan: the study.
-        wish: checkpoint -> weight, or a recipe file (recycler's or mergekit's YAML). A file without
-            dtype or base takes those of the study.
+        wish: checkpoint -> weight, or a recipe file (recycler's or mergekit's YAML), or a recipe
+            of this study. A file without dtype or base takes those of the study.
         where: what the weights belong to, in messages.
         on_bytes: called with the bytes read while fingerprints are computed.
 
@@ -39,6 +39,8 @@ def recipe_of(
     """
     if isinstance(wish, Mapping):
         return asked.weighted(plan, wish, where)
+    if isinstance(wish, Recipe):
+        return wish
     return _of_file(workspace, plan, Path(wish), on_bytes)
 
 
