@@ -21,6 +21,7 @@ from recycler.front.verdict import Verdict
 from recycler.loop import Listener, Progress
 from recycler.nouns.objectives import Objective
 from recycler.nouns.plan import Plan
+from recycler.nouns.recipe import Recipe
 from recycler.nouns.trial import State, Trial
 from recycler.protocols import Executor
 from recycler.runs import run_study
