@@ -1,18 +1,26 @@
 """The figures of the demo in README.md, read from the ledger of a finished `recycler demo`.
 
 `python bench/demo_figures.py` runs the demo in this folder if it has not been run, then prints the table;
-`--write` also puts it into README.md and the picture into docs/front.png.
+`--write` also puts it into README.md and draws the pictures of the docs: docs/front.png, docs/decision.svg
+(the terminal) and docs/report.png (the report, if Chromium is installed).
 """
 
 import argparse
+import os
+import shutil
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 
 from machine import machine
+from rich.console import Console
 
 from recycler.demo.walkthrough import walk
 from recycler.environment import prepare
 from recycler.front.results import Results
+from recycler.report import decision
+from recycler.report.page import html_page
 from recycler.report.picture import front_png
 from recycler.submit.workspace import Workspace
 
@@ -27,11 +35,8 @@ def table(study: Results, seconds: float | None) -> str:
     objectives = study.plan.objectives
     pick = study.decision.pick
     singles = [t for t in study.baselines if t.kind == "single"]
-
-    def average(trial) -> float:
-        return float((objectives.gains([trial.means("test")])[0] / study.scales).mean())
-
-    best = max(singles, key=average)
+    found = study.decision.verdict.against("best single")
+    best = study.trial(found.trial) if found else pick
     beaten = [
         t.name
         for t in singles
@@ -67,6 +72,30 @@ def _cells(study: Results, trial) -> str:
     )
 
 
+def pictures(study: Results) -> None:
+    """Draw the pictures of the docs."""
+    docs = ROOT / "docs"
+    (docs / "front.png").write_bytes(front_png(study, study.decision.pick.number))
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        out = Console(record=True, width=120, file=nowhere, highlight=False)
+        decision.show(out, study)
+    out.save_svg(str(docs / "decision.svg"), title=f"recycler front {study.name}")
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser:
+        with tempfile.TemporaryDirectory() as folder:
+            page = Path(folder) / "report.html"
+            page.write_text(html_page(study), encoding="utf-8")
+            shot = f"--screenshot={docs / 'report.png'}"
+            options = (
+                "--headless",
+                "--no-sandbox",
+                "--hide-scrollbars",
+                "--window-size=1100,1500",
+            )
+            wait = "--virtual-time-budget=20000"
+            subprocess.run([browser, *options, wait, shot, page.as_uri()], check=True)
+
+
 def main() -> None:
     """Run or reopen the demo and print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -88,8 +117,7 @@ def main() -> None:
         (ROOT / "README.md").write_text(
             f"{head}{BEGIN}{text}{END}{rest.split(END)[1]}", encoding="utf-8"
         )
-        (ROOT / "docs").mkdir(exist_ok=True)
-        (ROOT / "docs" / "front.png").write_bytes(front_png(study, study.decision.pick.number))
+        pictures(study)
 
 
 if __name__ == "__main__":
