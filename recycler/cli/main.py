@@ -25,7 +25,17 @@ from recycler.cli.study import rm, run, stop, studies, watch
 from recycler.errors import RecyclerError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _InOrder(click.Group):
+    """A group that lists its commands as they were added, not by the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_InOrder,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="recycler")
 @click.option("--store", default="", metavar="URL", help="Ledger: a path or database URL.")
 @click.pass_context
@@ -38,34 +48,37 @@ def cli(context: click.Context, store: str) -> None:
       recycler init runs/* --tasks A,B   a study file for your own folders
       recycler scout study.yaml          which tasks are worth a search
       recycler run study.yaml            search your own pool
-      recycler front STUDY               what was found, with error bars
-      recycler export STUDY TRIAL OUT    a Hugging Face folder, proved to be what was scored
+      recycler front STUDY               what to take, with error bars
+      recycler export STUDY pick OUT     a Hugging Face folder, proved to be what was scored
     """
     context.obj = store
 
 
-for command in (
-    demo,
-    init,
-    pool,
-    merge,
-    scout,
-    run,
-    attempt,
-    watch,
-    stop,
-    studies,
-    rm,
-    front,
-    show,
-    pick,
-    predict,
-    compare,
-    sample,
-    dashboard,
-    export,
-    verify,
-):
+# Each command with its line in `recycler --help`, in the order of the work.
+COMMANDS = (
+    (demo, "Run the whole job on a built-in pool."),
+    (init, "Write a study file for folders: complete, commented."),
+    (pool, "Check and register pools of checkpoints."),
+    (merge, "Merge once, without a study."),
+    (scout, "Score the single checkpoints, before merges are paid for."),
+    (run, "Run the study of a file, or resume it."),
+    (watch, "Watch a study from any terminal."),
+    (stop, "Ask the process that runs a study to stop."),
+    (studies, "List the studies: status, progress, ETA."),
+    (attempt, "Score a merge of your own."),
+    (predict, "Say what is expected of merges that nobody scored."),
+    (front, "Show what to take, and the Pareto front."),
+    (pick, "Print the number of the trial to take, and why."),
+    (compare, "Compare trials, objective by objective and item by item."),
+    (sample, "Let trials answer prompts, side by side."),
+    (show, "Show one trial: recipe, scores, timings."),
+    (export, "Write a trial as a Hugging Face folder, verified."),
+    (verify, "Prove that a folder holds the bytes that were scored."),
+    (dashboard, "Open a copy of a study in optuna-dashboard."),
+    (rm, "Delete a study with its trials."),
+)
+for command, line in COMMANDS:
+    command.short_help = line
     cli.add_command(command)
 
 
