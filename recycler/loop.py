@@ -236,6 +236,7 @@ class _Run:
         self._measures = plan.measure_ids
         self._onward: deque[Trial] = deque()  # trials that are due for their next block
         self._due: list[int] = []  # numbers of the trials of this re-check
+        self._paid = 0  # how many of these had no scores when it began
         self._refused: list[tuple[Trial, Failure]] = []
         self._faults = _Faults()
 
@@ -275,8 +276,9 @@ class _Run:
 
     def recheck(self, split: str) -> None:
         """Evaluate the trials that are due on a split and not scored there yet."""
-        due = [trial for trial in self._wanted(split) if split not in trial.evaluations]
-        self._due = [trial.number for trial in due]
+        wanted = self._wanted(split)
+        due = [trial for trial in wanted if split not in trial.evaluations]
+        self._due, self._paid = [trial.number for trial in wanted], len(due)
         jobs = (self._job(trial, split) for trial in due)
         self._drive((job for job in jobs if job is not None), split)
         if self._refused:
@@ -389,7 +391,7 @@ class _Run:
             state = State.COMPLETE
             if job.split == Split.DEV and job.part != WHOLE:
                 result, state = self._race.judge(job, result, self.ledger, self.reference)
-            result, said = self._keeping.weigh(job, result, len(self._due), self._measures)
+            result, said = self._keeping.weigh(job, result, self._paid, self._measures)
             if said:
                 self._tell(phase, None, said=said)
             known = self._known(trial, job.split, self._others(job, result))
