@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recycler.checkpoints.pool import Pool
+from recycler.front.compare import Comparison, compare
 from recycler.front.front import Front
 from recycler.front.naming import named
 from recycler.front.proposals import foreseen
@@ -270,6 +271,23 @@ class Study(Views):
         """A trial, or the pick, against the best single, the best baseline and the references."""
         return self.results.verdict(trial)
 
+    def compare(self, *trials: Trial | int | str, split: str = "") -> Comparison:
+        """Compare the first of two or more trials with each of the others, objective by objective.
+
+        Args:
+            *trials: trials, their numbers or names (see `front.naming.named`).
+            split: dev, select or test; empty: the least used one on which all are scored.
+
+        Returns:
+            Differences with 95 % intervals, each in its objective's unit, and the items gained and
+            lost; `.items(TASK)` has the items that differ.
+
+        Raises:
+            NotFound: a trial is unknown, or they share no scored items.
+            InvalidConfig: fewer than two trials, or one twice.
+        """
+        return compare(self.results, [_name(trial) for trial in trials], split)
+
     def predict(
         self,
         *merges: Mapping[str, float] | str | Path,
@@ -387,7 +405,11 @@ class Study(Views):
 
 
 def _found(results: Results, trial: Trial | int | str) -> Trial:
-    return named(results, str(trial.number if isinstance(trial, Trial) else trial))
+    return named(results, _name(trial))
+
+
+def _name(trial: Trial | int | str) -> str:
+    return str(trial.number if isinstance(trial, Trial) else trial)
 
 
 def _entry(objective: Objective) -> dict[str, Any]:

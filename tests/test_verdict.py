@@ -5,7 +5,7 @@ from math import erf, sqrt
 import numpy as np
 import pytest
 
-from recycler.front.verdict import Comparison, Verdict, verdict
+from recycler.front.verdict import Rival, Verdict, verdict
 from recycler.nouns.evaluation import Evaluation, Outcomes, Score
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.recipe import Ingredient, Recipe
@@ -148,7 +148,7 @@ def test_a_rival_below_a_floor_is_called_so() -> None:
 
 
 def comparison(role, difference, low, high, p):
-    return Comparison(0, "math-2", role, difference, (low, high), p)
+    return Rival(0, "math-2", role, difference, (low, high), p)
 
 
 AHEAD = comparison("best single", 0.034, 0.021, 0.047, 0.9995)

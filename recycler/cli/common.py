@@ -44,13 +44,16 @@ def study_of(store: str, name: str) -> Any:
 def numbers(text: str) -> dict[str, float]:
     """`a=2,b=1` as a mapping."""
     try:
-        pairs = (part.split("=", 1) for part in text.split(","))
-        return {name.strip(): float(value) for name, value in pairs}
+        pairs = [part.split("=", 1) for part in text.split(",")]
+        found = {name.strip(): float(value) for name, value in pairs}
     except ValueError as error:
         raise InvalidConfig(
             f"{text!r} is not of the form name=number,name=number.",
-            hint="for example `--floor arithmetic=0.5`, `--prefer code=2,prose=1`.",
+            hint="for example `--weights a=0.5,b=0.5`, `--prefer code=2,prose=1`.",
         ) from error
+    if len(found) < len(pairs):
+        raise InvalidConfig(f"{text!r} gives one name twice.", hint="give each name once.")
+    return found
 
 
 def write(file: Path, content: bytes, mark: bytes) -> None:

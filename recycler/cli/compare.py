@@ -61,9 +61,8 @@ def compare(
 
 def _items(store: str, study: str, found: Any, task: str, every: bool, again: bool) -> Any:
     """The items of a task, after their missing answers were made again on request."""
-    items_of = lazy("recycler.front.compare").items_of
-    chosen = items_of(found, task, every)
+    chosen = found.items(task, every)
     if again and chosen.unkept:
         study_of(store, study).answer_again(chosen.unkept, found.split, chosen.objective.name)
-        chosen = items_of(found, task, every)
+        chosen = found.items(task, every)
     return chosen

@@ -91,8 +91,9 @@ def pick(
     results = results_of(store, study)
     preferred = None if prefer is None else numbers(prefer) if prefer else {}
     chosen = results.picked(knee, preferred, numbers(floor) if floor else None)
+    why = lazy("recycler.report.decision").why(results, chosen)
     if as_json:
-        print_json(results.trial_json(chosen.number))
+        print_json({**results.trial_json(chosen.number), "why": why})
         return
-    click.echo(lazy("recycler.report.decision").why(results, chosen), err=True)
+    click.echo(why, err=True)
     click.echo(chosen.number)

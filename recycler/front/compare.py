@@ -73,6 +73,10 @@ class Comparison:
         shown = {change.difference.objective.name for change in self.changes}
         return [o.name for o in self.results.plan.objectives if o.name not in shown]
 
+    def items(self, task: str, every: bool = False) -> "Items":
+        """The items of a task that differ, with answers where they were kept (see `items_of`)."""
+        return items_of(self, task, every)
+
     def to_json(self) -> dict[str, Any]:
         """The comparison as `recycler compare --json` prints it."""
         return {
@@ -151,8 +155,13 @@ def compare(results: Results, names: Sequence[str], split: str = "") -> Comparis
 
     Raises:
         NotFound: a trial is unknown, or they share no scored items; the hint says what adds them.
-        InvalidConfig: a trial is named twice.
+        InvalidConfig: fewer than two trials, or one is named twice.
     """
+    if len(names) < 2:
+        raise InvalidConfig(
+            "there is nothing to compare: fewer than two trials are given.",
+            hint="give two or more, such as `pick` and `uniform`.",
+        )
     trials = tuple(named(results, name) for name in names)
     numbers = [trial.number for trial in trials]
     if len(set(numbers)) < len(numbers):

@@ -111,7 +111,7 @@ class Results:
     @cached_property
     def steps(self) -> Array:
         """(m,) one step of each objective in its unit, as fixed once the singles were scored."""
-        kept = self.status.get("scales")
+        kept = self.status.get("steps")
         return baselines.steps_of(self.plan, self.trials) if kept is None else np.array(kept)
 
     @property

@@ -32,8 +32,8 @@ _CALLED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """The differences of a merge and one rival.
+class Rival:
+    """One rival of a merge, and how far the merge is from it.
 
     Attributes:
         trial: number of the rival.
@@ -56,8 +56,8 @@ class Comparison:
     objectives: tuple[Difference, ...] = ()
 
     @property
-    def rival(self) -> str:
-        """The rival in words, such as `your best single checkpoint (sft-a)`."""
+    def called(self) -> str:
+        """What it is in words, such as `your best single checkpoint (sft-a)`."""
         return _CALLED[self.role].format(self.name)
 
     def phrase(self, average: str, said: str = "") -> str:
@@ -66,7 +66,7 @@ class Comparison:
         low, high = sorted(sign * bound for bound in self.interval)
         chance = _chance(self.p_better if sign > 0 else 1.0 - self.p_better)
         verb = "" if self.verb == said else f"{self.verb} "
-        rival = self.rival + (", which is below a floor," if self.below else "")
+        rival = self.called + (", which is below a floor," if self.below else "")
         sure = f" in the {average} with probability {chance}" if not said else f" ({chance})"
         return f"{verb}{rival} by {sign * self.difference:.3f} [{low:.3f}, {high:.3f}]{sure}"
 
@@ -116,7 +116,7 @@ class Verdict:
     role: str
     split: str
     itself: str
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[Rival, ...]
     items: tuple[int, int]
     weighted: bool
 
@@ -139,10 +139,10 @@ class Verdict:
             text += f", on {count} {self.split} items per task"
         return f"{text}.{_OPTIMISTIC.get(self.split, '')}"
 
-    def _last(self, found: Comparison) -> bool:
+    def _last(self, found: Rival) -> bool:
         return found is self.comparisons[-1]
 
-    def against(self, role: str) -> Comparison | None:
+    def against(self, role: str) -> Rival | None:
         """The comparison with the first rival of that role; None if there is none."""
         return next((c for c in self.comparisons if c.role == role), None)
 
@@ -230,7 +230,7 @@ def _compared(
     outcomes: Callable[[Trial, str], Mapping[str, Outcomes]],
     floors: Callable[[str], Array],
     seed: int,
-) -> tuple[Comparison, ...]:
+) -> tuple[Rival, ...]:
     rivals = [trial for _, trial in named]
     row = [pick, *rivals]
     items = [outcomes(trial, split) for trial in row]
@@ -243,7 +243,7 @@ def _compared(
     for i, (role, rival) in enumerate(named, start=1):
         lead = draws[:, 0] - draws[:, i]
         found.append(
-            Comparison(
+            Rival(
                 trial=rival.number,
                 name=_short(rival),
                 role=role,

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from recycler.front.paired import Difference
 from recycler.front.results import Results
-from recycler.front.verdict import Comparison, Verdict
+from recycler.front.verdict import Rival, Verdict
 from recycler.nouns.trial import Trial
 from recycler.report.numbers import mean, signed, titled
 
@@ -24,7 +24,7 @@ def cell(found: Difference) -> str:
     return f"{mean(found.against)} {found.word} {signed(found.difference, found.interval)}"
 
 
-def heading(found: Comparison) -> str:
+def heading(found: Rival) -> str:
     """`best single: sft-a (trial 3)`."""
     return f"{found.role}: {found.name} (trial {found.trial})"
 

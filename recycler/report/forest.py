@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from recycler.front.verdict import Comparison, Verdict
+from recycler.front.verdict import Rival, Verdict
 from recycler.nouns.objectives import Objective
 from recycler.report.figures import finished, grid
 
@@ -56,7 +56,7 @@ def _title(objective: Objective) -> str:
     return f"{objective.name}{'*' if objective.held_out else ''}{unit}"
 
 
-def _intervals(objective: Objective, rivals: Sequence[Comparison]) -> go.Scatter:
+def _intervals(objective: Objective, rivals: Sequence[Rival]) -> go.Scatter:
     """One panel: a mark for each rival that is scored, with its interval."""
     found = [
         (f"{rival.role}: {rival.name}", row)

@@ -111,7 +111,8 @@ class SqlStore:
         """The status of a study without its trials.
 
         Returns:
-            `{"name", "status", "message", "created", "reference": gains or None, "progress": what
+            `{"name", "status", "message", "created", "reference": gains or None, "steps": of
+            averages (see `front.scale`) or None, "progress": what
             the last run told of itself or None (see `pace.Pace`), "event", "alive": whether a
             process runs it, "holder", "heartbeat" [s since 1970], "wanted"}` and the
             number of trials in each state. A study whose process died is `stopped`, whatever its
@@ -129,21 +130,21 @@ class SqlStore:
         self.engine.write(work)
 
     def set_reference(
-        self, study: str, reference: Sequence[float], scales: Sequence[float] = ()
+        self, study: str, reference: Sequence[float], steps: Sequence[float] = ()
     ) -> None:
         """Set the reference corner and the scale. Later calls are ignored: no figure ever jumps.
 
         Args:
             study: the study.
             reference: (m,) worst corner, as gains.
-            scales: (m,) one step of each objective in its unit (see `front.scale`).
+            steps: (m,) one step of each objective in its unit (see `front.scale`).
         """
         text = json.dumps([float(x) for x in reference])
-        steps = json.dumps([float(x) for x in scales]) if len(scales) else None
+        kept = json.dumps([float(x) for x in steps]) if len(steps) else None
 
         def work(db: sa.Connection, again: bool) -> None:
             if studies.row_of(db, study)["reference"] is None:
-                self._claim(db, study, reference=text, scales=steps)
+                self._claim(db, study, reference=text, scales=kept)
 
         self.engine.write(work)
 

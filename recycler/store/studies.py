@@ -45,7 +45,7 @@ def status_of(db: sa.Connection, row: Mapping[Any, Any], moment: float) -> dict[
         "message": message,
         "created": row["created"],
         "reference": json.loads(row["reference"]) if row["reference"] else None,
-        "scales": json.loads(row["scales"]) if row["scales"] else None,
+        "steps": json.loads(row["scales"]) if row["scales"] else None,
         "progress": json.loads(row["progress"]) if row["progress"] else None,
         "event": row["events"],
         "alive": alive,
