@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from recycler.front.baselines import most
 from recycler.nouns.evaluation import Evaluation, Failure, Split
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import WHOLE, Job
@@ -92,12 +93,10 @@ def seconds_left(plan: Plan, told: Mapping[str, Any], done: int | None = None) -
     if not told or told.get("pace") is None:
         return None
     left = max(0, told["total"] - (told["done"] if done is None else done))
-    baselines = plan.n + (plan.n > 1) + (plan.n > 2 and plan.objectives.m > 1)
-    baselines += len(plan.references)
     finalists = min(plan.finalists, plan.evaluations) if plan.n > 1 else 0
     later = {
-        Split.SELECT: finalists + baselines,
-        Split.TEST: finalists // 2 + baselines,
+        Split.SELECT: finalists + most(plan),
+        Split.TEST: finalists // 2 + most(plan),
     }
     order = ("search", Split.SELECT, Split.TEST)
     work = left * (1.0 if told["phase"] == "search" else size(plan, told["phase"]))

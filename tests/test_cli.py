@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from studies import World, finished
 
 from recycler.checkpoints.folder import Checkpoint
 from recycler.cli.main import cli, main
-from recycler.errors import Conflict
+from recycler.errors import Conflict, InvalidConfig
 
 COMMANDS = [
     "demo",
@@ -116,6 +117,38 @@ def test_front_as_json_is_the_studys_front(world):
     assert {"trial", "weights", "dev", "select", "test", "p_nondominated"} <= set(member)
     assert 0 <= member["p_nondominated"] <= 1
     assert set(member["expected"]) == {o["name"] for o in table["objectives"]}
+
+
+def keys(value) -> set[str]:
+    """All keys of nested JSON data."""
+    if isinstance(value, dict):
+        return {*value} | {key for entry in value.values() for key in keys(entry)}
+    return {key for entry in value for key in keys(entry)} if isinstance(value, list) else set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "front toy",
+        "show toy 0",
+        "pick toy",
+        "compare toy 0 1 --items text",
+        "predict toy --weights ckpt-0=0.5,ckpt-1=0.5 --prefer text=1",
+        "watch toy",
+        "studies",
+        "stop toy",
+    ],
+)
+def test_every_key_is_described_in_the_page_of_json(world, command):
+    page = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
+    said = keys(json.loads(call(*command.split(), "--json", store=world.store)))
+    names = {"text", "choice", "word", "ckpt-0", "ckpt-1", "ckpt-2", "merge", "evaluate"}
+    assert {key for key in said - names if f'"{key}"' not in page} == set()
+
+
+def test_a_name_that_is_given_twice_is_refused(world):
+    with pytest.raises(InvalidConfig, match="one name twice"):
+        call("pick", "toy", "--prefer", "text=1,text=2", store=world.store)
 
 
 def test_show_as_json_tells_recipe_scores_and_digest(world):

@@ -163,6 +163,16 @@ def test_differences_are_those_of_a_brute_force_bootstrap(results):
     assert change.items == 16
 
 
+def test_a_study_compares_numbers_names_and_trials(world, results):
+    study = world.open()
+    found = study.compare("pick", 0, study.trial(1), split="select")
+    expected = compare(results, ["pick", "0", "1"], "select")
+    assert found.changes == expected.changes
+    assert found.items("text").to_json() == items_of(expected, "text").to_json()
+    with pytest.raises(InvalidConfig, match="fewer than two"):
+        study.compare("pick")
+
+
 def test_items_that_differ_come_first_and_the_others_on_request(results):
     found = compare(results, ["0", "1", "uniform"], "select")
     chosen, every = items_of(found, "choice"), items_of(found, "choice", every=True)

@@ -53,6 +53,16 @@ def proposals(plan: Plan, trials: Sequence[Trial]) -> Iterator[Proposal]:
         yield from (entry for entry in references if not entry.recipe.is_model)
 
 
+def merges_best(plan: Plan) -> bool:
+    """Whether merge-best may be a merge of its own: neither uniform nor a single by construction."""
+    return plan.n > 2 and plan.objectives.m > 1
+
+
+def most(plan: Plan) -> int:
+    """Most baselines that a study scores: singles, uniform, merge-best and references."""
+    return plan.n + (plan.n > 1) + merges_best(plan) + len(plan.references)
+
+
 def singles(plan: Plan, trials: Sequence[Trial]) -> dict[int, Trial]:
     """Position in the pool -> trial of each single in the ledger."""
     by_id = {trial.recipe.id: trial for trial in trials}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recycler.front.baselines import merges_best
 from recycler.front.stages import spent
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Kind, State, Trial
@@ -159,7 +160,7 @@ class _Account:
         uniform = self._cost("dev", plan.recipe((1 / plan.n,) * plan.n).id, self.rates.merge)
         whole = self._cost("dev", "", self.rates.merge)
         left = max(0, plan.evaluations - self._ended())
-        best = int(plan.n > 2 and plan.objectives.m > 1 and not self._has(Kind.MERGE_BEST))
+        best = int(merges_best(plan) and not self._has(Kind.MERGE_BEST))
         least, most = whole, whole
         if plan.racing:  # one block, or all of them with a merge for each
             blocks = plan.racing["blocks"]
@@ -199,7 +200,7 @@ class _Account:
         costs = self._baselines(split, range(self.plan.n + (self.plan.n > 1)))
         whole = self._cost(split, "", self.rates.merge)
         done = self._scored(split)
-        best = int(self.plan.n > 2 and self.plan.objectives.m > 1)
+        best = int(merges_best(self.plan))
         if self.plan.n < 2:  # a study of one checkpoint has no merges
             least, most, best = 0, 0, 0
         low, high = max(0, least - done), max(0, most + best - done)

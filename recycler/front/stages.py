@@ -27,13 +27,11 @@ def spent(trials: Sequence[Trial]) -> int:
 def searched(plan: Plan, trials: Sequence[Trial]) -> tuple[int, int]:
     """Number of trials that have ended, and of those at the end of the search if none is left out."""
     ended = [trial for trial in trials if trial.state != State.RUNNING]
-    n, m = plan.n, plan.objectives.m
-    baselines_made = sum(trial.is_baseline for trial in ended)
-    expected = n + (n > 1) + (n > 2 and m > 1) + len(plan.references)
-    expected = max(baselines_made, expected)
+    made = sum(trial.is_baseline for trial in ended)
+    expected = max(made, baselines.most(plan))
     copies = sum(bool(entry["copy"]) for entry in plan.warm)
     tries = sum(trial.kind == Kind.TRY for trial in trials)
-    return len(ended), expected + (plan.evaluations if n > 1 else 0) + copies + tries
+    return len(ended), expected + (plan.evaluations if plan.n > 1 else 0) + copies + tries
 
 
 def remaining_gain(
