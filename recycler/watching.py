@@ -47,7 +47,7 @@ class Snapshot:
         budget: evaluations of the search.
         counts: state -> number of trials.
         remaining_gain: see `stages.remaining_gain`.
-        hypervolume: dev hypervolume after each scored trial; empty before the singles are scored.
+        hypervolume: dev hypervolume after each scored merge; empty before the singles are scored.
         latest: the trials in flight, then those that ended last, newest first: `{"trial", "name",
             "kind", "state", "scores": objective -> dev mean}`.
         failures: the last failed trials, newest first: `{"trial", "name", "kind", "message",
@@ -152,7 +152,7 @@ class Watcher:
 
 
 class _Trace:
-    """The hypervolume after each scored trial, kept as the front grows."""
+    """The hypervolume after each scored merge, kept as the front grows."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -161,10 +161,11 @@ class _Trace:
         self._volumes: list[float] = []
 
     def after(self, trials: list[Trial], reference: list[float] | None) -> list[float]:
-        """The volumes after all complete trials, in the order in which they ended."""
+        """The volumes after all complete merges, in the order in which they ended."""
         if reference is None:
             return []
-        new = [t for t in trials if t.state == State.COMPLETE and t.number not in self._counted]
+        merges = [t for t in trials if t.state == State.COMPLETE and t.is_merge]
+        new = [t for t in merges if t.number not in self._counted]
         for trial in sorted(new, key=lambda trial: trial.finished or 0):
             self._counted.add(trial.number)
             row = self._plan.objectives.gains([trial.means("dev")])

@@ -38,9 +38,11 @@ from recycler.report.card import model_card
 from recycler.report.page import html_page
 from recycler.report.tables import front_table
 from recycler.report.text import console, front
+from recycler.report.volume import trace
 from recycler.study import Study
 from recycler.submit.submission import submit
 from recycler.submit.workspace import Workspace
+from recycler.watching import Watcher
 
 PAIRS = 40  # merges of the other tokenizer: half the tokens of a text are pairs of letters
 
@@ -147,6 +149,12 @@ def test_references_are_scored_on_all_splits_like_baselines_and_cost_no_budget(w
         "uniform",
     ]
     assert order.index("reference:mk") < order.index("search 0")
+
+
+def test_a_watcher_sees_the_hypervolume_of_merges_alone_as_the_report_does(world) -> None:
+    study = world[3]
+    seen = Watcher(study.workspace.store, study.name).look().hypervolume
+    assert seen == pytest.approx(trace(study.results))
 
 
 def test_a_reference_with_a_checkpoints_bytes_has_exactly_its_scores(world) -> None:
