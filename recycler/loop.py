@@ -139,7 +139,10 @@ def run(
         if isinstance(error, SystemExit) and wanted() is Wanted.NOW:  # see `runs.run_study`
             return _halted(plan, store, Wanted.NOW)
         what = error.message if isinstance(error, RecyclerError) else str(error)
-        _leave(plan, store, Status.STOPPED, f"{type(error).__name__}: {what}".strip(": "))
+        why = f"{type(error).__name__}: {what}".strip(": ")
+        if isinstance(error, KeyboardInterrupt):
+            why = "Interrupted with Ctrl-C"
+        _leave(plan, store, Status.STOPPED, why)
         raise
     store.set_status(plan.name, Status.COMPLETE, message)
     return Status.COMPLETE

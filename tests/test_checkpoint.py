@@ -227,6 +227,11 @@ def test_a_folder_without_config_and_no_folder_at_all(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(BrokenCheckpoint, match=r"config\.json is missing"):
         Checkpoint.open(tmp_path / "a")
+    (tmp_path / "run").mkdir()
+    folder_with(tmp_path / "run" / "checkpoint-20", {"model.safetensors": GOOD})
+    with pytest.raises(BrokenCheckpoint, match=r"1 of its folders have one: checkpoint-20") as run:
+        Checkpoint.open(tmp_path / "run")
+    assert str(tmp_path / "run" / "checkpoint-20") in run.value.hint
     with pytest.raises(NotFound, match="nowhere is not a folder"):
         Checkpoint.open(tmp_path / "nowhere")
     with pytest.raises(NotFound, match="is not a folder"):

@@ -151,6 +151,10 @@ def test_too_few_checkpoints_and_no_spread_are_said():
     assert np.isnan(found.correlations[0, 1])
     assert not found.tradeoffs
     assert any("t0: no spread" in line for line in report.remarks(found))
+    nothing = [{**row, "t0": Outcomes((0, 1), (0.0, 0.0))} for row in flat]
+    lines = report.remarks(analysed(nothing))
+    assert any("t0: every checkpoint scores 0" in line for line in lines)
+    assert not any("t0: no spread" in line for line in lines)
 
 
 # --- real studies ---

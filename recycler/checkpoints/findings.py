@@ -1,11 +1,11 @@
 """Findings of a check of checkpoints: one problem each, with what to do about it.
 
 Codes, errors first: `not-found`, `unreadable`, `truncated`, `header`, `layout`, `dtype-unknown`,
-`index`, `json`, `not-a-file`, `empty`, `pickle`, `lfs-pointer`, `format`, `adapter`, `cache`,
-`changed`, `tensor-twice`, `same-folder`, `quantised`, `vocabulary`, `architecture`, `config`,
-`tensor-missing`, `tensor-extra`, `shape`, `integers`; a deep check adds `not-finite`. Warnings:
-`config` and `vocabulary` (some), `dtype`, `tokenizer`, `chat-template`, `base-member`; deep adds
-`duplicate`.
+`index`, `json`, `not-a-file`, `empty`, `nested`, `pickle`, `lfs-pointer`, `format`, `adapter`,
+`cache`, `changed`, `tensor-twice`, `same-folder`, `quantised`, `vocabulary`, `architecture`,
+`config`, `tensor-missing`, `tensor-extra`, `shape`, `integers`; a deep check adds `not-finite`.
+Warnings: `config` and `vocabulary` (some), `dtype`, `tokenizer`, `chat-template`, `base-member`;
+deep adds `duplicate`.
 """
 
 from dataclasses import dataclass

@@ -66,6 +66,7 @@ class Checkpoint:
             )
         _refuse_cache(folder)
         _refuse_adapter(folder)
+        _refuse_run(folder)
         config = read_json(folder / "config.json")
         tensors: dict[str, TensorSpec] = {}
         for spec in (spec for file in _weight_files(folder) for spec in read_header(file)):
@@ -270,6 +271,23 @@ def _weight_files(folder: Path) -> list[Path]:
             finding="empty",
         )
     return [folder / name for name in files]
+
+
+def _refuse_run(folder: Path) -> None:
+    """Refuse the folder of a training run: its checkpoints are one level below it."""
+    if os.path.lexists(folder / "config.json"):
+        return
+    inner = sorted(file.parent.name for file in folder.glob("*/config.json"))
+    if inner:
+        more = ", …" if len(inner) > 3 else ""
+        raise BrokenCheckpoint(
+            f"{folder} has no config.json; {len(inner)} of its folders have one: "
+            f"{', '.join(inner[:3])}{more}.",
+            hint=f"give the model folders themselves: {folder / '*'} for all, {folder / inner[-1]} "
+            "for one.",
+            finding="nested",
+            file="config.json",
+        )
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ from rich.progress import (
 
 from recycler.front.stages import AHEAD
 from recycler.loop import Progress as Step
+from recycler.report.listing import duration
 
 _NAMES = {
     "search": "searching",
@@ -46,7 +47,7 @@ class _Notebook:
             return
         self._said[name] = now
         rate = (done - first) / (now - begun) if now > begun else 0.0
-        left = f", ETA {(total - done) / rate:.0f} s" if rate > 0 and done < total else ""
+        left = f", ETA {duration((total - done) / rate)}" if rate > 0 and done < total else ""
         line = f"{name}: {done}/{total}, {now - begun:.0f} s{left}{f' ({note})' if note else ''}"
         mark = f'<progress value="{done}" max="{max(total, 1)}"></progress> {escape(line)}'
         content = {"text/html": f"<div>{mark}</div>", "text/plain": line}
@@ -98,13 +99,14 @@ class ProgressBar:
         """One event of a run."""
         if progress.said:
             self._console.print(progress.said, markup=False, highlight=False, soft_wrap=True)
-        note = ""
+        notes = []
         if progress.trial is not None:
             failure = progress.trial.failure
-            note = f"{progress.trial.name}" + (f" failed: {failure.kind}" if failure else "")
+            notes.append(progress.trial.name + (f" failed: {failure.kind}" if failure else ""))
         if progress.remaining_gain is not None:
-            note += f"; next {AHEAD} evaluations: {progress.remaining_gain:+.1%} expected"
-        self._show(_NAMES[progress.phase], progress.done, progress.total, note)
+            notes.append(f"next {AHEAD} evaluations: {progress.remaining_gain:+.1%} expected")
+        if progress.total:
+            self._show(_NAMES[progress.phase], progress.done, progress.total, "; ".join(notes))
 
     def timing(self, done: int, total: int) -> None:
         """Another measurement of a bill is done."""
@@ -145,6 +147,6 @@ class ProgressBar:
         if note.startswith("MiB") and done == total:  # the last bytes arrive in several pieces
             self._ended.add(name)
         rate = (done - at_start) / (now - begun) if now > begun else 0.0
-        eta = f", ETA {(total - done) / rate:.0f} s" if rate > 0 and done < total else ""
+        eta = f", ETA {duration((total - done) / rate)}" if rate > 0 and done < total else ""
         sys.stderr.write(f"{name}: {done}/{total}{eta}{f' ({note})' if note else ''}\n")
         sys.stderr.flush()

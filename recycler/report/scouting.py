@@ -146,7 +146,10 @@ def _tradeoffs(found: Scouting) -> Iterator[str]:
         return
     useful = sum(task.useful for task in found.tasks)
     if useful < 2:
-        yield f"No trade-off: {useful} of {len(found.tasks)} tasks can guide a search; it takes two."
+        yield (
+            f"No trade-off: {useful} of {len(found.tasks)} tasks can guide a search; it takes two. "
+            "The others are named below, with the reason."
+        )
         return
     if not shown:
         yield "No trade-off: no two useful tasks rank these checkpoints in opposite orders."
@@ -167,7 +170,9 @@ def tradeoff(found: Tradeoff) -> str:
 
 def remarks(found: Scouting) -> list[str]:
     """Sentences on tasks that say little here and on checkpoints that add little."""
-    lines = [line for task in found.tasks for line in _weak(task)]
+    lines: list[str] = []
+    for task, scores in zip(found.tasks, found.scores.T, strict=True):
+        lines += _weak(task, unanswered=task.objective.direction == "max" and not scores.any())
     lines += [f"Equal bytes: {', '.join(names)}; keep one of them." for names in found.twins]
     same = {frozenset(names) for names in found.twins}
     for one, other, apart in found.duplicates:
@@ -186,14 +191,20 @@ def remarks(found: Scouting) -> list[str]:
     return lines
 
 
-def _weak(task: Task) -> Iterator[str]:
+def _weak(task: Task, unanswered: bool) -> Iterator[str]:
     """Why a task says little about these checkpoints."""
     r = task.resolution
     if task.saturated:
         yield f"{task.name}: saturated; at least half of the checkpoints are near the best possible."
     if task.at_chance:
         yield f"{task.name}: at chance; no checkpoint is better than guessing ({task.chance:.3g})."
-    if r.spread == 0:
+    if unanswered:
+        yield (
+            f"{task.name}: every checkpoint scores 0; the task may not read their answers. Look at "
+            "one with `recycler sample STUDY single:NAME -p PROMPT`. Usual reasons: a leading "
+            "space, stop strings, the chat template, a missing filter."
+        )
+    elif r.spread == 0:
         yield f"{task.name}: no spread; all checkpoints have the same score."
     elif not r.tells:
         said = f"{task.name}: can't tell these checkpoints apart: spread {r.spread:.2g}, error "

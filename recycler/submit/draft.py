@@ -52,7 +52,7 @@ class Goal:
     def comment(self) -> str:
         better = {"max": "higher is better", "min": "lower is better"}[self.direction]
         items = (
-            f"; {'/'.join(str(self.sizes[s]) for s in SPLITS)} of {self.of} items"
+            f"; {', '.join(f'{self.sizes[s]} {s}' for s in SPLITS)} of {self.of} items"
             if self.of
             else ""
         )

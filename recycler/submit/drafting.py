@@ -23,6 +23,7 @@ from recycler.evaluate.items import DEFAULT_ITEMS, split_sizes
 from recycler.evaluate.offers import Offer, offers
 from recycler.execute.machine import Load, Machine, longest_of, sized
 from recycler.files import taken
+from recycler.nouns.evaluation import SPLITS
 from recycler.submit.config import StudyFile
 from recycler.submit.draft import Draft, Goal, shorter
 from recycler.submit.submission import measures
@@ -336,17 +337,20 @@ def _items(known: Mapping[str, Offer]) -> tuple[dict[str, int], str]:
     test = max(TEST, min(int(DEFAULT_ITEMS["test"]), least.items - 2 * DEV))
     items = {"dev": DEV, "select": DEV, "test": test, "seed": 0}
     sizes = split_sizes(max(least.items, 3), items)
-    shared = f"{sizes['dev']}/{sizes['select']}/{sizes['test']}"
+    shared = ", ".join(f"{sizes[split]} {split}" for split in SPLITS)
     if sizes["dev"] == DEV:
         why = f"every task has as many: the smallest, {least.task}, has {least.items}"
     else:
         why = (
-            f"a task with fewer is divided in this proportion: {least.task} has {least.items}, "
-            f"so {shared}"
+            "these are upper limits; a smaller task is divided in their proportion: "
+            f"{least.task}, the smallest, has {least.items} items, so {shared}"
         )
     if sizes["dev"] < FEW:
         error = 50 / sizes["dev"] ** 0.5
-        why += f"; few: a share of {sizes['dev']} items is known to about {error:.0f} points"
+        why += (
+            f"; that is few: a share of {sizes['dev']} items has a standard error of up to "
+            f"{error:.0f} points"
+        )
     return items, why
 
 
