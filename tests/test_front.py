@@ -109,8 +109,8 @@ def test_a_preference_picks_the_largest_weighted_sum_in_units_of_the_fronts_rang
 
 
 def test_a_preference_is_weighed_in_steps_of_the_scale_if_there_is_one():
-    # one step of loss is worth 1 / 0.05 = 20 units of speed: the smallest loss is best
-    scaled = replace(front(), steps=np.array([1.0, 0.05]))
+    # one step of loss is worth 1 / 0.04 = 25 units of speed: the smallest loss is best
+    scaled = replace(front(), steps=np.array([1.0, 0.04]))
     assert scaled.prefer({"speed": 1.0, "loss": 1.0}).number == 3
     assert replace(front(), steps=np.array([1.0, 50.0])).prefer().number == 0
 

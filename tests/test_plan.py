@@ -8,7 +8,7 @@ import pytest
 from recycler.errors import InvalidConfig
 from recycler.nouns.evaluation import Evaluation, Score
 from recycler.nouns.objectives import Objective, Objectives
-from recycler.nouns.plan import Plan
+from recycler.nouns.plan import Plan, Reference
 from recycler.nouns.recipe import Ingredient, Recipe, canonical
 from recycler.nouns.trial import BASELINES, Kind, Trial
 
@@ -56,6 +56,7 @@ def test_a_plan_read_back_has_no_change_though_json_turned_its_tuples_to_lists()
 
 CHANGED = {
     "leave_one_out": True,
+    "references": (Reference("production", Recipe.of_model("production", "sha256:9", {})),),
     "space": {"layer_groups": [[0, 2], [2, 4]]},
     "racing": {"blocks": [0.5, 1.0], "chance": 0.1, "gain": 0.0},
     "name": "other",
