@@ -121,7 +121,7 @@ def choose(
     merge = max(merges, key=average, default=None)
     model = max(models, key=average, default=None)
     if merge is None or (model is not None and average(model) > average(merge) - EQUAL):
-        return Choice(pick=model or front.trials[0], merge=merge, kept=True)
+        return Choice(pick=model or max(front.trials, key=average), merge=merge, kept=True)
     return Choice(pick=merge, merge=merge, kept=False)
 
 
