@@ -114,6 +114,26 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
 # --- page and card ---
 
 
+def _class(word: str) -> str:
+    name = word.replace(" ", "-").replace("'", "")
+    return f' class="{name}"' if name else ""
+
+
+def _folded(text: str, word: str) -> str:
+    """A cell for a page: score and word on one line, the difference on the next, intervals whole."""
+    head, found, tail = text.partition(f"{word} ") if word else (text, "", "")
+    if not found:
+        return html.escape(text)
+    first = f"{head}{word}".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{html.escape(first)}<br>{html.escape(tail.replace(', ', ',' + chr(160)))}"
+
+
+def _head(text: str) -> str:
+    """A rival's heading for a page: its role above its name, the trial's number unbroken."""
+    role, colon, name = html.escape(text).partition(": ")
+    return f"{role}:<br>{name}".replace("(trial ", "(trial&nbsp;") if colon else role
+
+
 def as_html(results: Results) -> str:
     """The decision as the first part of a page; empty while nothing is on the front."""
     decision = results.decision
@@ -125,14 +145,15 @@ def as_html(results: Results) -> str:
     ]
     if decision.verdict is not None:
         head, rows = table(decision.verdict, results)
-        parts.append("<table><tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr>")
+        parts.append(
+            "<div class='scroll'><table><tr>"
+            + "".join(f"<th>{_head(h)}</th>" for h in head)
+            + "</tr>"
+        )
         for row in rows:
-            cells = (
-                f'<td class="{word.replace(" ", "-").replace(chr(39), "")}">{html.escape(text)}</td>'
-                for text, word in row
-            )
+            cells = (f"<td{_class(word)}>{_folded(text, word)}</td>" for text, word in row)
             parts.append(f"<tr>{''.join(cells)}</tr>")
-        parts.append("</table>")
+        parts.append("</table></div>")
         parts.append(f'<p class="verdict">{html.escape(decision.verdict.sentence)}</p>')
         parts += [f'<p class="note">{html.escape(" ".join(notes(results, decision.verdict)))}</p>']
     if not decision.feasible:

@@ -29,6 +29,8 @@ td small{display:block;color:#777;font-size:.72rem;line-height:1}
 figure{margin:0}figcaption{color:#555;font-size:.82rem;line-height:1.35}
 .pair{display:flex;gap:16px;align-items:flex-start}.pair figure{width:472px}
 .decision{border:2px solid #009E73;border-radius:6px;padding:.1rem 1rem .4rem;margin:.6rem 0}
+.decision td,.decision th{white-space:normal;vertical-align:top;line-height:1.25}
+.decision td:nth-child(2),.decision th:nth-child(2){white-space:nowrap}
 .decision h2{margin:.4rem 0 .2rem}.verdict{font-weight:600}
 td.better{color:#00694c}td.worse{color:#b3261e}td.cant-tell{color:#7a5c00}
 .bad{background:#fde2e0;border-left:4px solid #c0392b;padding:.5rem .8rem;font-weight:600}

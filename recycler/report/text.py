@@ -51,6 +51,8 @@ def front(results: Results, out: Console | None = None, whole: bool = False) -> 
     out = out or console()
     decision.show(out, results)
     members(results, out, whole)
+    if out.is_terminal and results.decision is not None:  # the box may have left the screen
+        out.print(results.decision.title, style="bold", markup=False)
 
 
 def members(results: Results, out: Console | None = None, whole: bool = False) -> None:
@@ -77,6 +79,11 @@ def members(results: Results, out: Console | None = None, whole: bool = False) -
         f"{table['evaluations']} merges evaluated, {len(table['members'])} on the front; study is "
         f"{table['status']}."
         + (f" {results.status['message']}." if results.status["message"] else "")
+    )
+    out.print(
+        "± is one standard error; p(front): probability that the merge is non-dominated; regret: "
+        "distance to the best of all shown, one figure for each objective.",
+        markup=False,
     )
     if left := costs(table):
         out.print(left)
