@@ -181,7 +181,7 @@ class _Trace:
 class _Sketch(Results):
     """Results without probabilities, which need every item's outcome."""
 
-    def _chances(self, split: str) -> dict[int, float]:
+    def _chances(self, split: str) -> Mapping[int, float | None]:
         return dict.fromkeys((trial.number for trial in self.trials), math.nan)
 
     def expected(self, split: str) -> Mapping[int, Array]:

@@ -4,6 +4,7 @@ Commands import heavy modules through `lazy`, so that `--help` stays fast.
 """
 
 import json
+import math
 from importlib import import_module as lazy
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ def numbers(text: str) -> dict[str, float]:
     try:
         pairs = [part.split("=", 1) for part in text.split(",")]
         found = {name.strip(): float(value) for name, value in pairs}
+        if not all(map(math.isfinite, found.values())):
+            raise ValueError(text)
     except ValueError as error:
         raise InvalidConfig(
             f"{text!r} is not of the form name=number,name=number.",

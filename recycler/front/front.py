@@ -3,6 +3,7 @@
 Letters: k members or trials, m objectives.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,10 +26,13 @@ DRAWS = 2000  # bootstrap draws per probability
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A trial on the front, and the probability that it is truly non-dominated."""
+    """A trial on the front, and the probability that it is truly non-dominated.
+
+    The probability is None if the scores of an objective came without errors.
+    """
 
     trial: Trial
-    p_nondominated: float
+    p_nondominated: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +99,7 @@ class Front:
         if weights is None:
             weights = {o.name: o.weight for o in self.objectives.searched}
         self._require_known(weights)
+        require_preference(weights)
         return self.trials[int(np.argmax(self._sums(weights)))]
 
     def _sums(self, weights: Mapping[str, float]) -> Array:
@@ -175,7 +180,8 @@ class Front:
         for member in self.members:
             scores = member.trial.evaluations[split].scores
             cells = [
-                f"{scores[o.name].mean:.4g} ± {scores[o.name].stderr:.2g}"
+                f"{scores[o.name].mean:.4g}"
+                + (f" ± {scores[o.name].stderr:.2g}" if scores[o.name].stderr else "")
                 if o.name in scores
                 else None
                 for o in shown
@@ -201,6 +207,21 @@ class Front:
                 raise InvalidConfig(
                     f"{name!r} is not an objective of the search.", hint=f"use {', '.join(known)}."
                 )
+
+
+def require_preference(weights: Mapping[str, float]) -> None:
+    """Raise InvalidConfig unless all weights are finite, none is negative and one is above 0."""
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise InvalidConfig(
+                f"the preference for {name!r} is {weight:g}, expected 0 or more.",
+                hint="0 leaves an objective out.",
+            )
+    if not sum(weights.values()) > 0:
+        raise InvalidConfig(
+            "a preference needs at least one weight above 0.",
+            hint="for example --prefer " + ",".join(f"{name}=1" for name in weights) + ".",
+        )
 
 
 def volume(

@@ -137,7 +137,7 @@ def _difference(
     draws: Array,
 ) -> Difference:
     mine, theirs = scores[0][objective.name], scores[k][objective.name]
-    sure = objective.of_merge or mine.stderr > 0 or theirs.stderr > 0
+    sure = objective.knows_error(max(mine.stderr, theirs.stderr))
     better = float((draws > 0).mean() + (draws == 0).mean() / 2)
     return Difference(
         objective=objective,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from recycler.errors import InvalidConfig
 from recycler.front.asked import weighted
+from recycler.front.front import require_preference
 from recycler.front.prediction import LEVEL, Forecaster, Prediction
 from recycler.front.results import Results
 from recycler.nouns.objectives import Array
@@ -74,7 +75,7 @@ def preference_of(forecaster: Forecaster, weights: Mapping[str, float]) -> Array
         InvalidConfig: an objective is not searched, a weight is negative, or all are 0.
     """
     searched = [objective.name for objective in forecaster.plan.objectives.searched]
-    for name, weight in weights.items():
+    for name in weights:
         if name not in searched:
             near = difflib.get_close_matches(name, searched, 1, 0.4)
             held = name in [o.name for o in forecaster.plan.objectives.held_out]
@@ -84,17 +85,8 @@ def preference_of(forecaster: Forecaster, weights: Mapping[str, float]) -> Array
                 else f"the study has no objective {name!r}.",
                 hint=f"did you mean {near[0]}?" if near else f"it searches {', '.join(searched)}.",
             )
-        if not 0 <= weight < math.inf:
-            raise InvalidConfig(
-                f"the preference for {name!r} is {weight:g}, expected 0 or more.",
-                hint="0 leaves an objective out.",
-            )
+    require_preference(weights or dict.fromkeys(searched, 0.0))
     wanted = np.array([float(weights.get(name, 0.0)) for name in searched])
-    if not wanted.sum() > 0:
-        raise InvalidConfig(
-            "a preference needs at least one weight above 0.",
-            hint="for example --prefer " + ",".join(f"{name}=1" for name in searched[:2]) + ".",
-        )
     shares: Array = wanted / wanted.sum()
     return shares
 
@@ -284,6 +276,7 @@ def foreseen(
         "trials": len(forecaster.trials),
         "level": LEVEL,
         "objectives": [o.name for o in objectives.searched],
+        "without_errors": results.without_errors("dev"),
         "not_predicted": [o.name for o in objectives.held_out],
         "predictions": predictions,
         "proposals": [proposals.suggest(row).to_json() for row in wanted] if proposals else [],

@@ -219,12 +219,14 @@ class Results:
             steps=self.steps,
         )
 
-    def _chances(self, split: str) -> dict[int, float]:
+    def _chances(self, split: str) -> Mapping[int, float | None]:
         """Trial number -> probability that it is non-dominated among all merges scored on a split."""
         merges = [trial for trial in self.trials if trial.is_merge]
         rivals = [t for t in merges if split in t.evaluations and t.state in SCORED]
         if not rivals:
             return {}
+        if self.without_errors(split):
+            return dict.fromkeys((t.number for t in rivals), None)
         chances = probabilities(
             [self.outcomes(trial, split) for trial in rivals],
             [trial.evaluations[split].scores for trial in rivals],
@@ -232,6 +234,15 @@ class Results:
             self.plan.seed,
         )
         return dict(zip([t.number for t in rivals], chances.tolist(), strict=True))
+
+    def without_errors(self, split: str) -> list[str]:
+        """Names of the searched objectives whose scores on a split came without errors."""
+        known = [t.evaluations[split].scores for t in self.trials if split in t.evaluations]
+        return [
+            o.name
+            for o in self.plan.objectives.searched
+            if not all(o.knows_error(row[o.name].stderr) for row in known if o.name in row)
+        ]
 
     def verdict(self, trial: Trial | None = None) -> Verdict | None:
         """Compare a trial (default: the pick) with best single, best baseline and references."""

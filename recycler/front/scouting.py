@@ -49,6 +49,7 @@ class Task:
         chance: score of guessing; None if unknown.
         saturated: whether most checkpoints are near the best possible score.
         at_chance: whether no checkpoint is better than guessing.
+        errorless: whether scores came without errors, so that nothing is certain about them.
     """
 
     objective: Objective
@@ -59,6 +60,7 @@ class Task:
     chance: float | None
     saturated: bool
     at_chance: bool
+    errorless: bool
 
     @property
     def name(self) -> str:
@@ -75,7 +77,12 @@ class Task:
     @property
     def useful(self) -> bool:
         """Whether the task can guide a search over this pool."""
-        return self.resolution.tells and not self.saturated and not self.at_chance
+        return self.tells and not self.saturated and not self.at_chance
+
+    @property
+    def tells(self) -> bool:
+        """Whether the scores tell the checkpoints apart."""
+        return self.resolution.tells and not self.errorless
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +100,11 @@ class Scouting:
         compared: positions of the checkpoints that correlations are computed over: all but those
             that every other checkpoint beats at every task.
         correlations: (m, m) Spearman's rank correlations; NaN if there are too few checkpoints.
-        low: (m, m) 2.5 % quantiles of the correlations.
+        low: (m, m) 2.5 % quantiles of the correlations; NaN for tasks without errors.
         high: (m, m) 97.5 % quantiles.
         tradeoffs: pairs and triples of useful tasks, strongest first.
-        dominance: (n, n) probability that the column's checkpoint dominates the row's.
+        dominance: (n, n) probability that the column's checkpoint dominates the row's; 0 if
+            scores of a task came without errors.
         apart: (n, n) how differently two checkpoints answer (see `distances`).
         twins: groups of checkpoints with equal bytes.
     """
@@ -235,6 +243,7 @@ def analysed(
         for o, found in zip(objectives, resolutions(gains, draws), strict=True)
     )
     true = plausible(gains, draws, seed)
+    unsure = np.array([task.errorless for task in tasks])
     worst = beaten_by_all(gains)
     compared = [i for i in range(n) if i not in worst]
     correlations = low = high = np.full((m, m), np.nan)
@@ -242,7 +251,8 @@ def analysed(
     if len(compared) >= FEWEST:
         correlations, drawn = spearman(gains[compared]), spearman(true[:, compared])
         low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-        low, high = (np.where(np.isfinite(correlations), edge, np.nan) for edge in (low, high))
+        known = np.isfinite(correlations) & ~unsure & ~unsure[:, None]
+        low, high = (np.where(known, edge, np.nan) for edge in (low, high))
         useful = [j for j, task in enumerate(tasks) if task.useful]
         conflicts = tradeoffs(asked, correlations, drawn, useful)
     return Scouting(
@@ -258,7 +268,7 @@ def analysed(
         low=low,
         high=high,
         tradeoffs=tuple(conflicts),
-        dominance=dominance(true),
+        dominance=dominance(true) * (not unsure.any()),
         apart=distances(outcomes, asked),
         twins=(),
     )
@@ -288,4 +298,5 @@ def _task(
         chance=chance,
         saturated=saturated(means, best),
         at_chance=at_chance(means, errors, chance),
+        errorless=not all(objective.knows_error(error) for error in errors.tolist()),
     )

@@ -40,8 +40,9 @@ class Rival:
         name: name of the rival, without `single:`.
         role: `best single`, `best baseline`, `best merge` or `reference`.
         difference: merge minus rival in the average, in steps of the scale; positive is better.
-        interval: 95 % bootstrap interval of the difference.
-        p_better: share of resampled differences above 0; ties count half.
+        interval: 95 % bootstrap interval of the difference; None if the scores of a searched
+            objective came without errors.
+        p_better: share of resampled differences above 0, ties count half; None without errors.
         below: whether the rival is below a floor on these items and so could not be chosen.
         objectives: the differences objective by objective, held-out ones last.
     """
@@ -50,8 +51,8 @@ class Rival:
     name: str
     role: str
     difference: float
-    interval: tuple[float, float]
-    p_better: float
+    interval: tuple[float, float] | None
+    p_better: float | None
     below: bool = False
     objectives: tuple[Difference, ...] = ()
 
@@ -63,10 +64,15 @@ class Rival:
     def phrase(self, average: str, said: str = "") -> str:
         """`beats RIVAL by 0.034 [0.021, 0.047] …`, without the verb if it was `said` before."""
         sign = 1.0 if self.difference >= 0 else -1.0
-        low, high = sorted(sign * bound for bound in self.interval)
-        chance = _chance(self.p_better if sign > 0 else 1.0 - self.p_better)
         verb = "" if self.verb == said else f"{self.verb} "
         rival = self.called + (", which is below a floor," if self.below else "")
+        if self.word == "equal":
+            return f"{verb}{rival}" + (f" in the {average}" if not said else "")
+        if self.interval is None or self.p_better is None:
+            unsure = f" in the {average}, error unknown" if not said else ""
+            return f"{verb}{rival} by {sign * self.difference:.3f}{unsure}"
+        low, high = sorted(sign * bound for bound in self.interval)
+        chance = _chance(self.p_better if sign > 0 else 1.0 - self.p_better)
         sure = f" in the {average} with probability {chance}" if not said else f" ({chance})"
         return f"{verb}{rival} by {sign * self.difference:.3f} [{low:.3f}, {high:.3f}]{sure}"
 
@@ -78,6 +84,8 @@ class Rival:
     @property
     def verb(self) -> str:
         """The verb that the interval supports."""
+        if self.word == "equal":
+            return "equals"
         if self.difference >= 0:
             return "beats" if self.word == "better" else "is ahead of"
         return "is worse than" if self.word == "worse" else "is behind"
@@ -89,7 +97,7 @@ class Rival:
             "name": self.name,
             "role": self.role,
             "difference": self.difference,
-            "interval": list(self.interval),
+            "interval": list(self.interval) if self.interval else None,
             "p_better": self.p_better,
             "word": self.word,
             "meets_floors": not self.below,
@@ -204,7 +212,8 @@ def verdict(
     ]
     best += [("reference", t) for t in rivals if t.kind == Kind.REFERENCE]
     itself = next((t for name, t in best if name == "best single"), None)
-    named = [(name, trial) for name, trial in best if trial.number != pick.number]
+    first = {trial.number: (name, trial) for name, trial in reversed(best)}
+    named = [entry for number, entry in reversed(first.items()) if number != pick.number]
     return Verdict(
         trial=pick.number,
         role=role,
@@ -242,16 +251,18 @@ def _compared(
     found = []
     for i, (role, rival) in enumerate(named, start=1):
         lead = draws[:, 0] - draws[:, i]
+        mine = tuple(d for d in apart if d.rival == rival.number)
+        sure = all(d.interval for d in mine if not d.objective.held_out)
         found.append(
             Rival(
                 trial=rival.number,
                 name=_short(rival),
                 role=role,
                 difference=float(means[0] - means[i]),
-                interval=ends(lead),
-                p_better=float((lead > 0).mean() + (lead == 0).mean() / 2),
+                interval=ends(lead) if sure else None,
+                p_better=float((lead > 0).mean() + (lead == 0).mean() / 2) if sure else None,
                 below=not met[i - 1],
-                objectives=tuple(d for d in apart if d.rival == rival.number),
+                objectives=mine,
             )
         )
     return tuple(found)

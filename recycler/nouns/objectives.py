@@ -193,6 +193,10 @@ class Objective:
         """Whether it is a property of the merge itself, scored without an evaluator."""
         return self.metric.startswith("merge.")
 
+    def knows_error(self, stderr: float) -> bool:
+        """Whether a score is exact, or came with an error; a plain number of an evaluator did not."""
+        return self.of_merge or stderr > 0
+
     @property
     def limit(self) -> Floor | None:
         """The floor, parsed."""

@@ -3,7 +3,8 @@
 from recycler.front.results import Results
 from recycler.nouns.evaluation import SPLITS
 from recycler.nouns.trial import Kind, Trial
-from recycler.report.decision import as_markdown
+from recycler.report.decision import as_markdown, plain, row
+from recycler.report.numbers import scored
 
 
 def model_card(results: Results, trial: Trial) -> str:
@@ -27,7 +28,7 @@ def model_card(results: Results, trial: Trial) -> str:
             "",
             "| checkpoint | weight |",
             "|---|---|",
-            *(f"| {name} | {weight:.4f} |" for name, weight in trial.recipe.weights.items()),
+            *(row((name, f"{weight:.4f}")) for name, weight in trial.recipe.weights.items()),
             "",
             f"## Scores on {split} items",
             "",
@@ -50,9 +51,8 @@ def _what(results: Results, trial: Trial) -> str:
     parts = trial.recipe.ingredients
     asked = ", ".join(o.name for o in results.plan.objectives.searched)
     if trial.kind == Kind.SINGLE:
-        return (
-            f"Checkpoint {parts[0].name}, as it was; recycler compared it with merges on {asked}."
-        )
+        name = plain(parts[0].name)
+        return f"Checkpoint {name}, as it was; recycler compared it with merges on {asked}."
     on_front = trial in results.front.trials
     found = "found by recycler on the Pareto front of" if on_front else "scored by recycler on"
     many = f"{len(parts)} checkpoint{'s' if len(parts) > 1 else ''}"
@@ -67,14 +67,14 @@ def honest_split(trial: Trial) -> str:
 def _score_table(results: Results, trial: Trial, split: str) -> list[str]:
     rivals = [t for t in results.baselines if split in t.evaluations and t.number != trial.number]
     head = ["objective", f"trial {trial.number}", "best other", ""]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = [row(head), "|" + "---|" * len(head)]
     for objective in results.plan.objectives:
         score = trial.evaluations[split].scores.get(objective.name)
         if score is None:
             continue
-        scored = [t for t in rivals if objective.name in t.evaluations[split].scores]
+        known = [t for t in rivals if objective.name in t.evaluations[split].scores]
         best = max(
-            scored,
+            known,
             key=lambda t: objective.sign * t.evaluations[split].scores[objective.name].mean,
             default=None,
         )
@@ -85,10 +85,9 @@ def _score_table(results: Results, trial: Trial, split: str) -> list[str]:
             else "-"
         )
         way = "↑" if objective.direction == "max" else "↓"
-        lines.append(
-            f"| {objective.name} [{objective.unit}] {way} | {score.mean:.4g} ± {score.stderr:.2g} "
-            f"({score.items} items) | {rival} | {note} |"
-        )
+        items = f" ({score.items} items)" if score.items else ""
+        named = f"{objective.name} [{objective.unit}] {way}"
+        lines.append(row((named, scored(score) + items, rival, note)))
     return lines
 
 

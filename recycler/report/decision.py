@@ -167,6 +167,17 @@ def as_markdown(results: Results, trial: Trial) -> list[str]:
     if verdict is None:
         return []
     head, rows = table(verdict, results)
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(text for text, _ in row) + " |" for row in rows]
-    return [verdict.sentence, "", *lines, "", " ".join(notes(results, verdict)), ""]
+    lines = [row(head), "|" + "---|" * len(head)]
+    lines += [row([text for text, _ in cells]) for cells in rows]
+    said = [plain(text) for text in (verdict.sentence, " ".join(notes(results, verdict)))]
+    return [said[0], "", *lines, "", said[1], ""]
+
+
+def row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(map(plain, cells)) + " |"
+
+
+def plain(text: str) -> str:
+    """Text in which Markdown finds neither a tag nor the end of a table's cell."""
+    return text.replace("<", "&lt;").replace("|", "\\|")

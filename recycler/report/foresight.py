@@ -35,6 +35,13 @@ def print_foresight(table: Mapping[str, Any], out: Console | None = None) -> Non
             "mean: the mean over all items of that sort does.",
             markup=False,
         )
+    if names := table["without_errors"]:
+        out.print(
+            f"Caution: the scores of {', '.join(names)} came without errors; these intervals "
+            "take them as exact.",
+            markup=False,
+            style="yellow",
+        )
     if table["not_predicted"]:
         out.print(
             f"Not predicted: {', '.join(table['not_predicted'])} (held out: no dev scores to predict "

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from recycler.front.verdict import Rival, Verdict
 from recycler.nouns.objectives import Objective
 from recycler.report.figures import finished, grid
+from recycler.report.numbers import signed
 
 COLUMNS = 6  # most panels side by side
 # Colour and symbol of each word, so that a black-and-white print tells them apart too.
@@ -85,8 +86,8 @@ def _intervals(objective: Objective, rivals: Sequence[Rival]) -> go.Scatter:
         },
         text=[
             f"{row.word}: {row.score.mean:.4g} against {row.against.mean:.4g}<br>"
-            f"difference {row.difference:+.4g} [{low:.4g}, {high:.4g}]"
-            for row, (low, high) in zip(rows, ends, strict=True)
+            f"difference {signed(row.difference, row.interval)}"
+            for row in rows
         ],
         hovertemplate="%{text}<extra></extra>",
     )

@@ -10,9 +10,14 @@ _LEAST, _MOST = 3, 6  # digits after the point of a score
 
 
 def scored(score: Score | None) -> str:
-    """`0.641 ± 0.004`, with as many digits as its error has; empty without a score."""
+    """`0.641 ± 0.004`, with as many digits as its error has; empty without a score.
+
+    An exact score, or one that came without an error, stands alone.
+    """
     if score is None:
         return ""
+    if not score.stderr:
+        return f"{score.mean:.{_LEAST}f}"
     places = _places(score.stderr, 1)
     return f"{score.mean:.{places}f} ± {score.stderr:.{places}f}"
 
@@ -30,6 +35,11 @@ def signed(difference: float, interval: tuple[float, float] | None) -> str:
     half = (high - low) / 2
     places = min(_MOST, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
     return f"{difference:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
+
+
+def probability(p: float | None) -> str:
+    """`0.87`; `unknown` for None."""
+    return "unknown" if p is None else f"{p:.2f}"
 
 
 def headed(objective: Objective) -> str:

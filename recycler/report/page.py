@@ -12,8 +12,8 @@ from recycler.report.decision import as_html
 from recycler.report.figures import caption_of, front_figure, parallel_figure
 from recycler.report.forest import forest_figure
 from recycler.report.groups import best_split, floors
-from recycler.report.numbers import headed, scored
-from recycler.report.text import costs, infeasible, marked, references
+from recycler.report.numbers import headed, probability, scored
+from recycler.report.text import costs, errorless, infeasible, marked, references
 from recycler.report.volume import trace_figure
 from recycler.report.weights import roles_figure, weights_figure
 
@@ -131,7 +131,8 @@ def _summary(results: Results) -> str:
     if volume is not None and before:
         times = f"{volume / before:.3f} times that of singles and baselines"
         text += f" Hypervolume on test items: {times}."
-    return " ".join(part for part in (text, costs(table), *references(table)) if part)
+    told = (costs(table), *references(table), errorless(results, results.front.certainty))
+    return " ".join(part for part in (text, *told) if part)
 
 
 def _warning(results: Results, split: str) -> str:
@@ -159,7 +160,7 @@ def _table(results: Results, split: str) -> str:
     front = results.front
     pick = results.decision.pick.number if results.decision else None
     rows: list[tuple[Trial, str, Mapping[str, float]]] = [
-        (m.trial, f"{m.p_nondominated:.2f}", regret)
+        (m.trial, probability(m.p_nondominated), regret)
         for m, regret in zip(front.members, results.regrets, strict=True)
     ]
     shown = {trial.number for trial, *_ in rows}

@@ -71,7 +71,8 @@ def _column(found: Scouting, j: int) -> list[str]:
     task, digits = found.tasks[j], 3
     arrow = "↑" if task.objective.direction == "max" else "↓"
     body = [
-        f"{'*' if i == found.best[j] else ''}{score:.{digits}f} ± {error:.{digits}f}"
+        f"{'*' if i == found.best[j] else ''}{score:.{digits}f}"
+        + ("" if task.errorless else f" ± {error:.{digits}f}")
         for i, (score, error) in enumerate(
             zip(found.scores[:, j], found.errors[:, j], strict=True)
         )
@@ -135,6 +136,8 @@ def _correlation(found: Scouting, i: int, j: int) -> Text:
     if not math.isfinite(value):
         return Text("no spread", style="dim")
     low, high = found.low[i, j], found.high[i, j]
+    if not math.isfinite(low):
+        return Text(f"{value:+.2f}\nerror unknown")
     style = "bold red" if high < 0 else ""
     return Text(f"{value:+.2f}\n{low:+.2f} … {high:+.2f}", style=style)
 
@@ -206,6 +209,11 @@ def _weak(task: Task, unanswered: bool) -> Iterator[str]:
         )
     elif r.spread == 0:
         yield f"{task.name}: no spread; all checkpoints have the same score."
+    elif task.errorless:
+        yield (
+            f"{task.name}: error unknown; the evaluator gives plain numbers, so nothing is certain "
+            "about it. Return a value for each item."
+        )
     elif not r.tells:
         said = f"{task.name}: can't tell these checkpoints apart: spread {r.spread:.2g}, error "
         said += f"{r.error:.2g}, {task.items} items"
@@ -265,7 +273,7 @@ def _task_json(found: Scouting, j: int) -> dict[str, Any]:
         "best": found.names[found.best[j]],
         "spread": r.spread,
         "error": r.error,
-        "tells_apart": r.tells,
+        "tells_apart": task.tells,
         "items": task.items,
         "items_needed": task.needed,
         "items_available": task.available,

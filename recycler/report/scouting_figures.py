@@ -81,7 +81,8 @@ def _draw_scores(axis: Any, found: Scouting) -> None:
         axis.text(
             j,
             i,
-            f"{'*' if best else ''}{found.scores[i, j]:.3f}\n± {found.errors[i, j]:.3f}",
+            f"{'*' if best else ''}{found.scores[i, j]:.3f}"
+            + ("" if found.tasks[j].errorless else f"\n± {found.errors[i, j]:.3f}"),
             ha="center",
             va="center",
             fontsize=7,

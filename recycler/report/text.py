@@ -17,7 +17,7 @@ from recycler.front.results import Results
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import SCORED, Kind, State, Trial
 from recycler.report import decision
-from recycler.report.numbers import headed, scored
+from recycler.report.numbers import headed, probability, scored
 
 if TYPE_CHECKING:
     from recycler.merge.deep import Reading
@@ -92,7 +92,11 @@ def members(results: Results, out: Console | None = None, whole: bool = False) -
             f"Hypervolume on {split} items: {volume:.4g}; singles and baselines {before:.4g} "
             f"({volume / before - 1:+.1%})."
         )
-    for said in (results.rechecking, results.seen_by if split == "test" else ""):
+    for said in (
+        errorless(results, split),
+        results.rechecking,
+        results.seen_by if split == "test" else "",
+    ):
         if said:
             out.print(said)
     if split != "test":
@@ -100,6 +104,17 @@ def members(results: Results, out: Console | None = None, whole: bool = False) -
             f"[yellow]Optimistic:[/yellow] these are {split} items, which the search or the choice "
             "used; the study reports on test items when it is complete."
         )
+
+
+def errorless(results: Results, split: str) -> str:
+    """The warning that scores came without errors; empty if all have some."""
+    names = results.without_errors(split)
+    return (
+        f"Error unknown: the evaluator gives plain numbers for {', '.join(names)}, so no interval "
+        "and no probability is known. Return a value for each item to have them."
+        if names
+        else ""
+    )
 
 
 def references(table: Mapping[str, Any]) -> list[str]:
@@ -161,7 +176,7 @@ def _shown(results: Results, limit: int | None) -> frozenset[int]:
     gains = front.gains(front.basis)
     first += [front.knee().number, *(front.trials[row].number for row in gains.argmax(axis=0))]
     first += [t.number for t in results.baselines if t.kind != Kind.SINGLE]
-    likely = sorted(front.members, key=lambda member: -member.p_nondominated)
+    likely = sorted(front.members, key=lambda member: -(member.p_nondominated or 0.0))
     first += [m.trial.number for m in likely] + [t.number for t in results.baselines]
     return frozenset(list(dict.fromkeys(first))[: max(limit, 8)])
 
@@ -227,7 +242,7 @@ def _front_table(
     for member, lost in zip(results.front.members, results.regrets, strict=True):
         if member.trial.number not in rows:
             continue
-        more = [f"{member.p_nondominated:.2f}"] if chances else []
+        more = [probability(member.p_nondominated)] if chances else []
         if regrets:
             more.append(" ".join(f"{lost[o.name]:.3f}" for o in objectives if o.name in lost))
         table.add_row(*_cells(results, member.trial, objectives, split, width), *more)
@@ -269,7 +284,8 @@ def trial(table: Mapping[str, Any]) -> None:
     """Print one trial, key by key."""
     out = console()
     out.print(
-        f"study {table['study']}, trial {table['trial']}: {table['name']} ({table['state']})"
+        f"study {table['study']}, trial {table['trial']}: {table['name']} ({table['state']})",
+        markup=False,
     )
     recipe = table["recipe"]
     settings = "".join(f"  {k} {_value(v)}" for k, v in recipe["settings"].items())
@@ -282,10 +298,9 @@ def trial(table: Mapping[str, Any]) -> None:
     for split in ("dev", "select", "test"):
         guess = "estimated from " if (table["state"], split) == (State.PRUNED, "dev") else ""
         for name, score in table.get(split, {}).items():
-            out.print(
-                f"  {split:>6}  {name:<16} {score['mean']:.5f} ± {score['stderr']:.5f}  "
-                f"({guess}{score['items']} items)"
-            )
+            error = f" ± {score['stderr']:.5f}" if score["stderr"] else ""
+            count = f"  ({guess}{score['items']} items)" if score["items"] else ""
+            out.print(f"  {split:>6}  {name:<16} {score['mean']:.5f}{error}{count}")
     for split, seconds in table["seconds"].items():
         out.print(f"  {split:>6}  " + ", ".join(f"{k} {v:.3f} s" for k, v in seconds.items()))
     if table["failure"]:
