@@ -4,7 +4,6 @@ from recycler.front.results import Results
 from recycler.nouns.evaluation import SPLITS
 from recycler.nouns.trial import Kind, Trial
 from recycler.report.decision import as_markdown, plain, row
-from recycler.report.numbers import scored
 
 
 def model_card(results: Results, trial: Trial) -> str:
@@ -85,9 +84,10 @@ def _score_table(results: Results, trial: Trial, split: str) -> list[str]:
             else "-"
         )
         way = "↑" if objective.direction == "max" else "↓"
+        error = f" ± {score.stderr:.2g}" if score.stderr else ""
         items = f" ({score.items} items)" if score.items else ""
         named = f"{objective.name} [{objective.unit}] {way}"
-        lines.append(row((named, scored(score) + items, rival, note)))
+        lines.append(row((named, f"{score.mean:.4g}{error}{items}", rival, note)))
     return lines
 
 
