@@ -77,8 +77,8 @@ def members(results: Results, out: Console | None = None, whole: bool = False) -
     volume, before = table["hypervolume"].get(split), table["baseline_hypervolume"].get(split)
     out.print(
         f"{table['evaluations']} merges evaluated, {len(table['members'])} on the front; study is "
-        f"{table['status']}."
-        + (f" {results.status['message']}." if results.status["message"] else "")
+        f"{table['status']}"
+        + (f": {results.status['message']}." if results.status["message"] else ".")
     )
     out.print(
         "± is one standard error; p(front): probability that the merge is non-dominated; regret: "
