@@ -91,7 +91,7 @@ def pick(
     results = results_of(store, study)
     preferred = None if prefer is None else numbers(prefer) if prefer else {}
     chosen = results.picked(knee, preferred, numbers(floor) if floor else None)
-    why = lazy("recycler.report.decision").why(results, chosen)
+    why = lazy("recycler.report.decision").why(results, chosen, asked=bool(prefer))
     if as_json:
         print_json({**results.trial_json(chosen.number), "why": why})
         return

@@ -61,11 +61,14 @@ def notes(results: Results, verdict: Verdict) -> list[str]:
     return [text for text in found if text]
 
 
-def why(results: Results, trial: Trial) -> str:
-    """What a trial is, in one or two sentences."""
+def why(results: Results, trial: Trial, asked: bool = False) -> str:
+    """What a trial is, in one to three sentences; `asked`: weights of `--prefer` chose it."""
     decision, verdict = results.decision, results.verdict(trial)
     title = f"{decision.title}. " if decision and decision.pick.number == trial.number else ""
-    return title + (verdict.sentence if verdict else "Its rivals are not scored yet.")
+    if verdict is None:
+        return f"{title}Its rivals are not scored yet."
+    note = " The scaled average has the study's weights, not those of --prefer." if asked else ""
+    return f"{title}{verdict.sentence}{note}"
 
 
 # --- terminal ---
