@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from test_front import trial as merge
+from test_verdict import items_around, outcomes, scored
 
 import recycler
-from recycler.front.decision import choose
+from recycler.front.decision import Choice, Decision, choose
 from recycler.front.front import Front, Member
 from recycler.front.results import Results
 from recycler.front.scale import steps, words
+from recycler.front.verdict import verdict
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.recipe import Recipe
 from recycler.store.sql import SqlStore
@@ -117,6 +119,25 @@ def test_on_a_pool_whose_best_single_beats_every_merge_the_single_is_kept(tmp_pa
     recycler.search(scores, n=4, directions=["max"] * 2, evaluations=12, store=ledger, study="s")
     decision = Results.read(SqlStore(ledger), "s").decision
     assert decision.pick.name == "single:w1"
-    assert decision.title == "Keep trial 1 (single:w1): no merge is expected to be better"
+    assert decision.title == "Keep trial 1 (single:w1): no merge was expected to be better"
     assert decision.choice.merge is None  # it dominates all merges
     assert "is your best single checkpoint itself" in decision.verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("lead", "said"),
+    [
+        (0.5, "Take trial 5 (search 5)"),
+        (0.0, "Take trial 5 (search 5); dev items can't tell it from single:0"),
+        (-0.5, "Take trial 5 (search 5); on dev items single:0 is better"),
+    ],
+)
+def test_the_title_says_what_the_items_say_against_the_choice(lead, said):
+    rng = np.random.default_rng(0)
+    pick = scored(5, "search 5", dev={"up": items_around(lead, rng.normal(size=100))})
+    rival = scored(0, "single:0", "single", dev={"up": items_around(0.0, rng.normal(size=100))})
+    one = Objectives((Objective("up", "value", "max"),))
+    found = verdict(pick, "pick", [rival], one, np.ones(1), outcomes)
+    choice = Choice(pick=pick, merge=pick, kept=False)
+    made = Decision(choice=choice, verdict=found, scale="", feasible=True)
+    assert made.title == said.replace("single:0", "0")

@@ -60,11 +60,19 @@ class Decision:
         """What to do, in a few words."""
         pick = self.pick
         what = f"trial {pick.number} ({pick.name})"
-        return (
-            f"Keep {what}: no merge is expected to be better"
-            if self.choice.kept
-            else f"Take {what}"
-        )
+        if self.choice.kept:
+            return f"Keep {what}: no merge was expected to be better{self._doubt('best merge')}"
+        return f"Take {what}{self._doubt('best single')}"
+
+    def _doubt(self, role: str) -> str:
+        """What the reported items say against the choice, which was made before; mostly empty."""
+        rival = self.verdict.against(role) if self.verdict else None
+        if rival is None or self.verdict is None or rival.word in ("better", "equal"):
+            return ""
+        items = f"{self.verdict.split} items"
+        if rival.word == "worse":
+            return f"; on {items} {rival.name} is better"
+        return f"; {items} can't tell it from {rival.name}"
 
     @property
     def recipe(self) -> str:
