@@ -684,6 +684,12 @@ def _(root: Path) -> list[str]:
     return [str(folder(root / "good")), str(root / "models--us--model")]
 
 
+@pool("the folder of a run, with its checkpoints inside", "nested", "of its folders have one")
+def _(root: Path) -> list[str]:
+    folder(root / "run" / "checkpoint-30")
+    return [str(folder(root / "good")), str(root / "run")]
+
+
 @pool("numbers beside whole numbers", "integers", "int64[4]")
 def _(root: Path) -> list[str]:
     kinds = (np.arange(4), np.arange(4, dtype=np.float32))

@@ -24,7 +24,10 @@ LONGEST = {
     "test_cluster.py",
     "test_execute.py",
     "test_faults.py",
+    "test_guide.py",
     "test_kill.py",
+    "test_notebooks.py",
+    "test_references.py",
     "test_samplers.py",
     "test_space.py",
 }
@@ -39,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if used & SYSTEM or item.path.name == "test_kill.py":
             item.add_marker("system")
     # the longest files first, so that two processes end at the same time
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: (item.path.name not in LONGEST, item.path.name != "test_guide.py"))
 
 
 @pytest.fixture(scope="session")

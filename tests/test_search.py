@@ -144,7 +144,8 @@ def test_the_front_is_brute_force_nondominated_and_its_volume_that_of_moocore() 
     assert front.hypervolume("dev") == pytest.approx(
         moocore.hypervolume(np.array(sorted(kept)), ref=corner, maximise=[True, False])
     )
-    assert all(0 <= member.p_nondominated <= 1 for member in front.members)
+    # the scores came without errors, so nobody knows how sure membership is
+    assert all(member.p_nondominated is None for member in front.members)
 
 
 def test_a_larger_budget_extends_a_finished_search(tmp_path: Path) -> None:
