@@ -168,8 +168,7 @@ def write_whole(file: Path, content: bytes, mark: bytes = b"") -> None:
     file = file.resolve()
     if not file.parent.is_dir():
         raise RecyclerError(f"{file.parent} is not a folder.", hint="create it first.")
-    work = None
-    try:
+    with _refusals(file):
         if file.is_dir() or (file.is_file() and not _has(file, mark)):
             raise Conflict(
                 f"{file} exists and is not what would be written there.",
@@ -178,21 +177,7 @@ def write_whole(file: Path, content: bytes, mark: bytes = b"") -> None:
         if file.exists() and not file.is_file():
             file.write_bytes(content)
             return
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=PARTS, dir=file.parent)
-        os.close(handle)
-        work = Path(name)
-        write_synced(work, content)
-        work.chmod(0o666 & ~_umask())
-        work.replace(file)
-        sync(file.parent)
-    except OSError as error:
-        raise RecyclerError(
-            f"{file} can't be written: {error.strerror or error}.",
-            hint="free some space or choose another folder, then try again.",
-        ) from error
-    finally:
-        if work is not None:
-            work.unlink(missing_ok=True)
+        _place(file, content, lambda work: work.replace(file))
 
 
 def write_new(file: Path, content: bytes) -> None:
@@ -204,25 +189,37 @@ def write_new(file: Path, content: bytes) -> None:
     """
     if not file.parent.is_dir():
         raise RecyclerError(f"{file.parent} is not a folder.", hint="create it first.")
-    work = None
+    with _refusals(file):
+        try:
+            _place(file, content, lambda work: _rename(work, file, _NOREPLACE))
+        except FileExistsError as error:
+            raise taken(file) from error
+
+
+def _place(file: Path, content: bytes, move: Callable[[Path], object]) -> None:
+    """Write the content to a file beside its destination and move it there, on the disk."""
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=PARTS, dir=file.parent)
+    os.close(handle)
+    work = Path(name)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=PARTS, dir=file.parent)
-        os.close(handle)
-        work = Path(name)
         write_synced(work, content)
         work.chmod(0o666 & ~_umask())
-        _rename(work, file, _NOREPLACE)
+        move(work)
         sync(file.parent)
-    except FileExistsError as error:
-        raise taken(file) from error
+    finally:
+        work.unlink(missing_ok=True)
+
+
+@contextmanager
+def _refusals(file: Path) -> Iterator[None]:
+    """Turn an error of the system into one that says what to do."""
+    try:
+        yield
     except OSError as error:
         raise RecyclerError(
             f"{file} can't be written: {error.strerror or error}.",
             hint="free some space or choose another folder, then try again.",
         ) from error
-    finally:
-        if work is not None:
-            work.unlink(missing_ok=True)
 
 
 def taken(file: Path) -> Conflict:
