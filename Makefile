@@ -24,8 +24,7 @@ bench: $(VENV)/.installed-dev
 	for script in candidate demo_figures kill_resume resume honesty racing search_bench merge_vs_mergekit; do $(BIN)/python bench/$$script.py || exit 1; done
 
 serve: $(VENV)/.installed
-	@echo "The HTTP service is not part of this version; 'recycler front STUDY --html FILE' writes the report." >&2
-	@exit 1
+	$(BIN)/recycler serve
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,9 +1,7 @@
 """The bill of a study file before it runs; nothing is registered and no ledger is made."""
 
-import os
 from collections.abc import Callable
 from importlib import import_module as lazy
-from pathlib import Path
 
 from recycler.checkpoints.folder import Checkpoint
 from recycler.errors import NotFound
@@ -13,7 +11,7 @@ from recycler.nouns.plan import Plan
 from recycler.nouns.status import Status
 from recycler.nouns.trial import Trial
 from recycler.store.sql import SqlStore
-from recycler.submit.config import ExecutionSection, read_study
+from recycler.submit.config import ExecutionSection, StudySource, read_document
 from recycler.submit.submission import plan_of, pool_of, resumed
 from recycler.submit.workspace import OnBytes, Workspace
 
@@ -37,7 +35,7 @@ class Unwritten(Workspace):
 
 
 def quote(
-    file: str | os.PathLike[str],
+    file: StudySource,
     execution: ExecutionSection | None = None,
     url: str = "",
     *,
@@ -47,7 +45,7 @@ def quote(
     """Time one merge and some items on this machine, and add up what the study has left to pay.
 
     Args:
-        file: a study file.
+        file: a study file, or its document.
         execution: where the study is to run; its workers and device count.
         url: the ledger; default: the one that `recycler run` would use.
         replace: as for a study that is started anew.
@@ -56,7 +54,8 @@ def quote(
     Raises:
         Conflict: the ledger has a study of that name with other settings, as `recycler run` says.
     """
-    config, root = read_study(file), Path(file).absolute().parent
+    document = read_document(file)
+    config, root = document.config, document.root
     run_on = execution or config.execution
     workspace = Unwritten(url)
     try:

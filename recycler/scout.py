@@ -4,7 +4,6 @@ The scores are those of the study itself: same recipes, measures and items. So `
 same file does not pay for them again.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from recycler.nouns.trial import Proposal, Trial
 from recycler.protocols import Executor
 from recycler.runs import run_study
 from recycler.study import Study
-from recycler.submit.config import ExecutionSection, StudyFile, read_study
+from recycler.submit.config import ExecutionSection, StudyFile, StudySource, read_document
 from recycler.submit.submission import measures, plan_of, pool_of, register
 from recycler.submit.workspace import OnBytes, Workspace
 
@@ -61,7 +60,7 @@ class Singles:
 
 def scout(
     workspace: Workspace,
-    file: str | os.PathLike[str],
+    file: StudySource,
     execution: ExecutionSection | None = None,
     listen: Listener = lambda progress: None,
     on_bytes: OnBytes | None = None,
@@ -72,7 +71,7 @@ def scout(
 
     Args:
         workspace: the ledger.
-        file: a study file; `objectives`, `held_out` and `candidates` are scored.
+        file: a study file or its document; `objectives`, `held_out` and `candidates` are scored.
         execution: where to run; default: as the file says.
         listen: called after each event.
         on_bytes: called with the bytes read while fingerprints are computed.
@@ -83,7 +82,8 @@ def scout(
         Incompatible: the checkpoints can't be merged.
         StudyFailed: fewer than two checkpoints could be scored.
     """
-    config, root = read_study(file), Path(file).absolute().parent
+    document = read_document(file)
+    config, root = document.config, document.root
     pool = pool_of(workspace, config, root)
     if pool.n < 2:
         raise InvalidConfig(

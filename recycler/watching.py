@@ -106,6 +106,11 @@ class Watcher:
         self._left: float | None = None
         self._seen: tuple[Any, ...] = ()  # what the last pick was made from
 
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials by number, as of the last look."""
+        return [self._trials[number] for number in sorted(self._trials)]
+
     def look(self) -> Snapshot:
         """Read what is new and return the snapshot."""
         status = self._store.status(self._study)
@@ -115,7 +120,7 @@ class Watcher:
             changed = self._store.trials(self._study, since=self._event)
             self._trials |= {trial.number: trial for trial in changed}
             self._event = status["event"]
-        trials = [self._trials[number] for number in sorted(self._trials)]
+        trials = self.trials
         seen = (self._event, status["status"])
         if seen != self._seen:
             self._seen, self._pick = seen, _pick(self.plan, status, trials)

@@ -21,6 +21,7 @@ from recycler.cli.predict import predict
 from recycler.cli.read import front, pick, show
 from recycler.cli.sample import sample
 from recycler.cli.scout import scout
+from recycler.cli.serve import serve
 from recycler.cli.study import rm, run, stop, studies, watch
 from recycler.errors import RecyclerError
 
@@ -74,6 +75,7 @@ COMMANDS = (
     (show, "Show one trial: recipe, scores, timings."),
     (export, "Write a trial as a Hugging Face folder, verified."),
     (verify, "Prove that a folder holds the bytes that were scored."),
+    (serve, "Serve pools, studies and exports over HTTP, with a page."),
     (dashboard, "Open a copy of a study in optuna-dashboard."),
     (rm, "Delete a study with its trials."),
 )

@@ -14,7 +14,7 @@ from sqlalchemy.pool import StaticPool
 from recycler.errors import Conflict, InvalidConfig, MissingExtra, NotFound, Unavailable
 from recycler.store import rows as t
 
-HEAD = "0002"  # newest migration
+HEAD = "0003"  # newest migration
 PATIENCE = 60.0  # how long a write is retried while the database can't be reached [s]
 # The first statement of a migration: other processes wait, and all tables appear together or none
 _ALONE = {"sqlite": "SELECT 1", "postgresql": "SELECT pg_advisory_xact_lock(7265637963)"}

@@ -115,6 +115,16 @@ class Lease:
 
 
 @contextmanager
+def own(token: str) -> Iterator[None]:
+    """Count a token as one of this process's for the duration of the block."""
+    _MINE.add(token)
+    try:
+        yield
+    finally:
+        _MINE.discard(token)
+
+
+@contextmanager
 def hold(engine: Engine, study: str) -> Iterator[Lease]:
     """Hold the lease of a study for the duration of the block.
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -178,6 +179,72 @@ answers = Table(
     Column("split", String(16), primary_key=True),
     Column("answers", LargeBinary, nullable=False),
     Column("created", String(32), nullable=False),
+)
+
+# Work that a service does for users. Like a study, an operation belongs to the process whose token
+# is in its row.
+operations = Table(
+    "recycler_operations",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("owner", String(200), nullable=False),
+    Column("created", String(32), nullable=False),
+    Column("started", String(32), nullable=True),
+    Column("ended", String(32), nullable=True),
+    Column("attempts", Integer, nullable=False),
+    Column("progress", Text, nullable=False),
+    Column("result", Text, nullable=True),
+    Column("error", Text, nullable=True),
+    Column("token", String(32), nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("heartbeat", Float(53), nullable=False),
+    Column("cancel", Boolean, nullable=False),
+    Index("recycler_operations_state", "state", "id"),
+    Index("recycler_operations_subject", "subject", "id"),
+)
+
+# Keys to the service: SHA-256 of each token. A session of the page is a row with a parent.
+tokens = Table(
+    "recycler_tokens",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("scopes", String(100), nullable=False),
+    Column("created", String(32), nullable=False),
+    Column("expires", Float(53), nullable=True),
+    Column("revoked", String(32), nullable=True),
+    Column("used", Float(53), nullable=True),
+    Column("parent", String(16), nullable=False),
+)
+
+# Replies by idempotency key: a repeated request gets the reply of the first.
+replies = Table(
+    "recycler_replies",
+    metadata,
+    Column("owner", String(200), primary_key=True),
+    Column("key", String(200), primary_key=True),
+    Column("request", String(64), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("reply", Text, nullable=False),
+    Column("created", Float(53), nullable=False),
+)
+
+# Who changed what through the service.
+audit = Table(
+    "recycler_audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", String(32), nullable=False),
+    Column("who", String(200), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("action", String(300), nullable=False),
+    Column("status", Integer, nullable=False),
 )
 
 

@@ -27,6 +27,7 @@ from recycler.store import rows as t
 from recycler.store.catalog import Catalog
 from recycler.store.engine import Engine
 from recycler.store.lease import Lease
+from recycler.store.operations import Operations
 
 # (plan in the ledger or None, whether any trial is scored, whether a run is alive) -> the plan to
 # write, and whether the study starts anew
@@ -41,6 +42,7 @@ class SqlStore:
         self.engine = Engine(url)
         self.where = str(self.engine)  # the ledger's name in messages, without a password
         self.catalog = Catalog(self.engine)
+        self.operations = Operations(self.engine)
         self._leases: dict[str, Lease] = {}
 
     # --- studies ---

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -215,6 +216,35 @@ def read_study(file: str | os.PathLike[str]) -> StudyFile:
             hint="start from configs/template.yaml.",
         )
     return parse_study(table, str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class StudyDocument:
+    """A study file as it was read, or the same content from elsewhere.
+
+    Attributes:
+        config: its content.
+        root: folder that its relative paths start from.
+    """
+
+    config: StudyFile
+    root: Path
+
+
+# What functions that take a study accept: the path of its file, or the document itself.
+StudySource = str | os.PathLike[str] | StudyDocument
+
+
+def read_document(source: StudySource) -> StudyDocument:
+    """The document of a study file; a document is returned as it is.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidConfig: a field is wrong.
+    """
+    if isinstance(source, StudyDocument):
+        return source
+    return StudyDocument(read_study(source), Path(source).absolute().parent)
 
 
 def parse_study(table: Mapping[str, Any], source: str = "study") -> StudyFile:

@@ -4,7 +4,6 @@ A study is registered once. The same file again resumes it and a larger budget e
 other change is refused and named. A study is replaced only on request.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as changed
 from importlib import import_module
@@ -27,14 +26,14 @@ from recycler.nouns.recipe import Recipe, require_dtype
 from recycler.nouns.trial import Trial
 from recycler.search.samplers import Proposer, checked_sampler
 from recycler.search.warm import Earlier, recipes
-from recycler.submit.config import StudyFile, read_study
+from recycler.submit.config import StudyFile, StudySource, read_document
 from recycler.submit.references import reference_models, reference_specs, references_of
 from recycler.submit.workspace import OnBytes, Workspace, executor_of, pool_name
 
 
 def submit(
     workspace: Workspace,
-    file: str | os.PathLike[str],
+    file: StudySource,
     on_bytes: OnBytes | None = None,
     *,
     replace: bool = False,
@@ -43,14 +42,15 @@ def submit(
 
     Args:
         workspace: the ledger.
-        file: a study file.
+        file: a study file, or its document.
         on_bytes: called with the bytes read while fingerprints are computed.
         replace: start a study of that name anew, whatever it holds.
 
     Raises:
         Conflict: a study of that name has other settings.
     """
-    config, root = read_study(file), Path(file).absolute().parent
+    document = read_document(file)
+    config, root = document.config, document.root
     pool = pool_of(workspace, config, root)
     plan = plan_of(workspace, pool, config, root, on_bytes)
     models = reference_models(config, root)

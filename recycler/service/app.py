@@ -1,0 +1,57 @@
+"""The application: the routes, their guard and the page of one service."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from recycler import __version__
+from recycler.service import problems
+from recycler.service.config import ServiceConfig
+from recycler.service.live import Live
+from recycler.service.routes import health, operations, pools, studies, trials
+from recycler.service.state import Service
+from recycler.service.supervisor import Supervisor
+from recycler.store.sql import SqlStore
+from recycler.submit.ledger import find_ledger
+
+API = "/api/v1"
+STATIC = Path(__file__).parent / "page" / "static"
+ABOUT = (
+    "Pools of checkpoints, studies that search their merges, fronts, predictions, comparisons and "
+    "exports. Long work is an operation: the reply has its number, and its end has the result."
+)
+
+
+def make_app(config: ServiceConfig) -> FastAPI:
+    """The application of a service; it begins to work when it is started."""
+    config = config.model_copy(update={"store": find_ledger(config.store)})
+    store = SqlStore(config.store)
+    service = Service(config, store, Live(store), Supervisor(store, config))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.supervisor.start()
+        yield
+        service.supervisor.close()
+        store.close()
+
+    app = FastAPI(
+        title="recycler",
+        version=__version__,
+        description=ABOUT,
+        lifespan=lifespan,
+        openapi_url=f"{API}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        responses=problems.responses(),
+        separate_input_output_schemas=False,
+    )
+    app.state.service = service
+    problems.install(app)
+    for module in (health, pools, studies, trials, operations):
+        app.include_router(module.router, prefix=API)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    return app

@@ -1,0 +1,107 @@
+"""Studies as the service shows them: read once for each change, however many clients ask.
+
+Letters: m objectives.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from recycler.front.results import Results
+from recycler.nouns.plan import Plan
+from recycler.nouns.trial import Trial
+from recycler.store.sql import SqlStore
+from recycler.watching import Snapshot, Watcher
+
+READINGS = 4  # studies whose last reading is kept
+DOCUMENTS = 64  # computed documents that are kept
+Version = tuple[str, int, str]  # when a study was created, its event, its status
+
+
+class Study:
+    """One study, followed from outside; methods may be called from several threads."""
+
+    def __init__(self, store: SqlStore, name: str) -> None:
+        """Raises NotFound if the ledger has no study of that name."""
+        self._store, self.name = store, name
+        self._lock = threading.Lock()
+        self._watcher = Watcher(store, name)
+
+    def snapshot(self) -> Snapshot:
+        """How far it is; reads only what changed since the last call."""
+        with self._lock:
+            return self._watcher.look()
+
+    def trials(self) -> tuple[Plan, list[Trial]]:
+        """Plan, and all trials by number, as they are now."""
+        with self._lock:
+            self._watcher.look()
+            return self._watcher.plan, self._watcher.trials
+
+
+class Live:
+    """The studies of a ledger, with what was computed from them."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._studies: dict[str, Study] = {}
+        self._readings: OrderedDict[str, tuple[Version, Results]] = OrderedDict()
+        self._documents: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._making: dict[tuple[Any, ...], threading.Lock] = {}
+
+    def study(self, name: str) -> Study:
+        """A study, followed since it was first asked for."""
+        with self._lock:
+            known = self._studies.get(name)
+        if known is None:
+            known = Study(self._store, name)
+            with self._lock:
+                known = self._studies.setdefault(name, known)
+        return known
+
+    def forget(self, name: str) -> None:
+        """Drop what is kept of a study, because it was deleted."""
+        with self._lock:
+            self._studies.pop(name, None)
+            self._readings.pop(name, None)
+
+    def version(self, name: str) -> Version:
+        """What changes whenever the study changes. Raises NotFound if there is none."""
+        status = self._store.status(name)
+        return status["created"], status["event"], status["status"]
+
+    def results(self, name: str) -> Results:
+        """The study as it is now, in one reading; the same object until the study changes."""
+        version = self.version(name)
+        with self._guard(("reading", name)):
+            known = self._readings.get(name)
+            if known is None or known[0] != version:
+                known = (version, Results.read(self._store, name))
+                with self._lock:
+                    self._readings[name] = known
+                    self._readings.move_to_end(name)
+                    while len(self._readings) > READINGS:
+                        self._readings.popitem(last=False)
+            return known[1]
+
+    def document(
+        self, name: str, key: tuple[Any, ...], make: Callable[[Results], Mapping[str, Any] | str]
+    ) -> Any:
+        """What `make` computes from a study; computed once for each change of the study and key."""
+        place = (name, self.version(name), *key)
+        with self._guard(("document", name, *key)):
+            if place not in self._documents:
+                made = make(self.results(name))
+                with self._lock:
+                    self._documents[place] = made
+                    while len(self._documents) > DOCUMENTS:
+                        self._documents.popitem(last=False)
+            return self._documents[place]
+
+    def _guard(self, key: tuple[Any, ...]) -> threading.Lock:
+        with self._lock:
+            if len(self._making) > 10 * DOCUMENTS:
+                self._making = {k: lock for k, lock in self._making.items() if lock.locked()}
+            return self._making.setdefault(key, threading.Lock())

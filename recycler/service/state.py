@@ -1,0 +1,83 @@
+"""What the routes of one service share, and how they get at it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from recycler.nouns.operation import Operation
+from recycler.service.config import ServiceConfig
+from recycler.service.live import Live
+from recycler.service.supervisor import Supervisor
+from recycler.store.sql import SqlStore
+
+SCOPES = ("read", "write")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request.
+
+    Attributes:
+        name: name of the token; `local` on this machine without tokens.
+        scopes: what it may do.
+        token: id of the token; empty without one.
+    """
+
+    name: str = "local"
+    scopes: frozenset[str] = field(default_factory=lambda: frozenset(SCOPES))
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service.
+
+    Attributes:
+        config: its settings.
+        store: its ledger.
+        live: studies as it shows them.
+        supervisor: starts the processes of operations.
+    """
+
+    config: ServiceConfig
+    store: SqlStore
+    live: Live
+    supervisor: Supervisor
+
+    def ask(
+        self,
+        caller: Caller,
+        kind: str,
+        subject: str,
+        arguments: Mapping[str, Any],
+        priority: int = 0,
+    ) -> Operation:
+        """Put an operation into the queue. Raises Unavailable if the queue is full."""
+        made = self.store.operations.ask(
+            kind,
+            subject,
+            arguments,
+            owner=caller.name,
+            priority=priority,
+            most=self.config.limits.queue,
+        )
+        self.supervisor.wake()
+        return made
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request is sent to."""
+    found: Service = request.app.state.service
+    return found
+
+
+def caller_of(request: Request) -> Caller:
+    """Who sent a request; set by `guard`."""
+    found: Caller = request.scope.get("recycler.caller") or Caller()
+    return found
+
+
+Here = Annotated[Service, Depends(service_of)]
+By = Annotated[Caller, Depends(caller_of)]
