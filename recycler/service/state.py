@@ -75,7 +75,7 @@ def service_of(request: Request) -> Service:
 
 def caller_of(request: Request) -> Caller:
     """Who sent a request; set by `guard`."""
-    found: Caller = request.scope.get("recycler.caller") or Caller()
+    found: Caller = request.scope.get("caller") or Caller()
     return found
 
 
