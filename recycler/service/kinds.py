@@ -1,5 +1,6 @@
 """The kinds of operations: which limit each counts against, and where exports go."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ KINDS = (*HEAVY, *LIGHT)
 
 
 def accelerators(arguments: Mapping[str, Any]) -> int:
-    """Workers of an operation that need an accelerator."""
+    """Accelerators that an operation takes: `gpus` for each worker, or one for each on a device."""
     section = arguments.get("execution") or {}
-    return 0 if section.get("device", "cpu") == "cpu" else int(section.get("workers", 1))
+    each = section.get("gpus", 0.0) or float(section.get("device", "cpu") != "cpu")
+    return math.ceil(section.get("workers", 1) * each)
 
 
 def export_folder(config: ServiceConfig, id: int, study: str, trial: int | str) -> Path:
