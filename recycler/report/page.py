@@ -48,13 +48,17 @@ h2,figure,tr{break-inside:avoid}h2{break-after:avoid;margin-top:.5rem}
 _DRAWN = {"displayModeBar": False}
 
 
-def html_page(results: Results) -> str:
+def html_page(results: Results, script: str | None = None) -> str:
     """The report as one file: the decision, the front, the search, the weights, all scores.
 
     Printed, it fills one A4 page with the decision and its reasons; the rest is for the screen.
+
+    Args:
+        results: the study.
+        script: what stands in the place of plotly's source; None: the source itself (4.8 MB).
     """
     split, title = best_split(results), html.escape(results.name)
-    front = _figure(front_figure(results), script=True)
+    front = (script or "") + _figure(front_figure(results), script=script is None)
     pair = _figure(trace_figure(results, _HALF)) + _figure(weights_figure(results, _HALF))
     parts = [
         f"<h1>{title}</h1>",

@@ -2,23 +2,23 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from recycler import __version__
 from recycler.service import problems
+from recycler.service.assets import STATIC
+from recycler.service.broadcast import Broadcast
 from recycler.service.config import ServiceConfig
 from recycler.service.live import Live
-from recycler.service.routes import health, operations, pools, studies, trials
+from recycler.service.routes import events, health, operations, pools, results, studies, trials
 from recycler.service.state import Service
 from recycler.service.supervisor import Supervisor
 from recycler.store.sql import SqlStore
 from recycler.submit.ledger import find_ledger
 
 API = "/api/v1"
-STATIC = Path(__file__).parent / "page" / "static"
 ABOUT = (
     "Pools of checkpoints, studies that search their merges, fronts, predictions, comparisons and "
     "exports. Long work is an operation: the reply has its number, and its end has the result."
@@ -31,10 +31,13 @@ def make_app(config: ServiceConfig) -> FastAPI:
     store = SqlStore(config.store)
     service = Service(config, store, Live(store), Supervisor(store, config))
 
+    streams = Broadcast(store, service.live, config.limits.streams)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.supervisor.start()
         yield
+        streams.close()
         service.supervisor.close()
         store.close()
 
@@ -49,9 +52,9 @@ def make_app(config: ServiceConfig) -> FastAPI:
         responses=problems.responses(),
         separate_input_output_schemas=False,
     )
-    app.state.service = service
+    app.state.service, app.state.broadcast = service, streams
     problems.install(app)
-    for module in (health, pools, studies, trials, operations):
+    for module in (health, pools, studies, trials, results, events, operations):
         app.include_router(module.router, prefix=API)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app

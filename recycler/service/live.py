@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from recycler.front.results import Results
+from recycler.nouns.evaluation import SPLITS
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Trial
 from recycler.store.sql import SqlStore
@@ -105,3 +106,25 @@ class Live:
             if len(self._making) > 10 * DOCUMENTS:
                 self._making = {k: lock for k, lock in self._making.items() if lock.locked()}
             return self._making.setdefault(key, threading.Lock())
+
+
+def trial_row(plan: Plan, trial: Trial) -> dict[str, Any]:
+    """One trial as lists show it."""
+    weights = trial.recipe.vector(plan.names)
+    return {
+        "number": trial.number,
+        "name": trial.name,
+        "kind": str(trial.kind),
+        "state": str(trial.state),
+        "id": trial.recipe.id,
+        "weights": {n: w for n, w in zip(plan.names, weights, strict=True) if w},
+        "scores": {
+            split: {
+                name: {"mean": score.mean, "stderr": score.stderr, "items": score.items}
+                for name, score in trial.evaluations[split].scores.items()
+            }
+            for split in SPLITS
+            if split in trial.evaluations
+        },
+        "failure": trial.failure.message if trial.failure else None,
+    }

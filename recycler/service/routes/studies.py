@@ -1,11 +1,10 @@
 """Routes of studies: create, start, stop, and what each shows."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from recycler.errors import InvalidConfig
 from recycler.nouns.status import Wanted
 from recycler.service.state import By, Here
 from recycler.submit.config import parse_study
@@ -68,19 +67,6 @@ def stop(service: Here, by: By, study: str, now: bool = False) -> dict[str, Any]
 def pause(service: Here, by: By, study: str) -> dict[str, Any]:
     """Pause a study once the merges in flight are scored."""
     return _want(service, study, Wanted.PAUSE)
-
-
-@router.get("/{study}/front")
-def front(
-    service: Here,
-    study: str,
-    floor: Annotated[str, Query(examples=["code=0.5"])] = "",
-) -> dict[str, Any]:
-    """Return what `recycler front STUDY --json` prints."""
-    if floor:
-        raise InvalidConfig("floors are not done yet.", hint="leave `floor` out.")
-    found: dict[str, Any] = service.live.document(study, ("front",), lambda r: r.front_json())
-    return found
 
 
 def _want(service: Here, study: str, wanted: Wanted) -> dict[str, Any]:
