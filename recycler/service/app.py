@@ -12,7 +12,16 @@ from recycler.service.assets import STATIC
 from recycler.service.broadcast import Broadcast
 from recycler.service.config import ServiceConfig
 from recycler.service.live import Live
-from recycler.service.routes import events, health, operations, pools, results, studies, trials
+from recycler.service.routes import (
+    events,
+    health,
+    operations,
+    pages,
+    pools,
+    results,
+    studies,
+    trials,
+)
 from recycler.service.state import Service
 from recycler.service.supervisor import Supervisor
 from recycler.store.sql import SqlStore
@@ -56,5 +65,6 @@ def make_app(config: ServiceConfig) -> FastAPI:
     problems.install(app)
     for module in (health, pools, studies, trials, results, events, operations):
         app.include_router(module.router, prefix=API)
+    app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app

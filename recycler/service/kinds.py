@@ -16,7 +16,7 @@ def accelerators(arguments: Mapping[str, Any]) -> int:
     """Accelerators that an operation takes: `gpus` for each worker, or one for each on a device."""
     section = arguments.get("execution") or {}
     each = section.get("gpus", 0.0) or float(section.get("device", "cpu") != "cpu")
-    return int(math.ceil(section.get("workers", 1) * each))
+    return math.ceil(int(section.get("workers", 1)) * each)
 
 
 def export_folder(config: ServiceConfig, id: int, study: str, trial: int | str) -> Path:
