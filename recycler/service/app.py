@@ -11,8 +11,10 @@ from recycler.service import problems
 from recycler.service.assets import STATIC
 from recycler.service.broadcast import Broadcast
 from recycler.service.config import ServiceConfig
+from recycler.service.guard import Guard
 from recycler.service.live import Live
 from recycler.service.routes import (
+    access,
     events,
     health,
     operations,
@@ -63,8 +65,9 @@ def make_app(config: ServiceConfig) -> FastAPI:
     )
     app.state.service, app.state.broadcast = service, streams
     problems.install(app)
-    for module in (health, pools, studies, trials, results, events, operations):
+    for module in (health, pools, studies, trials, results, events, operations, access):
         app.include_router(module.router, prefix=API)
     app.include_router(pages.router)
+    app.add_middleware(Guard, service=service)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app

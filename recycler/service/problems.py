@@ -26,6 +26,11 @@ STATUS = {  # code of an error -> HTTP status
     "unauthorized": 401,
     "forbidden": 403,
     "too-large": 413,
+    "too-slow": 408,
+    "uri-too-long": 414,
+    "unsupported-media-type": 415,
+    "misdirected": 421,
+    "invalid-json": 400,
     "too-many": 429,
     "error": 500,
 }
@@ -81,9 +86,19 @@ def of_error(error: RecyclerError) -> Response:
     return problem(status, error.code, error.message, error.hint, **headers)
 
 
+def fault() -> Response:
+    """The response to a request that met a fault of recycler; its details are in the log alone."""
+    return problem(
+        500,
+        "internal",
+        "a fault of recycler.",
+        "the log of the service has the details; please report it.",
+    )
+
+
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What OpenAPI documents for routes: the problems that each of them may answer with."""
-    always = (400, 401, 403, 413, 422, 429, 503)
+    always = (400, 401, 403, 408, 413, 414, 415, 421, 422, 429, 500, 503)
     content = {MEDIA: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
@@ -120,9 +135,4 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> Response:
-        return problem(
-            500,
-            "internal",
-            f"a fault of recycler: {type(error).__name__}.",
-            "the log of the service has the details; please report it.",
-        )
+        return fault()

@@ -14,6 +14,7 @@ from types import FrameType
 from recycler.environment import prepare
 from recycler.errors import RecyclerError
 from recycler.nouns.operation import OperationState
+from recycler.service.admission import admit_arguments
 from recycler.service.config import SETTINGS, ServiceConfig
 from recycler.service.work import WORK, Bench
 from recycler.store.operations import Held
@@ -33,7 +34,7 @@ def main(id: int) -> int:
         bench = Bench(id, workspace, config, held.tell)
         try:
             _interruptible(held)
-            result = WORK[asked.kind](bench, asked.arguments)
+            result = WORK[asked.kind](bench, admit_arguments(asked.arguments, config))
         except Cancelled:
             held.end(OperationState.CANCELLED)
             return 1

@@ -8,6 +8,8 @@ import uvicorn
 from recycler.errors import Unavailable
 from recycler.service.app import make_app
 from recycler.service.config import ServiceConfig
+from recycler.service.problems import Unauthorized
+from recycler.service.state import Service
 
 
 def serve(config: ServiceConfig, tell: Callable[[str], object]) -> None:
@@ -24,10 +26,22 @@ def serve(config: ServiceConfig, tell: Callable[[str], object]) -> None:
     host, port = listener.getsockname()[:2]
     config = config.model_copy(update={"port": port})
     app = make_app(config)
+    require_tokens(app.state.service)
     shown = f"[{host}]" if ":" in host else host
     tell(f"http://{shown}:{port}")
     settings = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     uvicorn.Server(settings).run(sockets=[listener])
+
+
+def require_tokens(service: Service) -> None:
+    """Raise Unauthorized if a service that needs tokens has none, so that nobody could use it."""
+    config = service.config
+    if config.needs_tokens and not service.store.access.any_valid():
+        raise Unauthorized(
+            f"{config.host} needs tokens, and the ledger {service.store.where} has no valid one.",
+            hint="make one with `recycler token create NAME --scope read --scope write`, or listen "
+            "on 127.0.0.1.",
+        )
 
 
 def _listen(config: ServiceConfig) -> socket.socket:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from recycler.nouns.operation import Operation
+from recycler.service.admission import admit_arguments
 from recycler.service.config import ServiceConfig
 from recycler.service.live import Live
 from recycler.service.supervisor import Supervisor
@@ -54,11 +55,16 @@ class Service:
         arguments: Mapping[str, Any],
         priority: int = 0,
     ) -> Operation:
-        """Put an operation into the queue. Raises Unavailable if the queue is full."""
+        """Put an operation into the queue.
+
+        Raises:
+            Unavailable: the queue is full.
+            Forbidden: its arguments name what the settings do not allow (see `admission`).
+        """
         made = self.store.operations.ask(
             kind,
             subject,
-            arguments,
+            admit_arguments(arguments, self.config),
             owner=caller.name,
             priority=priority,
             most=self.config.limits.queue,

@@ -24,6 +24,7 @@ from recycler.nouns.status import Status, Wanted
 from recycler.nouns.trial import Proposal, State, Trial
 from recycler.store import lease, scores, studies
 from recycler.store import rows as t
+from recycler.store.access import Access
 from recycler.store.catalog import Catalog
 from recycler.store.engine import Engine
 from recycler.store.lease import Lease
@@ -43,6 +44,7 @@ class SqlStore:
         self.where = str(self.engine)  # the ledger's name in messages, without a password
         self.catalog = Catalog(self.engine)
         self.operations = Operations(self.engine)
+        self.access = Access(self.engine)
         self._leases: dict[str, Lease] = {}
 
     # --- studies ---

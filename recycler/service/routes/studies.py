@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from recycler.nouns.status import Wanted
+from recycler.service.admission import admit
 from recycler.service.state import By, Here
 from recycler.submit.config import parse_study
 
@@ -38,8 +39,9 @@ def list_studies(service: Here) -> dict[str, Any]:
 @router.post("", status_code=202)
 def create(service: Here, by: By, new: NewStudy) -> dict[str, Any]:
     """Create a study from its document; returns the operation."""
-    config = parse_study(new.document)
-    asked = {"document": new.document, "root": service.config.exports, "replace": new.replace}
+    document = admit(new.document, service.config)
+    config = parse_study(document)
+    asked = {"document": document, "root": service.config.exports, "replace": new.replace}
     return service.ask(by, "create", config.study, asked).to_json()
 
 
