@@ -16,7 +16,9 @@ from recycler.service.live import Live
 from recycler.service.routes import (
     access,
     events,
+    exports,
     health,
+    machine,
     operations,
     pages,
     pools,
@@ -30,6 +32,18 @@ from recycler.store.sql import SqlStore
 from recycler.submit.ledger import find_ledger
 
 API = "/api/v1"
+ROUTES = (
+    health,
+    machine,
+    pools,
+    studies,
+    trials,
+    results,
+    exports,
+    events,
+    operations,
+    access,
+)
 ABOUT = (
     "Pools of checkpoints, studies that search their merges, fronts, predictions, comparisons and "
     "exports. Long work is an operation: the reply has its number, and its end has the result."
@@ -65,7 +79,7 @@ def make_app(config: ServiceConfig) -> FastAPI:
     )
     app.state.service, app.state.broadcast = service, streams
     problems.install(app)
-    for module in (health, pools, studies, trials, results, events, operations, access):
+    for module in ROUTES:
         app.include_router(module.router, prefix=API)
     app.include_router(pages.router)
     app.add_middleware(Guard, service=service)

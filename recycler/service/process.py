@@ -31,7 +31,7 @@ def main(id: int) -> int:
     workspace = Workspace(config.store, create=False)
     asked = workspace.store.operations.get(id)
     with workspace.store.operations.hold(id) as held:
-        bench = Bench(id, workspace, config, held.tell)
+        bench = Bench(id, asked.owner, workspace, config, held.tell)
         try:
             _interruptible(held)
             result = WORK[asked.kind](bench, admit_arguments(asked.arguments, config))

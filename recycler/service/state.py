@@ -12,6 +12,7 @@ from recycler.service.config import ServiceConfig
 from recycler.service.live import Live
 from recycler.service.supervisor import Supervisor
 from recycler.store.sql import SqlStore
+from recycler.submit.workspace import Workspace
 
 SCOPES = ("read", "write")
 
@@ -46,6 +47,11 @@ class Service:
     store: SqlStore
     live: Live
     supervisor: Supervisor
+
+    @property
+    def workspace(self) -> Workspace:
+        """The ledger with its pools."""
+        return Workspace(self.config.store, create=False, store=self.store)
 
     def ask(
         self,

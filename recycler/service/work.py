@@ -28,12 +28,14 @@ class Bench:
 
     Attributes:
         id: number of the operation.
+        owner: who asked for it.
         workspace: the ledger.
         config: settings of the service.
         tell: takes progress as JSON data: `{"text", "done", "total"}`.
     """
 
     id: int
+    owner: str
     workspace: Workspace
     config: ServiceConfig
     tell: Callable[[Mapping[str, Any]], object]
@@ -95,7 +97,12 @@ def create(bench: Bench, arguments: Arguments) -> dict[str, Any]:
     submit = lazy("recycler.submit.submission").submit
     document, replace = bench.document(arguments), bool(arguments.get("replace"))
     plan = submit(bench.workspace, document, bench.bytes_read, replace=replace)
-    return {"study": plan.name}
+    started = None
+    if arguments.get("start"):
+        asked = {"study": plan.name, "execution": arguments.get("execution") or {}}
+        queue = bench.workspace.store.operations
+        started = queue.ask("run", plan.name, asked, owner=bench.owner).id
+    return {"study": plan.name, "started": started}
 
 
 def bill(bench: Bench, arguments: Arguments) -> dict[str, Any]:

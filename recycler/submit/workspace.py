@@ -31,15 +31,18 @@ class Workspace:
     the nearest parent of the user's that has one, else a new one in this folder.
     """
 
-    def __init__(self, url: str = "", *, create: bool = True) -> None:
+    def __init__(
+        self, url: str = "", *, create: bool = True, store: SqlStore | None = None
+    ) -> None:
         """Open or make the ledger.
 
         Args:
             url: database URL, or a path to an SQLite file.
             create: whether a missing ledger is created; if not, NotFound is raised.
+            store: the ledger, if it is open already.
         """
         self.url = find_ledger(url, create)
-        self.store = SqlStore(self.url)
+        self.store = store or SqlStore(self.url)
 
     # --- pools ---
 
