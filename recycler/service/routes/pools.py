@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from recycler.checkpoints.pool import check_folders
 from recycler.report.text import check_json
 from recycler.service.admission import admitted_entry
+from recycler.service.pools import lineage_json, scores_json
 from recycler.service.problems import responses
 from recycler.service.roots import roots_of
 from recycler.service.state import By, Here, Service
@@ -123,6 +124,23 @@ def deep_check_pool(service: Here, by: By, pool: str) -> dict[str, Any]:
     folders = [entry["path"] for entry in spec["checkpoints"]]
     asked = {"folders": folders, "base": base, "deep": True}
     return service.ask(by, "check", pool, asked).to_json()
+
+
+@router.get("/{pool}/scores")
+def scores(service: Here, pool: str) -> Any:
+    """Return the dev scores of the single checkpoints over all studies of the pool."""
+    spec = service.store.catalog.pool(pool)
+    known = {entry["fingerprint"] for entry in spec["checkpoints"]}
+    names = [row["name"] for row in service.store.studies()]
+    studies = [service.live.study(name).trials() for name in names]
+    own = [s for s in studies if known >= {fingerprint for _, fingerprint in s[0].ingredients}]
+    return scores_json([entry["name"] for entry in spec["checkpoints"]], own)
+
+
+@router.get("/{pool}/lineage")
+def origins(service: Here, pool: str) -> dict[str, Any]:
+    """Return what each checkpoint was trained from, by the files beside it."""
+    return lineage_json(service.store.catalog.pool(pool))
 
 
 @router.delete("/{pool}")
