@@ -23,6 +23,7 @@ from recycler.cli.sample import sample
 from recycler.cli.scout import scout
 from recycler.cli.serve import serve
 from recycler.cli.study import rm, run, stop, studies, watch
+from recycler.cli.token import token
 from recycler.errors import RecyclerError
 
 
@@ -76,6 +77,7 @@ COMMANDS = (
     (export, "Write a trial as a Hugging Face folder, verified."),
     (verify, "Prove that a folder holds the bytes that were scored."),
     (serve, "Serve pools, studies and exports over HTTP, with a page."),
+    (token, "Make, list and revoke tokens of the service."),
     (dashboard, "Open a copy of a study in optuna-dashboard."),
     (rm, "Delete a study with its trials."),
 )
