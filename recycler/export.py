@@ -18,6 +18,7 @@ import yaml
 from recycler import __version__
 from recycler.checkpoints.companions import Companions, companions
 from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.header import open_regular
 from recycler.checkpoints.pool import Pool
 from recycler.conditions import conditions
 from recycler.errors import (
@@ -215,7 +216,7 @@ def _fill(work: Path, along: Companions, contents: Mapping[str, bytes]) -> None:
             continue
         target = work / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as stream, target.open("wb") as copy:
+        with open_regular(source) as stream, target.open("wb") as copy:
             shutil.copyfileobj(stream, copy)
             copy.flush()
             os.fsync(copy.fileno())

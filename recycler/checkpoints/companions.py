@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from recycler.beneath import listed
 from recycler.checkpoints.folder import INDEX, Checkpoint
 from recycler.errors import BrokenCheckpoint
 
@@ -108,7 +109,7 @@ def _walk(root: Path, below: PurePosixPath) -> Iterator[tuple[str, Path, str]]:
 
 def _listed(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir())
+        return [folder / name for name in listed(folder)]
     except OSError as error:
         raise BrokenCheckpoint(
             f"{folder} can't be listed: {error.strerror}.",

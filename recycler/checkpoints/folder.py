@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recycler.beneath import listed
 from recycler.checkpoints.architecture import is_tied_by_config
 from recycler.checkpoints.header import (
     DTYPES,
@@ -207,7 +208,7 @@ def _is_folder(folder: Path) -> bool:
 def _files(folder: Path) -> list[str]:
     """Names in a folder, sorted."""
     try:
-        return sorted(os.listdir(folder))
+        return listed(folder)
     except OSError as error:
         raise BrokenCheckpoint(
             f"{folder} can't be read: {error.strerror}.", hint="check its permissions."
@@ -221,7 +222,10 @@ def _refuse_cache(folder: Path) -> None:
         return
     found = [snapshots / name for name in _files(snapshots)]
     main = folder / "refs" / "main"
-    named = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    named = ""
+    if main.is_file():
+        with open_regular(main) as stream:
+            named = stream.read(200).decode("utf-8", "replace").strip()
     newest = next((f for f in found if f.name == named), found[-1] if found else None)
     raise BrokenCheckpoint(
         f"{folder} is a folder of the Hugging Face cache; the model is in its snapshots.",
@@ -277,7 +281,7 @@ def _refuse_run(folder: Path) -> None:
     """Refuse the folder of a training run: its checkpoints are one level below it."""
     if os.path.lexists(folder / "config.json"):
         return
-    inner = sorted(file.parent.name for file in folder.glob("*/config.json"))
+    inner = [n for n in _files(folder) if os.path.lexists(folder / n / "config.json")]
     if inner:
         more = ", …" if len(inner) > 3 else ""
         raise BrokenCheckpoint(

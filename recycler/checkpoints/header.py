@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from recycler.beneath import open_beneath
 from recycler.errors import BrokenCheckpoint
 
 # safetensors dtype -> (torch's name, bits per element)
@@ -110,7 +111,7 @@ def open_regular(file: Path) -> BinaryIO:
     """
     try:
         if stat.S_ISREG(file.stat().st_mode):  # before open: opening a device can have effects
-            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = open_beneath(file, os.O_RDONLY | os.O_NONBLOCK)
             if stat.S_ISREG(os.fstat(descriptor).st_mode):  # the path may be another file now
                 return os.fdopen(descriptor, "rb")
             os.close(descriptor)

@@ -18,6 +18,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoConfig
 
+from recycler.beneath import pinned
+from recycler.checkpoints.header import read_json
 from recycler.errors import InvalidConfig
 from recycler.evaluate import measure
 from recycler.evaluate.aggregates import MISSING, Rule
@@ -346,9 +348,10 @@ def _backend(folder: str) -> str:
     if not file.is_file():
         return "causal"
     try:
-        config: Any = AutoConfig.from_pretrained(folder).is_encoder_decoder
+        with pinned(folder) as place:
+            config: Any = AutoConfig.from_pretrained(place).is_encoder_decoder
     except (ValueError, KeyError, OSError):  # remote code or unknown model type
-        config = json.loads(file.read_text(encoding="utf-8")).get("is_encoder_decoder", False)
+        config = read_json(file).get("is_encoder_decoder", False)
     return "seq2seq" if config else "causal"
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from recycler.checkpoints.header import open_regular
 from recycler.evaluate.items import content_of
 
 # Files of a checkpoint's folder that decide the tokens of a text.
@@ -46,13 +47,18 @@ def tokenizer_digest(folder: str | Path) -> str:
     """Digest of the tokenizer's files in a checkpoint's folder."""
     files = {file for pattern in (*_TOKENIZER, *_MODELS) for file in Path(folder).glob(pattern)}
     named = sorted((file.name, file) for file in files if file.is_file())
-    return digest(*(part for name, file in named for part in (name, file.read_bytes())))
+    return digest(*(part for name, file in named for part in (name, _content(file))))
+
+
+def _content(file: Path) -> bytes:
+    with open_regular(file) as stream:
+        return stream.read()
 
 
 def model_digests(folder: str | Path) -> dict[str, str]:
     """Digests of the files besides the weights that decide the scores of a model in a folder."""
     configs = [Path(folder) / name for name in ("config.json", "generation_config.json")]
-    parts = [(file.name, file.read_bytes()) for file in configs if file.is_file()]
+    parts = [(file.name, _content(file)) for file in configs if file.is_file()]
     return {
         "config": digest(*(part for pair in parts for part in pair)),
         "tokenizer": tokenizer_digest(folder),

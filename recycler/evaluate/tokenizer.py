@@ -4,6 +4,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from recycler.beneath import pinned
 from recycler.errors import InvalidConfig
 
 
@@ -14,7 +15,8 @@ def load_tokenizer(folder: str) -> Any:
         InvalidConfig: there is none, or its files can't be read.
     """
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        with pinned(folder) as place:
+            return AutoTokenizer.from_pretrained(place)
     except Exception as error:  # files of any content are parsed by several libraries
         lines = str(error).strip().splitlines() or [""]
         raise InvalidConfig(

@@ -25,6 +25,7 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
 )
 
+from recycler.beneath import ROOTS
 from recycler.environment import DEFAULTS, prepare
 from recycler.errors import InvalidConfig, RecyclerError
 from recycler.execute.faults import at_start, failure_of
@@ -343,7 +344,7 @@ def _last_line(text: str) -> str:
 
 def _given() -> dict[str, str]:
     """Variables of DEFAULTS that the user set to another value."""
-    return {name: os.environ[name] for name in DEFAULTS if name in os.environ}
+    return {name: os.environ[name] for name in (*DEFAULTS, ROOTS) if name in os.environ}
 
 
 def _import_path() -> str:

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from transformers import GenerationConfig
 
+from recycler.beneath import pinned
 from recycler.checkpoints.pool import Pool
 from recycler.errors import InvalidConfig, Mismatch
 from recycler.evaluate.tokenizer import load_tokenizer
@@ -216,7 +217,8 @@ class _Writer:
         self._inputs = [_input(self._tokenizer, p, chat, k) for k, p in enumerate(prompts, 1)]
         self._special = not chat  # a chat template has its own special tokens
         try:
-            self._config: Any = GenerationConfig.from_pretrained(folder)
+            with pinned(folder) as place:
+                self._config: Any = GenerationConfig.from_pretrained(place)
         except OSError:  # the folder has none
             self._config = None
 

@@ -14,6 +14,7 @@ import torch
 
 from recycler.checkpoints.companions import companions
 from recycler.checkpoints.folder import Checkpoint
+from recycler.checkpoints.header import open_regular
 from recycler.checkpoints.pool import Pool
 from recycler.errors import BrokenCheckpoint
 from recycler.evaluate.kinds import make_evaluator
@@ -182,7 +183,8 @@ class _Folders:
             for name, source in self._along.items():
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+                with open_regular(source) as stream, target.open("wb") as copy:
+                    shutil.copyfileobj(stream, copy)
             config = config_of(recipe, layout_of(recipe, self._sources), self._donor)
             table = json.dumps(config, indent=2, ensure_ascii=False)
             (folder / "config.json").write_text(table + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from recycler.beneath import pinned
 from recycler.checkpoints.header import TensorSpec
 from recycler.checkpoints.naming import is_buffer, is_head
 from recycler.checkpoints.pool import Pool
@@ -60,7 +62,7 @@ class Resident:
         self._measures = distance
         self.device = device
         self._shell = pool.checkpoints[0]
-        self._config = AutoConfig.from_pretrained(self._shell.path)
+        self._config = _config_in(self._shell.path)
         self.model: Any = None
         self._dtype = ""
         self._slots: dict[str, Tensor] | None = None
@@ -189,12 +191,12 @@ def load_model(
     """
     if kind is None:
         assert folder is not None, "a class is told for tensors"
-        kind = _class_of(AutoConfig.from_pretrained(folder), folder)
+        kind = _class_of(_config_in(folder), folder)
     given = {} if tensors is None else {"config": config, "state_dict": tensors}
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
-    model, report = kind.from_pretrained(
-        folder, dtype=wanted, output_loading_info=True, ignore_mismatched_sizes=True, **given
-    )
+    how = {"dtype": wanted, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    with nullcontext() if folder is None else pinned(folder) as place:
+        model, report = kind.from_pretrained(place, **how, **given)
     mismatched = [name for name, *_ in report["mismatched_keys"]]
     drawn = sorted({*report["missing_keys"], *mismatched})
     if drawn:
@@ -212,7 +214,7 @@ def load_model(
 def require_class(folder: Path) -> None:
     """Raise Incompatible unless transformers has a text-generating class for a folder's config."""
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = _config_in(folder)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise Incompatible(
             f"{folder}: transformers can't read its config: {str(error).strip().splitlines()[0]}",
@@ -220,6 +222,11 @@ def require_class(folder: Path) -> None:
             "comes with a model is not run.",
         ) from error
     _class_of(config, folder)
+
+
+def _config_in(folder: Path) -> Any:
+    with pinned(folder) as place:
+        return AutoConfig.from_pretrained(place)
 
 
 def _class_of(config: Any, folder: Path) -> Any:

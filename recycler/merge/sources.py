@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recycler.beneath import open_beneath
 from recycler.checkpoints.folder import Checkpoint
 from recycler.checkpoints.header import DTYPES, TensorSpec
 from recycler.checkpoints.naming import copied_from, shared_names
@@ -111,7 +112,7 @@ class Files:
         self._handles: list[int] = []
         try:
             for checkpoint, spec in where:
-                self._handles.append(os.open(checkpoint.path / spec.file, os.O_RDONLY))
+                self._handles.append(open_beneath(checkpoint.path / spec.file))
         except OSError as error:
             self.close()
             raise BrokenCheckpoint(
@@ -362,7 +363,7 @@ def sample(checkpoint: Checkpoint) -> str:
     try:
         for spec in checkpoint.tensors.values():
             if spec.file not in handles:
-                handles[spec.file] = os.open(checkpoint.path / spec.file, os.O_RDONLY)
+                handles[spec.file] = open_beneath(checkpoint.path / spec.file)
             sha.update(f"{spec.name}\0{spec}\0".encode())
             for at in (spec.start, (spec.start + spec.stop) // 2, spec.stop - _SAMPLE):
                 start = max(spec.start, at)

@@ -11,6 +11,7 @@ import sys
 import traceback
 from types import FrameType
 
+from recycler.beneath import confine
 from recycler.environment import prepare
 from recycler.errors import RecyclerError
 from recycler.nouns.operation import OperationState
@@ -28,6 +29,7 @@ class Cancelled(SystemExit):
 def main(id: int) -> int:
     """Claim an operation, do it, and write its end; exit code 0 if it is done."""
     config = ServiceConfig.model_validate_json(os.environ[SETTINGS])
+    confine([*config.checkpoints, config.exports])
     workspace = Workspace(config.store, create=False)
     asked = workspace.store.operations.get(id)
     with workspace.store.operations.hold(id) as held:

@@ -139,7 +139,7 @@ class Operations:
         """State -> number of operations."""
         query = sa.select(c.state, sa.func.count()).group_by(c.state)
         with self._engine.reading() as db:
-            found: dict[str, int] = dict(db.execute(query).tuples().all())
+            found = {str(state): int(count) for state, count in db.execute(query)}
         return {str(state): found.get(str(state), 0) for state in OperationState}
 
     def cancel(self, id: int) -> Operation:
