@@ -31,7 +31,7 @@ COOKIE = "recycler_session"
 LOGIN, SESSION = "/login", f"{API}/session"
 PUBLIC = re.compile(rf"{LOGIN}|{SESSION}|{API}/(health|ready)|/static/.*|/favicon\.ico")
 READING = re.compile(  # POST routes that only compute
-    rf"{API}/studies/([^/]+/(predictions|comparison)|validate|plan)"
+    rf"{API}/(studies/([^/]+/predictions|validate)|pools/check)"
 )
 TARGET = 16_000  # bytes of a path with its query
 DRAINED, DRAIN_SECONDS = 10, 2.0  # bodies' worth, and time, of what is read and forgotten
@@ -49,12 +49,6 @@ _POLICY = {
 }
 # Pages whose plots are drawn by WebGL programs that plotly compiles
 _COMPILES = re.compile(r"/studies/[^/]+/?")
-# For documents with scripts of their own, such as reports: no access to the service
-SANDBOX = (
-    "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline' "
-    "'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-)
 HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",

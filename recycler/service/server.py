@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import uvicorn
 
+from recycler.beneath import confine
 from recycler.errors import Unavailable
 from recycler.service.app import make_app
 from recycler.service.config import ServiceConfig
@@ -27,6 +28,7 @@ def serve(config: ServiceConfig, tell: Callable[[str], object]) -> None:
     config = config.model_copy(update={"port": port})
     app = make_app(config)
     require_tokens(app.state.service)
+    confine([*config.checkpoints, config.exports])
     shown = f"[{host}]" if ":" in host else host
     tell(f"http://{shown}:{port}")
     settings = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)

@@ -13,6 +13,7 @@ from recycler.errors import Conflict, NotFound
 from recycler.front.naming import named
 from recycler.nouns.operation import Operation, OperationState
 from recycler.service.archive import Archive
+from recycler.service.guard import attachment
 from recycler.service.kinds import export_folder
 from recycler.service.problems import problem, responses
 from recycler.service.state import By, Here, Service
@@ -69,7 +70,7 @@ def archive(
     headers = {
         "Accept-Ranges": "bytes",
         "ETag": mark,
-        "Content-Disposition": f'attachment; filename="{packed.name}.tar"',
+        "Content-Disposition": attachment(f"{packed.name}.tar"),
     }
     start, stop, status = 0, packed.size, 200
     if wanted and if_range in ("", mark):
