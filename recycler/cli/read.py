@@ -37,8 +37,8 @@ def front(
     if png:
         write(png, lazy("recycler.report.picture").front_png(results), b"recycler")
     if csv:
-        table = lazy("recycler.report.tables").front_table(results)
-        write(csv, table.to_csv(index=False).encode(), b"trial,name,kind")
+        table = lazy("recycler.report.tables").front_csv(results)
+        write(csv, table.encode(), b"trial,name,kind")
     if as_json:
         print_json(results.front_json())
     elif not (html or png or csv):

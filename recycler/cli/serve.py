@@ -22,7 +22,10 @@ def serve(store: str, /, file: Path | None, **given: Any) -> None:
     \b
     Example: recycler serve --root runs/
     """
-    core, placed = lazy("recycler.service.config"), {k: v for k, v in given.items() if v}
+    core, placed = (
+        lazy("recycler.service.config"),
+        {k: v for k, v in given.items() if v not in (None, ())},
+    )
     config = core.read_config(file) if file else core.ServiceConfig()
     config = core.ServiceConfig.model_validate({**config.model_dump(), **placed})
     config = core.placed(config, Path.cwd())

@@ -110,14 +110,21 @@ class Front:
         found: Array = (self.judged / steps) @ wanted
         return found
 
-    def above(self, floors: Mapping[str, float]) -> Trial:
+    def above(
+        self, floors: Mapping[str, float], weights: Mapping[str, float] | None = None
+    ) -> Trial:
         """Return the member with the best weighted average among those whose scores meet floors.
 
         Args:
             floors: objective -> worst score allowed, in its unit.
+            weights: as for `prefer`.
         """
         self._require_members()
         self._require_known(floors)
+        if weights is None:
+            weights = {o.name: o.weight for o in self.objectives.searched}
+        self._require_known(weights)
+        require_preference(weights)
         gains = self.gains(self.basis)
         limits = np.array(
             [
@@ -137,7 +144,7 @@ class Front:
                 + ", ".join(f"{name} {value:.4g}" for name, value in best.items())
                 + "; loosen a floor.",
             )
-        sums = self._sums({o.name: o.weight for o in self.objectives.searched})
+        sums = self._sums(weights)
         return self.trials[int(passing[np.argmax(sums[passing])])]
 
     def records(self) -> list[dict[str, Any]]:

@@ -57,6 +57,25 @@ def hypervolume(gains: Array, reference: Array) -> float:
     return float(moocore.hypervolume(above, ref=reference, maximise=True))
 
 
+def contributions(gains: Array, reference: Array) -> Array:
+    """(k,) volume that each row alone dominates among them; 0 for dominated and repeated rows.
+
+    Args:
+        gains: (k, m) larger is better.
+        reference: (m,) worst corner.
+    """
+    added = np.zeros(len(gains))
+    members = np.flatnonzero(nondominated(gains) & (gains > reference).all(axis=1))
+    front = gains[members]
+    for place, row in enumerate(front):
+        # what the others cover of its box: few of them reach in, so this is fast for many rows
+        covered = np.minimum(np.delete(front, place, axis=0), row)
+        kept = covered[nondominated(covered)]
+        added[members[place]] = np.prod(row - reference) - hypervolume(kept, reference)
+    found: Array = np.maximum(added, 0.0)
+    return found
+
+
 def covering(gains: Array, reference: Array, size: int) -> list[int]:
     """Choose at most `size` rows greedily by the hypervolume they add; ties: first row.
 

@@ -304,15 +304,16 @@ class Results:
         Args:
             knee: the best balanced member of the front.
             prefer: objective -> weight: the largest weighted sum; empty: the objectives' weights.
-            floors: objective -> worst score allowed: the best average among members that meet them.
+            floors: objective -> worst score allowed: the best average, or the best of `prefer`, among
+                members that meet them.
 
         Raises:
             NotFound: the front is empty, or no member meets the floors.
         """
+        if floors:
+            return self.front.above(floors, prefer or None)
         if prefer is not None:
             return self.front.prefer(prefer or None)
-        if floors:
-            return self.front.above(floors)
         return self.front.knee() if knee or self.decision is None else self.decision.pick
 
     @cached_property

@@ -8,9 +8,9 @@ Reference: arXiv 2412.04144, § 5 and Fig. 4 (trade-offs are rank correlations b
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import norm, rankdata
 
 from recycler.nouns.evaluation import Outcomes
 from recycler.nouns.objectives import Array
@@ -77,12 +77,30 @@ def spearman(gains: Array) -> Array:
     Returns:
         (..., m, m); NaN where a column is constant.
     """
-    ranks = rankdata(gains, axis=-2)
+    ranks = ranked(gains)
     ranks = ranks - ranks.mean(axis=-2, keepdims=True)
     length = np.sqrt((ranks**2).sum(axis=-2, keepdims=True))
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = np.where(length > 0, ranks / length, np.nan)
     found: Array = np.clip(np.swapaxes(unit, -1, -2) @ unit, -1.0, 1.0)
+    return found
+
+
+def ranked(values: Array) -> Array:
+    """Ranks from 1 along the last axis but one; equal values share the mean of their ranks."""
+    values = np.moveaxis(values, -2, -1)
+    order = np.argsort(values, axis=-1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=-1)
+    places = np.broadcast_to(np.arange(values.shape[-1]), values.shape)
+    begins = np.ones(values.shape, dtype=bool)  # of a run of equal values
+    begins[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    ends = np.roll(begins, -1, axis=-1)
+    first = np.maximum.accumulate(np.where(begins, places, 0), axis=-1)
+    last = np.where(ends, places, places.shape[-1])[..., ::-1]
+    last = np.minimum.accumulate(last, axis=-1)[..., ::-1]
+    ranks = np.empty(values.shape)
+    np.put_along_axis(ranks, order, (first + last) / 2 + 1, axis=-1)
+    found: Array = np.moveaxis(ranks, -1, -2)
     return found
 
 
@@ -282,5 +300,5 @@ def at_chance(scores: Array, errors: Array, chance: float | None) -> bool:
     """
     if chance is None:
         return False
-    limit = float(norm.ppf(0.975 ** (1 / len(scores))))
+    limit = NormalDist().inv_cdf(0.975 ** (1 / len(scores)))
     return bool((scores <= chance + limit * errors).all())

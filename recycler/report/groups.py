@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from recycler.front.results import Results
+from recycler.front.tradeoffs import spearman
 from recycler.nouns.evaluation import Score
 from recycler.nouns.objectives import Objective
 from recycler.nouns.trial import State, Trial
@@ -101,7 +101,7 @@ def pairs(results: Results) -> list[tuple[Objective | None, Objective]]:
 def _agreement(one: np.ndarray, other: np.ndarray) -> float:
     """Rank correlation; 0 if one column is constant."""
     constant = len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0
-    return 0.0 if constant else float(spearmanr(one, other).statistic)
+    return 0.0 if constant else float(spearman(np.stack([one, other], axis=1))[0, 1])
 
 
 def floors(results: Results, split: str, objective: Objective) -> list[float]:

@@ -1,21 +1,41 @@
 """A study's front and baselines as one table."""
 
+import csv
+import io
 from collections.abc import Mapping
-from typing import Any
-
-import pandas as pd
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from recycler.front.results import Results
 from recycler.nouns.trial import Trial
 
+if TYPE_CHECKING:
+    import pandas
 
-def front_table(results: Results) -> pd.DataFrame:
+
+def front_table(results: Results) -> "pandas.DataFrame":
     """One row for each front member and baseline: scores with errors on every split, weights.
 
     Columns: trial, name, kind, on_front, p_nondominated, `<objective>.<split>`,
     `<objective>.<split>.stderr`, `<objective>.regret` (of members, on the reported items),
     `weight.<checkpoint>`.
     """
+    frame: pandas.DataFrame = import_module("pandas").DataFrame(front_rows(results))
+    return frame
+
+
+def front_csv(results: Results) -> str:
+    """The same table as CSV; made without pandas."""
+    rows, made = front_rows(results), io.StringIO()
+    if rows:
+        table = csv.DictWriter(made, [*rows[0]], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    return made.getvalue() or "\n"
+
+
+def front_rows(results: Results) -> list[dict[str, Any]]:
+    """The rows of that table."""
     front = results.front
     rows = [
         _row(results, m.trial, m.p_nondominated, regret)
@@ -23,10 +43,10 @@ def front_table(results: Results) -> pd.DataFrame:
     ]
     on_front = {m.trial.number for m in front.members}
     rows += [_row(results, t) for t in results.baselines if t.number not in on_front]
-    return pd.DataFrame(rows)
+    return rows
 
 
-def trials_table(results: Results) -> pd.DataFrame:
+def trials_table(results: Results) -> "pandas.DataFrame":
     """One row for each trial of the ledger, in the order of the trials.
 
     Columns: trial, name, kind, state, method, on_front, p_nondominated (of members), attempts,
@@ -44,7 +64,7 @@ def trials_table(results: Results) -> pd.DataFrame:
             for name, score in evaluation.scores.items():
                 scores[f"{name}.{split}.items"] = score.items
         rows.append({"trial": 0, "name": "", "kind": "", **about, **scores})
-    frame = pd.DataFrame(rows)
+    frame: pandas.DataFrame = import_module("pandas").DataFrame(rows)
     scored = [column for column in frame.columns if "." in column or column == "p_nondominated"]
     return frame.astype(dict.fromkeys(scored, "float64"))  # NaN, not None, where there is no score
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from recycler.front import baselines
 from recycler.front.results import Results
+from recycler.front.tradeoffs import spearman
 from recycler.nouns.objectives import Array
 from recycler.nouns.trial import Trial
 from recycler.report.axes import axis_of
@@ -155,7 +155,7 @@ def _rank_correlation(one: Array, other: Array) -> float | None:
     """Spearman's rank correlation; None if it is not defined."""
     if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0 or not np.isfinite(one).all():
         return None
-    return float(spearmanr(one, other).statistic)
+    return float(spearman(np.stack([one, other], axis=1))[0, 1])
 
 
 def _labels(names: Sequence[str], weights: Array) -> list[str]:

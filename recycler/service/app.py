@@ -15,6 +15,7 @@ from recycler.service.guard import Guard
 from recycler.service.live import Live
 from recycler.service.routes import (
     access,
+    comparisons,
     events,
     exports,
     health,
@@ -39,6 +40,7 @@ ROUTES = (
     studies,
     trials,
     results,
+    comparisons,
     exports,
     events,
     operations,

@@ -13,11 +13,11 @@ from recycler.nouns.evaluation import SPLITS
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Trial
 from recycler.store.sql import SqlStore
+from recycler.store.studies import Version
 from recycler.watching import Snapshot, Watcher
 
 READINGS = 4  # studies whose last reading is kept
 DOCUMENTS = 64  # computed documents that are kept
-Version = tuple[str, int, str]  # when a study was created, its event, its status
 
 
 class Study:
@@ -27,18 +27,25 @@ class Study:
         """Raises NotFound if the ledger has no study of that name."""
         self._store, self.name = store, name
         self._lock = threading.Lock()
+        self._plan = store.version(name)[-1]
         self._watcher = Watcher(store, name)
 
     def snapshot(self) -> Snapshot:
         """How far it is; reads only what changed since the last call."""
         with self._lock:
-            return self._watcher.look()
+            return self._look()
 
     def trials(self) -> tuple[Plan, list[Trial]]:
         """Plan, and all trials by number, as they are now."""
         with self._lock:
-            self._watcher.look()
+            self._look()
             return self._watcher.plan, self._watcher.trials
+
+    def _look(self) -> Snapshot:
+        plan = self._store.version(self.name)[-1]
+        if plan != self._plan:  # the study was extended, or its references changed
+            self._plan, self._watcher = plan, Watcher(self._store, self.name)
+        return self._watcher.look()
 
 
 class Live:
@@ -70,8 +77,7 @@ class Live:
 
     def version(self, name: str) -> Version:
         """What changes whenever the study changes. Raises NotFound if there is none."""
-        status = self._store.status(name)
-        return status["created"], status["event"], status["status"]
+        return self._store.version(name)
 
     def results(self, name: str) -> Results:
         """The study as it is now, in one reading; the same object until the study changes."""
@@ -88,13 +94,20 @@ class Live:
             return known[1]
 
     def document(
-        self, name: str, key: tuple[Any, ...], make: Callable[[Results], Mapping[str, Any] | str]
+        self,
+        name: str,
+        key: tuple[Any, ...],
+        make: Callable[[Results], Mapping[str, Any] | str | bytes],
     ) -> Any:
         """What `make` computes from a study; computed once for each change of the study and key."""
+        return self.computed(name, key, lambda: make(self.results(name)))
+
+    def computed(self, name: str, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """The same, for what is made without a reading of the whole study."""
         place = (name, self.version(name), *key)
         with self._guard(("document", name, *key)):
             if place not in self._documents:
-                made = make(self.results(name))
+                made = make()
                 with self._lock:
                     self._documents[place] = made
                     while len(self._documents) > DOCUMENTS:
@@ -126,5 +139,6 @@ def trial_row(plan: Plan, trial: Trial) -> dict[str, Any]:
             for split in SPLITS
             if split in trial.evaluations
         },
+        "digest": trial.digest,
         "failure": trial.failure.message if trial.failure else None,
     }

@@ -29,6 +29,7 @@ from recycler.store.catalog import Catalog
 from recycler.store.engine import Engine
 from recycler.store.lease import Lease
 from recycler.store.operations import Operations
+from recycler.store.studies import Version
 
 # (plan in the ledger or None, whether any trial is scored, whether a run is alive) -> the plan to
 # write, and whether the study starts anew
@@ -124,6 +125,11 @@ class SqlStore:
         """
         with self.engine.reading() as db:
             return studies.status_of(db, studies.row_of(db, study), self.engine.clock(db))
+
+    def version(self, study: str) -> Version:
+        """What differs whenever the study does (see `studies.version_of`)."""
+        with self.engine.reading() as db:
+            return studies.version_of(db, study, self.engine.clock(db))
 
     def set_status(self, study: str, status: str, message: str = "") -> None:
         """Write a study's status and the reason for it."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from typing import Any
+from zlib import crc32
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -54,6 +55,26 @@ def status_of(db: sa.Connection, row: Mapping[Any, Any], moment: float) -> dict[
         "wanted": row["wanted"],
         **{str(state): counts.get(state, 0) for state in State},
     }
+
+
+Version = tuple[str, int, str, str, int, int]
+
+
+def version_of(db: sa.Connection, study: str, moment: float) -> Version:
+    """What differs whenever a study, or what is reported about it, does; counts no trials.
+
+    Returns:
+        When it was created, its event, status and message, the number of complete studies (others
+        may have looked at the same test items), and a checksum of its plan.
+    """
+    row, status = row_of(db, study), t.studies.c.status
+    told = str(row["status"])
+    if told == Status.RUNNING and not lease.is_alive(row, moment):
+        told = str(Status.STOPPED)
+    complete = sa.select(sa.func.count()).select_from(t.studies).where(status == Status.COMPLETE)
+    others = int(db.execute(complete).scalar_one())
+    plan = crc32(row["plan"].encode())
+    return row["created"], row["events"], told, row["message"], others, plan
 
 
 def create(db: sa.Connection, plan: Plan, again: bool, where: str) -> None:

@@ -57,31 +57,39 @@ def require_allowed(plan: Plan, weights: Mapping[str, float]) -> None:
 
 
 def _of_file(workspace: Workspace, plan: Plan, file: Path, on_bytes: OnBytes | None) -> Recipe:
-    found = (
+    found: Recipe = (
         import_module("recycler.merge.recipes.own")
         .read_recipe(file, lambda checkpoint, _: workspace.fingerprint(checkpoint, on_bytes))
         .recipe
     )
+    return in_study(plan, found, str(file))
+
+
+def in_study(plan: Plan, recipe: Recipe, where: str) -> Recipe:
+    """A recipe with the study's names of its checkpoints, and the study's dtype and base by default.
+
+    Raises:
+        InvalidConfig: a checkpoint or the base is not in the study's pool, by its bytes.
+    """
     everything = [*plan.ingredients, *([plan.base] if plan.base else [])]
     names = {fingerprint: name for name, fingerprint in reversed(everything)}
 
     def known(item: Ingredient) -> Ingredient:
         if item.fingerprint not in names:
             raise InvalidConfig(
-                f"{file}: {item.name!r} is none of the checkpoints of study {plan.name!r}.",
+                f"{where}: {item.name!r} is none of the checkpoints of study {plan.name!r}.",
                 hint=f"it has {', '.join(names.values())}; other bytes are another checkpoint. Add "
                 "it to the pool, or merge it with `recycler merge` and list the folder as a "
                 "reference.",
             )
         return replace(item, name=names[item.fingerprint])
 
-    recipe: Recipe = found
     ingredients = tuple(known(item) for item in recipe.ingredients)
     if len({item.fingerprint for item in ingredients}) < len(ingredients):
-        raise InvalidConfig(f"{file} lists one checkpoint twice.", hint="add its weights up.")
+        raise InvalidConfig(f"{where} lists one checkpoint twice.", hint="add its weights up.")
     if recipe.base and (plan.base is None or recipe.base.fingerprint != plan.base[1]):
         raise InvalidConfig(
-            f"{file}: the base {recipe.base.name!r} is not that of study {plan.name!r}.",
+            f"{where}: the base {recipe.base.name!r} is not that of study {plan.name!r}.",
             hint=f"use {plan.base[0]}." if plan.base else "the study has none.",
         )
     return replace(

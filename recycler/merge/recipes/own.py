@@ -57,7 +57,22 @@ def read_recipe(file: Path, identify: Callable[[Checkpoint, bool], str]) -> Merg
         raise InvalidConfig(
             f"{file} holds no recipe.", hint="write `method: linear` and `checkpoints:`."
         )
-    own = from_mergekit(table, file) if "merge_method" in table else table
+    return parsed(from_mergekit(table, file) if "merge_method" in table else table, file, identify)
+
+
+def parsed(
+    own: Mapping[str, Any], file: Path, identify: Callable[[Checkpoint, bool], str]
+) -> MergeFile:
+    """The merge of a recipe in recycler's own form.
+
+    Args:
+        own: the recipe's table.
+        file: where it comes from, for messages; relative paths start beside it.
+        identify: see `read_recipe`.
+
+    Raises:
+        InvalidConfig, Incompatible: see `read_recipe`.
+    """
     refuse_unknown(own, _OWN, file)
     name = str(own.get("method", "linear"))
     method = find_method(name)

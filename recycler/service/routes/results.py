@@ -1,28 +1,34 @@
-"""Routes of what a study has found: the front, the pick, predictions, comparisons, figures."""
+"""Routes of what a study has found: the front, the pick, predictions, figures, the report."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from importlib import import_module as lazy
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query
-from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from fastapi.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from recycler.errors import InvalidConfig, NotFound
-from recycler.front.compare import Comparison, compare
-from recycler.front.naming import named
 from recycler.front.proposals import foreseen
 from recycler.front.results import Results
-from recycler.nouns.evaluation import Split
 from recycler.nouns.recipe import Recipe
+from recycler.nouns.trial import Trial
 from recycler.report.decision import why
 from recycler.service.assets import PLOTLY
-from recycler.service.problems import responses
+from recycler.service.fresh import KEPT, Fresh
 from recycler.service.routes.trials import Weights, queued
 from recycler.service.state import By, Here
 
-router = APIRouter(prefix="/studies/{study}", tags=["results"], responses=responses(404))
+router = APIRouter(prefix="/studies/{study}", tags=["results"], route_class=Fresh, responses=KEPT)
 FIGURES = {  # name -> function of the report that draws it
     "front": "figures:front_figure",
     "parallel": "figures:parallel_figure",
@@ -31,6 +37,7 @@ FIGURES = {  # name -> function of the report that draws it
     "hypervolume": "volume:trace_figure",
     "differences": "forest:forest_figure",
 }
+Figure = Literal["front", "parallel", "weights", "roles", "hypervolume", "differences"]
 SCRIPT = "<!-- plotly -->"
 # A report has its script within it, so it gets an origin of its own, without cookies.
 ALONE = (
@@ -40,7 +47,6 @@ ALONE = (
 Pairs = Annotated[
     str, Query(max_length=2000, description="objective=number, …", examples=["code=2,prose=1"])
 ]
-Names = Annotated[list[str], Query(min_length=1, max_length=20, examples=[["pick", "uniform"]])]
 
 
 class Questions(BaseModel):
@@ -56,32 +62,25 @@ class Questions(BaseModel):
     grid: int = Field(0, ge=0, le=100)
 
 
-class Prompts(BaseModel):
-    """What trials are to answer."""
-
-    model_config = ConfigDict(extra="forbid")
-    trials: list[str] = Field(min_length=1, max_length=20, examples=[["pick", "uniform"]])
-    prompts: list[str] = Field(min_length=1, max_length=100, examples=[["12+7="]])
-    temperature: float = Field(0.0, ge=0, le=100)
-    seed: int = Field(0, ge=0, lt=2**32)
-    max_new_tokens: int = Field(128, ge=1, le=8192)
-    chat: bool | None = None
-
-
-class Again(BaseModel):
-    """Whose answers to make again."""
-
-    model_config = ConfigDict(extra="forbid")
-    trials: list[str] = Field(min_length=1, max_length=20, examples=[["pick"]])
-    split: Split = Split.TEST
-    objective: str = Field(max_length=200)
-
-
 @router.get("/front")
-def front(service: Here, study: str) -> dict[str, Any]:
-    """Return the front: members, baselines, decision; as `recycler front STUDY --json`."""
+def front(
+    service: Here, study: str, prefer: Pairs = "", floor: Pairs = "", knee: bool = False
+) -> dict[str, Any]:
+    """Return the front: members, baselines, decision; as `recycler front STUDY --json`.
+
+    With `prefer`, `floor` or `knee` also `picked`, what `pick` names by this rule: `{"trial",
+    "name", "why"}`, or `{"trial": null, "why"}` if no member meets the floors.
+    """
     found: dict[str, Any] = service.live.document(study, ("front",), lambda r: r.front_json())
-    return found
+    if not (prefer or floor or knee):
+        return found
+    results = service.live.results(study)
+    try:
+        trial = chosen(results, knee, prefer or None, floor)
+    except NotFound as error:
+        return {**found, "picked": {"trial": None, "name": None, "why": error.message}}
+    sentence = why(results, trial, asked=bool(prefer))
+    return {**found, "picked": {"trial": trial.number, "name": trial.name, "why": sentence}}
 
 
 @router.get("/pick")
@@ -94,14 +93,20 @@ def pick(
 ) -> dict[str, Any]:
     """Return the trial to take, and why; as `recycler pick STUDY --json`.
 
-    `prefer` without a value takes the weights of the objectives. At most one rule.
+    `prefer` without a value takes the weights of the objectives. With `prefer` and `floor`: the best
+    by that preference among the members that meet the floors.
     """
-    if knee + (prefer is not None) + bool(floor) > 1:
-        raise InvalidConfig("expected one of knee, prefer and floor.", hint="leave two out.")
     results = service.live.results(study)
-    wanted = None if prefer is None else numbers(prefer, "prefer") if prefer else {}
-    trial = results.picked(knee, wanted, numbers(floor, "floor") if floor else None)
+    trial = chosen(results, knee, prefer, floor)
     return {**results.trial_json(trial.number), "why": why(results, trial, asked=bool(prefer))}
+
+
+def chosen(results: Results, knee: bool, prefer: str | None, floor: str) -> Trial:
+    """The trial that a rule takes. Raises NotFound if no member meets the floors."""
+    if knee and (prefer is not None or floor):
+        raise InvalidConfig("`knee` is a rule of its own.", hint="leave out prefer and floor.")
+    wanted = None if prefer is None else numbers(prefer, "prefer") if prefer else {}
+    return results.picked(knee, wanted, numbers(floor, "floor") if floor else None)
 
 
 @router.post("/predictions")
@@ -129,54 +134,6 @@ def evaluate(service: Here, by: By, study: str, asked: Questions) -> dict[str, A
     return {**table, "evaluated": made}
 
 
-@router.get("/comparison")
-def comparison(
-    service: Here,
-    study: str,
-    trial: Names,
-    split: Split | None = None,
-    items: Annotated[str, Query(description="a task: list its items", max_length=200)] = "",
-    every: Annotated[bool, Query(description="also items that do not differ")] = False,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    skip: Annotated[int, Query(ge=0, lt=2**31)] = 0,
-) -> dict[str, Any]:
-    """Compare the first trial with each of the others; as `recycler compare --json`.
-
-    With `items`, a page of the items of one task, with prompts and answers where they are kept.
-    """
-    found: Comparison = compare(service.live.results(study), trial, split or "")
-    if not items:
-        return found.to_json()
-    listed = found.items(items, every).to_json()
-    rows = listed.pop("items")
-    page = {**listed, "total": len(rows), "skip": skip, "items": rows[skip : skip + limit]}
-    return {**found.to_json(), "items": page}
-
-
-@router.post("/answers", status_code=202)
-def answers(service: Here, by: By, study: str, again: Again) -> dict[str, Any]:
-    """Score trials again whose answers were not kept; returns the operation."""
-    results = service.live.results(study)
-    numbers = [named(results, name).number for name in again.trials]
-    asked = {
-        "study": study,
-        "trials": numbers,
-        "split": str(again.split),
-        "objective": again.objective,
-    }
-    return service.ask(by, "answers", study, asked).to_json()
-
-
-@router.post("/samples", status_code=202)
-def samples(service: Here, by: By, study: str, prompts: Prompts) -> dict[str, Any]:
-    """Let trials answer prompts side by side; returns the operation."""
-    results = service.live.results(study)
-    numbers = [named(results, name).number for name in prompts.trials]
-    sampling = prompts.model_dump(exclude={"trials", "prompts"}, exclude_none=True)
-    asked = {"study": study, "trials": numbers, "prompts": prompts.prompts, "sampling": sampling}
-    return service.ask(by, "sample", study, asked, priority=10).to_json()
-
-
 @router.get("/report", response_class=HTMLResponse)
 def report(service: Here, study: str) -> StreamingResponse:
     """Return the report: one HTML file that needs no network."""
@@ -191,33 +148,30 @@ def report(service: Here, study: str) -> StreamingResponse:
         yield f"</script>{after}".encode()
 
     headers = {
-        "Content-Disposition": f'inline; filename="{study}.html"',
+        "Content-Disposition": disposition(f"{study}.html", "inline"),
         "Content-Security-Policy": ALONE,
     }
     return StreamingResponse(parts(), headers=headers, media_type="text/html; charset=utf-8")
 
 
-@router.get("/figures/{name}")
+@router.get("/report.csv", response_class=PlainTextResponse)
+def report_csv(service: Here, study: str) -> Response:
+    """Return members and baselines as a table; as `recycler front STUDY --csv`."""
+    text: str = service.live.document(study, ("csv",), lazy("recycler.report.tables").front_csv)
+    headers = {"Content-Disposition": disposition(f"{study}.csv", "attachment")}
+    return Response(text, headers=headers, media_type="text/csv; charset=utf-8")
+
+
+@router.get("/figures/{name}", response_class=JSONResponse)
 def figure(
     service: Here,
     study: str,
-    name: Literal["front", "parallel", "weights", "roles", "hypervolume", "differences"],
+    name: Figure,
+    width: Annotated[int, Query(ge=200, le=4000, description="of the figure [px]")] = 960,
 ) -> Response:
-    """Return a figure as plotly's JSON: `data`, `layout`."""
-    text: str = service.live.document(study, ("figure", name), _drawn(name))
+    """Return a figure of the report as plotly's JSON: `data`, `layout`; its caption is in `meta`."""
+    text: str = service.live.document(study, ("figure", name, width), _drawn(name, width))
     return Response(text, media_type="application/json")
-
-
-@router.get("/scout")
-def scout(service: Here, study: str) -> dict[str, Any]:
-    """Return what scouting found, as `recycler scout --json`, from its last operation."""
-    done = service.store.operations.listed(["done"], kinds=["scout"], subject=study, limit=1)
-    if not done or done[0].result is None:
-        raise NotFound(
-            f"study {study!r} was not scouted here.",
-            hint="POST /api/v1/scouts with its document scores the single checkpoints.",
-        )
-    return {**done[0].result, "operation": done[0].id}
 
 
 def numbers(text: str, where: str) -> dict[str, float]:
@@ -235,7 +189,13 @@ def numbers(text: str, where: str) -> dict[str, float]:
     return found
 
 
-def _drawn(name: str) -> Callable[[Results], str]:
+def disposition(file: str, how: str) -> str:
+    """A Content-Disposition header; the name can't end it or begin another (RFC 6266)."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", file)
+    return f"{how}; filename=\"{plain}\"; filename*=UTF-8''{quote(file, safe='')}"
+
+
+def _drawn(name: str, width: int) -> Callable[[Results], str]:
     module, _, function = FIGURES[name].partition(":")
     draw = getattr(lazy(f"recycler.report.{module}"), function)
 
@@ -247,7 +207,7 @@ def _drawn(name: str) -> Callable[[Results], str]:
                     f"study {results.name!r} has no pick that is scored with its rivals yet.",
                     hint="run the study first.",
                 )
-            return str(draw(decision.verdict).to_json())
-        return str(draw(results).to_json())
+            return str(draw(decision.verdict).update_layout(width=width).to_json())
+        return str(draw(results).update_layout(width=width).to_json())
 
     return make

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from recycler.errors import Conflict, NotFound, RecyclerError
 from recycler.nouns.operation import OPEN, Operation
 from recycler.nouns.status import Wanted
+from recycler.service.about import study_json
 from recycler.service.admission import admit, admit_execution
 from recycler.service.problems import responses
 from recycler.service.state import By, Caller, Here, Service
@@ -113,8 +114,10 @@ def scout(service: Here, by: By, new: Document) -> dict[str, Any]:
 
 @router.get("/studies/{study}")
 def show(service: Here, study: str) -> dict[str, Any]:
-    """Show how far a study is: progress, ETA, latest trials, the pick so far."""
-    return service.live.study(study).snapshot().to_json()
+    """Show a study: progress, ETA, latest trials, the pick so far, and its plan in short."""
+    followed = service.live.study(study)
+    snapshot, plan = followed.snapshot().to_json(), followed.trials()[0]
+    return {**snapshot, **study_json(service.store, service.config, study, plan)}
 
 
 @router.post("/studies/{study}/start", status_code=202)
