@@ -21,6 +21,7 @@ from recycler.service.problems import Forbidden, TooMany, Unauthorized
 from recycler.service.replies import Replies
 from recycler.service.state import Caller, Service
 from recycler.store.access import Token
+from recycler.store.engine import DatabaseError, passing
 
 Scope = dict[str, Any]
 Send = Callable[[limits.Message], Awaitable[None]]
@@ -165,6 +166,11 @@ class Guard:
             return None
         except RecyclerError as error:
             await self._refuse(asked, incoming, answer, error)
+        except DatabaseError as error:
+            found = passing(error)
+            if found is None:
+                raise
+            await self._refuse(asked, incoming, answer, found)
         except Exception:
             if not answer.status:
                 await problems.fault()(scope, incoming, answer)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from recycler.errors import RecyclerError
+from recycler.store.engine import DatabaseError, passing
 
 MEDIA = "application/problem+json"
 STATUS = {  # code of an error -> HTTP status
@@ -132,6 +133,13 @@ def install(app: FastAPI) -> None:
         found = f"{request.method} {request.url.path}: {error.detail}."
         headers = {k.replace("-", "_"): v for k, v in (error.headers or {}).items()}
         return problem(error.status_code, code, found, "/api/v1/docs lists all routes.", **headers)
+
+    @app.exception_handler(DatabaseError)
+    def away(request: Request, error: DatabaseError) -> Response:
+        found = passing(error)
+        if found is None:
+            raise error
+        return of_error(found)
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> Response:

@@ -5,19 +5,23 @@ predecessor started go on meanwhile.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from recycler.errors import RecyclerError
-from recycler.nouns.operation import Operation
+from recycler.nouns.operation import Operation, OperationState
 from recycler.service.config import SETTINGS, ServiceConfig
 from recycler.service.kinds import HEAVY, LIGHT, accelerators
+from recycler.store.operations import ATTEMPTS
 from recycler.store.sql import SqlStore
 
 EVERY = 0.5  # seconds between two looks at the queue
+TAIL = 2000  # bytes of a log that an error quotes
 
 
 class Supervisor:
@@ -31,6 +35,8 @@ class Supervisor:
     def __init__(self, store: SqlStore, config: ServiceConfig) -> None:
         self._store, self._config = store, config
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._ended: dict[int, int] = {}  # operation -> how its last process ended
+        self._unclaimed: Counter[int] = Counter()  # operation -> processes that did not begin it
         self._wake, self._over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name="supervisor", daemon=True)
         self.trouble = ""  # why the last look at the queue failed; empty if it did not
@@ -68,11 +74,9 @@ class Supervisor:
 
     def look(self) -> None:
         """Reap what has ended, put back what died, and start what has its turn."""
-        for id, child in [*self._children.items()]:
-            if child.poll() is not None:
-                del self._children[id]
         operations = self._store.operations
-        operations.bury()
+        self._reap()
+        operations.bury(self._why)
         running = operations.running()
         begun = {found.id for found in running} | self._children.keys()
         heavy = [found for found in running if found.kind in HEAVY]
@@ -81,6 +85,28 @@ class Supervisor:
             (LIGHT, self._config.limits.operations),
         ):
             self._start_some(kinds, most, running, begun, heavy)
+
+    def _reap(self) -> None:
+        """Note how processes ended; one that ends before it begins its operation counts too."""
+        for id, child in [*self._children.items()]:
+            if child.poll() is None:
+                continue
+            del self._children[id]
+            self._ended[id] = child.returncode
+            if self._store.operations.get(id).state == OperationState.QUEUED and child.returncode:
+                self._unclaimed[id] += 1
+            if self._unclaimed[id] >= ATTEMPTS:
+                self._store.operations.give_up(id, self._why(id))
+
+    def _why(self, id: int) -> str:
+        """How the last process of an operation ended, with the end of what it printed."""
+        code, log = self._ended.get(id), self.log_of(id)
+        how = "" if code is None else f"with exit code {code}"
+        if code is not None and code < 0:
+            how = f"by signal {-code} ({signal.Signals(-code).name})"
+        text = log.read_bytes()[-TAIL:].decode("utf-8", "replace") if log.exists() else ""
+        last = [line.strip() for line in text.splitlines() if line.strip()][-3:]
+        return " ".join([f"The last one ended {how}." if how else "", *last]).strip()
 
     def _start_some(
         self,

@@ -19,6 +19,7 @@ PATIENCE = 60.0  # how long a write is retried while the database can't be reach
 # The first statement of a migration: other processes wait, and all tables appear together or none
 _ALONE = {"sqlite": "SELECT 1", "postgresql": "SELECT pg_advisory_xact_lock(7265637963)"}
 T = TypeVar("T")
+DatabaseError = DBAPIError  # what reading raises if the database is away; see `passing`
 
 
 class Engine:
@@ -193,6 +194,16 @@ def _pragmas(connection: Any, _record: Any) -> None:
 
 def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+
+def passing(error: Exception) -> Unavailable | None:
+    """The error to show if the database could not be reached or is busy now; None for others."""
+    if not isinstance(error, DBAPIError) or not _may_pass(error):
+        return None
+    return Unavailable(
+        f"the ledger can't be reached: {_first_line(error)}.",
+        hint="check that the database runs and its disk has room; then try again.",
+    )
 
 
 def _may_pass(error: DBAPIError) -> bool:

@@ -168,20 +168,23 @@ class Operations:
         self._engine.write(work)
         return self.get(id)
 
-    def bury(self) -> list[Operation]:
+    def bury(self, why: Callable[[int], str] = lambda id: "") -> list[Operation]:
         """Put operations whose process died back into the queue.
 
         After ATTEMPTS processes one counts as failed; one that was asked to end is cancelled.
+
+        Args:
+            why: what is known of the end of an operation's last process, in words.
 
         Returns:
             The operations that were changed, as they were.
         """
         dead = [found for found in self.running() if not found.alive]
         for found in dead:
-            self._engine.write(partial(self._bury, found))
+            self._engine.write(partial(self._bury, found, why(found.id)))
         return dead
 
-    def _bury(self, found: Operation, db: sa.Connection, again: bool) -> None:
+    def _bury(self, found: Operation, why: str, db: sa.Connection, again: bool) -> None:
         still = t.operations.update().where(
             c.id == found.id,
             c.state == OperationState.RUNNING,
@@ -192,13 +195,14 @@ class Operations:
         elif found.attempts < ATTEMPTS:
             db.execute(still.values(state=OperationState.QUEUED, token=""))
         else:
-            error = RecyclerError(
-                f"the processes of operation {found.id} died {found.attempts} times; the last one "
-                "left no message.",
-                hint="its log has what they printed; the kernel may have ended them for memory.",
-            )
-            failed = {"state": OperationState.FAILED, "error": canonical(error.to_json())}
+            failed = {"state": OperationState.FAILED, "error": _deaths(found.id, why)}
             db.execute(still.values(**failed, ended=t.now(), token=""))
+
+    def give_up(self, id: int, why: str) -> None:
+        """End an operation that waits, because its processes end before they begin it."""
+        waits = t.operations.update().where(c.id == id, c.state == OperationState.QUEUED)
+        failed = {"state": OperationState.FAILED, "error": _deaths(id, why), "ended": t.now()}
+        self._engine.write(lambda db, again: db.execute(waits.values(**failed)) and None)
 
     @contextmanager
     def hold(self, id: int) -> Iterator["Held"]:
@@ -321,3 +325,13 @@ def _operation(row: Mapping[Any, Any], moment: float) -> Operation:
 
 def _unknown(id: int) -> NotFound:
     return NotFound(f"there is no operation {id}.", hint="GET /api/v1/operations lists them.")
+
+
+def _deaths(id: int, why: str) -> str:
+    """The error of an operation whose processes died, as JSON."""
+    error = RecyclerError(
+        f"the processes of operation {id} died {ATTEMPTS} times. {why or 'They left no message.'}",
+        hint=f"read its log: GET /api/v1/operations/{id}/log. SIGKILL is often the kernel's answer "
+        "to too little memory.",
+    )
+    return canonical(error.to_json())
