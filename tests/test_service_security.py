@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +15,11 @@ import httpx2
 import psutil
 import pytest
 import uvicorn
+import yaml
+from click.testing import CliRunner
 
-from recycler.errors import InvalidConfig
+from recycler.cli.main import cli
+from recycler.errors import InvalidConfig, RecyclerError
 from recycler.service import replies
 from recycler.service.admission import admit
 from recycler.service.app import make_app
@@ -531,3 +536,110 @@ def test_html_in_a_name_is_data(local):
     problem(local.post("/studies", json={"document": long}, headers=OWN), 422)
     control = document(objectives=[{"name": "a\u202e\x07", "task": "t"}])
     problem(local.post("/studies", json={"document": control}, headers=OWN), 422)
+
+
+# --- a server of its own process ---
+
+
+@contextmanager
+def started(folder: Path, **more):
+    """`recycler serve` as users start it; yields its process, its address and its settings."""
+    config = folder / "service.yaml"
+    (folder / "root").mkdir(exist_ok=True)
+    given = {"port": 0, "store": "ledger.db", "checkpoints": ["root"], "exports": "ex", **more}
+    config.write_text(yaml.safe_dump(given), encoding="utf-8")
+    errors = (folder / "stderr").open("w+")
+    command = [sys.executable, "-m", "recycler", "serve", "--config", str(config)]
+    process = subprocess.Popen(command, stdout=errors, stderr=errors)
+    try:
+        until = time.monotonic() + 60
+        while not (found := re.search(r"http://\S+", (folder / "stderr").read_text())):
+            assert process.poll() is None, (folder / "stderr").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        yield process, found[0]
+    finally:
+        process.terminate()
+        process.wait(30)
+        errors.close()
+
+
+def command(*arguments: str) -> dict:
+    done = CliRunner().invoke(cli, [*arguments, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0
+    return json.loads(done.stdout)
+
+
+def test_no_token_is_in_a_log_a_process_list_or_the_ledger(tmp_path):
+    """Good, wrong and session secrets are used in every way, then looked for everywhere."""
+    store = f"sqlite:///{tmp_path}/ledger.db"
+    made = command(
+        "--store", store, "token", "create", "ann", "--scope", "read", "--scope", "write"
+    )
+    secret, wrong = made["secret"], "rcy_" + "w" * 43
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    with started(tmp_path, tokens=True) as (process, address):
+        with httpx2.Client(base_url=f"{address}/api/v1", headers=OWN, timeout=60) as client:
+            for given in (secret, wrong):
+                bearer = {"Authorization": f"Bearer {given}"}
+                client.get("/studies", headers=bearer)
+                client.get(f"/studies/{wrong}/front", headers=bearer)
+                client.post("/session", content=f'{{"token": "{given}", }}', headers=bearer)
+                client.post("/session", json={"token": given, "more": 1})
+                client.post("/session", json={"token": [given]})
+                client.post("/session", json={"token": given})
+            session = client.cookies["recycler_session"]
+            body = {"name": "p", "checkpoints": [{"path": "a"}]}
+            asked = client.post("/pools", json=body)
+            asked.raise_for_status()
+            children = ""
+            until = time.monotonic() + 60
+            while client.get(f"/operations/{asked.json()['id']}").json()["state"] != "failed":
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    with suppress(psutil.Error):
+                        children += " ".join(child.cmdline())
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            own = " ".join(psutil.Process(process.pid).cmdline())
+        assert "recycler.service.process" in children
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {"ledger.db", "stderr", "operation-1.log"} <= {file.name for file in files}
+    for place in (own, children, *(file.read_bytes().decode("latin-1") for file in files)):
+        for hidden in (secret, session, secret.removeprefix("rcy_")):
+            assert hidden not in place
+    assert wrong not in (tmp_path / "stderr").read_text()
+
+
+def test_headers_that_come_bit_by_bit_do_not_hold_a_connection(tmp_path):
+    with started(tmp_path, limits={"seconds": 0.5}) as (_, address):
+        place = (httpx2.URL(address).host, httpx2.URL(address).port)
+        with socket.create_connection(place) as raw, socket.create_connection(place) as quiet:
+            raw.sendall(b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n")
+            for one in (raw, quiet):
+                one.settimeout(5)
+                assert one.recv(100) == b""  # closed
+        with httpx2.Client(base_url=address) as client:  # used connections stay
+            for _ in range(3):
+                assert client.get("/api/v1/health").status_code == 200
+                time.sleep(0.7)
+
+
+def test_tokens_from_the_command_line(tmp_path):
+    store = ("--store", f"sqlite:///{tmp_path}/ledger.db", "token")
+    made = command(*store, "create", "ann", "--scope", "read", "--expires", "30d")
+    assert made["scopes"] == ["read"]
+    assert made["secret"].startswith("rcy_")
+    assert len(made["secret"]) >= 47  # 256 bits
+    listed = command(*store, "list")["tokens"]
+    assert [(row["name"], row["state"]) for row in listed] == [("ann", "valid")]
+    assert "secret" not in listed[0]
+    assert "hash" not in listed[0]
+    assert [row["state"] for row in command(*store, "revoke", "ann")["revoked"]] == ["revoked"]
+    for wrong in (
+        ["create", "", "--scope", "read"],
+        ["create", "a", "--expires", "3x"],
+        ["revoke", "x"],
+    ):
+        done = CliRunner().invoke(cli, [*store, *wrong])
+        assert isinstance(done.exception, RecyclerError)
+        assert done.exception.hint

@@ -1,9 +1,11 @@
 """The server: listens, says where, and ends without losing anything."""
 
+import asyncio
 import socket
 from collections.abc import Callable
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from recycler.beneath import confine
 from recycler.errors import Unavailable
@@ -31,8 +33,58 @@ def serve(config: ServiceConfig, tell: Callable[[str], object]) -> None:
     confine([*config.checkpoints, config.exports])
     shown = f"[{host}]" if ":" in host else host
     tell(f"http://{shown}:{port}")
-    settings = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    settings = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(config.names),  # other names: a proxy of ours says who asks
+        http=patient(config.limits.seconds),
+    )
     uvicorn.Server(settings).run(sockets=[listener])
+
+
+def patient(seconds: float) -> type[asyncio.Protocol]:
+    """Uvicorn's protocol, which closes connections whose request has not begun after some seconds.
+
+    Without that, clients that send headers bit by bit hold as many connections as there may be.
+    """
+
+    class Patient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self._look()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._look()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            super().connection_lost(error)
+            self._stop()
+
+        def _look(self) -> None:
+            if self._is_busy():
+                self._stop()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(seconds, self._end)
+
+        def _is_busy(self) -> bool:
+            return self.cycle is not None and not self.cycle.response_complete
+
+        def _stop(self) -> None:
+            if self._timer:
+                self._timer.cancel()
+                self._timer = None
+
+        def _end(self) -> None:
+            self._timer = None
+            if not self._is_busy():
+                self.transport.close()
+
+    return Patient
 
 
 def require_tokens(service: Service) -> None:
