@@ -157,7 +157,7 @@ def write_folder(
                 hint="a checkpoint changed or the disk is faulty; run `recycler pool check`.",
             )
         files = _inventory(work, hashes)
-        publish(work, out, _not_a_merge if force else None)
+        publish(work, out, not_a_merge if force else None)
     return {
         "path": str(out),
         "digest": found,
@@ -177,12 +177,22 @@ def _require_free(out: Path, pool: Pool, force: bool) -> None:
                 f"{out} is, holds or lies in the checkpoint {checkpoint.name!r} of the pool.",
                 hint="choose another folder.",
             )
+    require_place(out, force)
+
+
+def require_place(out: Path, force: bool) -> None:
+    """Raise unless a folder can be made at `out`, or what is there may be replaced.
+
+    Raises:
+        Conflict: something is there and `force` is off, or it is no merge.
+        NotFound: its parent is missing.
+    """
     if os.path.lexists(out):
         if not force:
             raise Conflict(
                 f"{out} exists.", hint="choose another folder, or replace a merge with --force."
             )
-        if why := _not_a_merge(out):
+        if why := not_a_merge(out):
             raise Conflict(
                 f"{out} {why}.",
                 hint="--force replaces only an empty folder or an earlier merge; choose another "
@@ -192,7 +202,7 @@ def _require_free(out: Path, pool: Pool, force: bool) -> None:
         raise NotFound(f"{out.parent} is not a folder.", hint="create it first.")
 
 
-def _not_a_merge(folder: Path) -> str:
+def not_a_merge(folder: Path) -> str:
     """Why a folder may not be replaced; empty if it is empty, or made by recycler or mergekit."""
     if folder.is_symlink():
         return f"is a link to {folder.readlink()}"

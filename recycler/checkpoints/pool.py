@@ -33,6 +33,7 @@ class Estimate:
             addition [B].
         free_bytes: free space on the disk of the current folder [B].
         seconds: time at `ASSUMED_RATE` [s].
+        tensors: number of tensors of the first checkpoint.
     """
 
     read_bytes: int
@@ -40,6 +41,7 @@ class Estimate:
     working_bytes: int
     free_bytes: int
     seconds: float
+    tensors: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Pool:
         paths = [*folders, *([base] if base else [])]
         entries = [
             {"name": label, "path": path}
-            for label, path in zip(_labels(paths), paths, strict=True)
+            for label, path in zip(labels(paths), paths, strict=True)
         ]
         return cls.from_entries(name, entries[: len(folders)], entries[-1] if base else None)
 
@@ -200,6 +202,7 @@ class Pool:
             working_bytes=3 * 4 * elements,
             free_bytes=shutil.disk_usage(Path.cwd()).free,
             seconds=(read + first.nbytes) / ASSUMED_RATE,
+            tensors=len(first.tensors),
         )
 
     def require_mergeable(
@@ -233,8 +236,8 @@ def check_folders(
     everything = [*folders, *([base] if base else [])]
     opened: dict[Path, Checkpoint] = {}
     findings: list[Finding] = []
-    labels = names or _labels(everything)
-    for number, (folder, label) in enumerate(zip(everything, labels, strict=True)):
+    named = names or labels(everything)
+    for number, (folder, label) in enumerate(zip(everything, named, strict=True)):
         known = opened.get(real_path(folder))
         if known and number < len(folders):
             findings.append(_twice(label, known))
@@ -278,7 +281,7 @@ def _open(entry: Mapping[str, Any] | str, root: Path | None, where: str) -> Chec
     return Checkpoint.open(path, str(entry.get("name") or ""), about)
 
 
-def _labels(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
+def labels(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Folder names, with as many parent names in front as are needed to tell equal names apart."""
     paths = [absolute(folder) for folder in folders]
 

@@ -5,6 +5,8 @@ Commands import heavy modules through `lazy`, so that `--help` stays fast.
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module as lazy
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,21 @@ def print_json(table: Any) -> None:
     click.echo(json.dumps(table, indent=2, ensure_ascii=False))
 
 
+def is_remote(store: str) -> bool:
+    """Whether the ledger is that of a server: `--server` puts its URL in the place of `--store`."""
+    return store.startswith(("http://", "https://"))
+
+
 def workspace_of(store: str, create: bool = False) -> Any:
-    """The workspace of a ledger, closed when the command ends; NotFound if none may be created."""
-    workspace = lazy("recycler.submit.workspace").Workspace(store, create=create)
+    """The workspace of a ledger or a server, closed when the command ends.
+
+    Raises:
+        NotFound: there is no ledger and none may be created.
+    """
+    if is_remote(store):
+        workspace = lazy("recycler.client.remote").RemoteWorkspace(store)
+    else:
+        workspace = lazy("recycler.submit.workspace").Workspace(store, create=create)
     click.get_current_context().call_on_close(workspace.store.close)
     return workspace
 
@@ -37,9 +51,32 @@ def results_of(store: str, study: str) -> Any:
     return lazy("recycler.front.results").Results.read(workspace_of(store).store, study)
 
 
+def study_in(workspace: Any, name: str) -> Any:
+    """The handle of a study of a workspace."""
+    if is_remote(workspace.url):
+        return lazy("recycler.client.study").RemoteStudy(name, workspace)
+    return lazy("recycler.study").Study(name, workspace)
+
+
 def study_of(store: str, name: str) -> Any:
     """The handle of a study."""
-    return lazy("recycler.study").Study(name, workspace_of(store))
+    return study_in(workspace_of(store), name)
+
+
+@contextmanager
+def leaving(store: str, what: str, study: str) -> Iterator[None]:
+    """Say, after Ctrl-C, that what a server does goes on, and how to end it; exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not is_remote(store):
+            raise
+        click.echo(
+            f"The {what} goes on, on {store}: `recycler watch {study}` shows it, "
+            f"`recycler stop {study}` stops it.",
+            err=True,
+        )
+        click.get_current_context().exit(130)
 
 
 def numbers(text: str) -> dict[str, float]:

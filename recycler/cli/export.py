@@ -10,6 +10,7 @@ from recycler.cli.common import (
     FOLDER,
     as_json,
     force_option,
+    is_remote,
     print_json,
     results_of,
     study_of,
@@ -21,22 +22,39 @@ from recycler.errors import NotFound
 @click.command()
 @click.argument("study")
 @click.argument("trial")
-@click.argument("out", type=FOLDER)
+@click.argument("out", type=FOLDER, required=False)
 @force_option
 @click.option("--donor", default="", help="Checkpoint that gives config and tokenizer.")
+@click.option("--on-server", "there", is_flag=True, help="With --server: leave the folder there.")
 @as_json
 @click.pass_obj
 def export(
-    store: str, study: str, trial: str, out: Path, force: bool, donor: str, as_json: bool
+    store: str,
+    /,
+    study: str,
+    trial: str,
+    out: Path | None,
+    force: bool,
+    donor: str,
+    there: bool,
+    as_json: bool,
 ) -> None:
     """Write TRIAL of STUDY as a Hugging Face folder OUT, verified against the ledger.
 
-    TRIAL is a number or a name: pick, knee, uniform, single:NAME.
+    TRIAL is a number or a name: pick, knee, uniform, single:NAME. A server writes the folder there;
+    it is then brought here and verified again.
 
     \b
     Example: recycler export demo pick best/
     """
-    done = study_of(store, study).export(trial, out, force=force, donor=donor)
+    if there and not is_remote(store):
+        raise click.UsageError("--on-server needs --server.")
+    if (out is None) != there:
+        raise click.UsageError("give OUT, or --on-server." if there else "Missing argument 'OUT'.")
+    if there:
+        done = study_of(store, study).export_there(trial, donor=donor)
+    else:
+        done = study_of(store, study).export(trial, out, force=force, donor=donor)
     if as_json:
         print_json(done)
     else:

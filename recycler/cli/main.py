@@ -4,7 +4,9 @@ Each command parses its arguments, calls one function and prints the result.
 """
 
 import json
+import os
 import sys
+from importlib import import_module as lazy
 
 import click
 
@@ -24,7 +26,7 @@ from recycler.cli.scout import scout
 from recycler.cli.serve import serve
 from recycler.cli.study import rm, run, stop, studies, watch
 from recycler.cli.token import token
-from recycler.errors import RecyclerError
+from recycler.errors import InvalidConfig, RecyclerError
 
 
 class _InOrder(click.Group):
@@ -40,8 +42,9 @@ class _InOrder(click.Group):
 )
 @click.version_option(__version__, prog_name="recycler")
 @click.option("--store", default="", metavar="URL", help="Ledger: a path or database URL.")
+@click.option("--server", default="", metavar="URL", help="A running `recycler serve`; or RECYCLER_SERVER.")
 @click.pass_context
-def cli(context: click.Context, store: str) -> None:
+def cli(context: click.Context, store: str, server: str) -> None:
     """Turn a drawer of leftover checkpoints into a Pareto front of better models.
 
     \b
@@ -53,7 +56,31 @@ def cli(context: click.Context, store: str) -> None:
       recycler front STUDY               what to take, with error bars
       recycler export STUDY pick OUT     a Hugging Face folder, proved to be what was scored
     """
+    if store and server:
+        raise click.UsageError("give one of --store and --server.")
+    server = server or ("" if store else os.environ.get("RECYCLER_SERVER", ""))
+    if server:
+        store = lazy("recycler.client.token").checked_url(server)
+        require_remote(context.invoked_subcommand or "")
     context.obj = store
+
+
+def require_remote(command: str) -> None:
+    """Raise InvalidConfig if a command works on this machine alone."""
+    if command in HERE_ONLY:
+        raise InvalidConfig(
+            f"`recycler {command}` works on this machine, not through a server.",
+            hint=f"leave out --server, or unset RECYCLER_SERVER: {HERE_ONLY[command]}.",
+        )
+
+
+HERE_ONLY = {  # command -> why a server does not do it
+    "demo": "the demo makes its own pool and ledger in a folder",
+    "serve": "it starts a server over the ledger of --store",
+    "merge": "one merge needs checkpoints and no ledger",
+    "init": "it reads folders and tasks of the machine on which it runs",
+    "token": "tokens are made beside the ledger, with --store",
+}
 
 
 # Each command with its line in `recycler --help`, in the order of the work.

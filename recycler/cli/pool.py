@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from recycler.cli.common import FOLDER, as_json, print_json, workspace_of
+from recycler.cli.common import FOLDER, as_json, is_remote, print_json, workspace_of
 
 
 @click.group()
@@ -36,16 +36,20 @@ def pool_check(
     \b
     Example: recycler pool check runs/* --base runs/base
     """
-    found, findings = lazy("recycler.checkpoints.pool").check_folders(folders, base)
-    reading = _read_all(found, as_json) if deep and found else None
-    findings = (*findings, *(reading.findings if reading else ()))
-    shown = lazy("recycler.report.text")
-    if as_json:
-        print_json(shown.check_json(found, findings, reading))
-    else:
-        shown.check(found, findings, reading)
-    severities = {finding.severity for finding in findings}
+    table = _checked(context.obj, folders, base, deep, as_json)
+    print_json(table) if as_json else lazy("recycler.report.text").check_table(table)
+    severities = {finding["severity"] for finding in table["findings"]}
     context.exit(2 if "error" in severities else 1 if severities else 0)
+
+
+def _checked(store: str, folders: Any, base: Any, deep: bool, quiet: bool) -> Any:
+    """The check of folders here, or of folders of a server."""
+    if is_remote(store):
+        return workspace_of(store).check(folders, base, deep)
+    found, findings = lazy("recycler.checkpoints.pool").check_folders(folders, base)
+    reading = _read_all(found, quiet) if deep and found else None
+    findings = (*findings, *(reading.findings if reading else ()))
+    return lazy("recycler.report.text").check_json(found, findings, reading)
 
 
 def _read_all(found: Any, quiet: bool) -> Any:
@@ -79,6 +83,9 @@ def pool_add(
     """
     pools = lazy("recycler.checkpoints.pool")
     workspace = workspace_of(store, create=True)
+    if is_remote(store):
+        workspace.register_pool(name, folders, base, replace)
+        return _show_pool(workspace, name, as_json)
     if len(folders) == 1 and folders[0].suffix in (".yaml", ".yml"):
         listed = pools.Pool.from_yaml(folders[0])
         opened = pools.Pool(name, listed.checkpoints, listed.base)

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from recycler.cli.common import FOLDER, as_json, print_json, workspace_of, write
+from recycler.cli.common import (
+    FOLDER,
+    as_json,
+    is_remote,
+    leaving,
+    print_json,
+    workspace_of,
+    write,
+)
 
 
 @click.command()
@@ -35,9 +43,12 @@ def scout(
     config = lazy("recycler.submit.config").read_study(study_file)
     changes = {key: value for key, value in given.items() if value is not None}
     execution, workspace = config.execution.model_copy(update=changes), workspace_of(store, True)
-    with lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar:
-        make = lazy("recycler.scout").scout
-        found = make(workspace, study_file, execution, bar.step, bar.bytes_read)
+    home = "recycler.client.study" if is_remote(store) else "recycler.scout"
+    with (
+        lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar,
+        leaving(store, "scouting", f"{config.study}-scout"),
+    ):
+        found = lazy(home).scout(workspace, study_file, execution, bar.step, bar.bytes_read)
     report = lazy("recycler.report.scouting")
     print_json(report.to_json(found)) if as_json else report.scouting(found)
     draw(found, html, png)

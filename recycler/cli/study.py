@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from recycler.cli.common import FOLDER, as_json, print_json, workspace_of
+from recycler.cli.common import (
+    FOLDER,
+    as_json,
+    is_remote,
+    leaving,
+    print_json,
+    study_in,
+    workspace_of,
+)
 from recycler.errors import InvalidConfig
 
 
@@ -35,10 +43,13 @@ def run(
     if plan:
         return price(store, study_file, execution, replace, as_json)
     workspace = workspace_of(store, create=True)
-    with lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar:
-        submit = lazy("recycler.submit.submission").submit
-        name = submit(workspace, study_file, bar.bytes_read, replace=replace).name
-        study = lazy("recycler.study").Study(name, workspace)
+    home = "recycler.client.study" if is_remote(store) else "recycler.submit.submission"
+    with (
+        lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar,
+        leaving(store, "run", config.study),
+    ):
+        plan = lazy(home).submit(workspace, study_file, bar.bytes_read, replace=replace)
+        study = study_in(workspace, plan.name)
         study.run(execution, bar.step, bar.bytes_read)
     results = study.results
     print_json(results.front_json()) if as_json else lazy("recycler.report.text").front(results)
@@ -47,12 +58,16 @@ def run(
 def price(store: str, study_file: Path, execution: Any, replace: bool, as_json: bool) -> None:
     """Print the bill of a study."""
     with lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar:
-        make = lazy("recycler.quote").quote
-        found = make(study_file, execution, store, replace=replace, tell=bar.timing)
+        if is_remote(store):
+            workspace, make = workspace_of(store), lazy("recycler.client.study").quote
+            found = make(workspace, study_file, execution, replace=replace, tell=bar.timing)
+        else:
+            make = lazy("recycler.quote").quote
+            found = make(study_file, execution, store, replace=replace, tell=bar.timing)
     if as_json:
         print_json(lazy("recycler.front.bill").to_json(found))
     else:
-        lazy("recycler.report.bills").bill(found)
+        lazy("recycler.report.bills").bill(found, here=not is_remote(store))
 
 
 @click.command()

@@ -96,6 +96,19 @@ class Samples:
             ],
         }
 
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> "Samples":
+        """The samples that `to_json` wrote."""
+        return cls(
+            table["study"],
+            tuple(Prompt(row["prompt"], tuple(row["messages"])) for row in table["prompts"]),
+            tuple(
+                tuple(Answer(**answer) for answer in row["answers"]) for row in table["prompts"]
+            ),
+            Sampling(**table["sampling"]),
+            table["template"],
+        )
+
 
 # Called with (name of the trial, number of answers made, number of all answers).
 OnAnswer = Callable[[str, int, int], object]

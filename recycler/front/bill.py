@@ -282,3 +282,30 @@ def to_json(found: Bill) -> dict[str, Any]:
             "item_seconds": dict(found.rates.items),
         },
     }
+
+
+def from_json(table: Mapping[str, Any]) -> Bill:
+    """The bill that `to_json` wrote."""
+    items, measured = table["item_evaluations"][1], table["measured"]
+    return Bill(
+        table["study"],
+        tuple(
+            Stage(
+                s["name"],
+                (s["merges"][0], s["merges"][1]),
+                (s["item_evaluations"][0], s["item_evaluations"][1]),
+                (s["worker_seconds"][0], s["worker_seconds"][1]),
+                s["free"],
+            )
+            for s in table["stages"]
+        ),
+        Rates(
+            start=measured["start_seconds"],
+            single=measured["single_seconds"],
+            merge=measured["merge_seconds"],
+            items=measured["item_seconds"],
+            memory=table["memory_bytes"] // table["workers"],
+            item_bytes=table["ledger_bytes"] / items if items else 0.0,
+        ),
+        table["workers"],
+    )

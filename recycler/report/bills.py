@@ -10,8 +10,14 @@ from recycler.report.listing import duration
 from recycler.report.text import console
 
 
-def bill(found: Bill, out: Console | None = None) -> None:
-    """Print what is left to pay, stage by stage, then time, disk and memory."""
+def bill(found: Bill, out: Console | None = None, *, here: bool = True) -> None:
+    """Print what is left to pay, stage by stage, then time, disk and memory.
+
+    Args:
+        found: the bill.
+        out: the terminal.
+        here: whether the study is to run on this machine, so that its memory and cores count.
+    """
     out = out or console()
     total = sum(stage.seconds[1] for stage in found.stages) or 1.0
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -28,7 +34,7 @@ def bill(found: Bill, out: Console | None = None) -> None:
     r, (least, most) = found.rates, found.seconds
     items = ", ".join(f"{task} {1000 * seconds:.3g} ms" for task, seconds in r.items.items())
     out.print(
-        f"Measured on one worker here: start {r.start:.1f} s, single {r.single:.2f} s, merge "
+        f"Measured on one worker {'here' if here else 'of the server'}: start {r.start:.1f} s, single {r.single:.2f} s, merge "
         f"{r.merge:.2f} s; one item: {items}.",
         markup=False,
     )
@@ -38,13 +44,14 @@ def bill(found: Bill, out: Console | None = None) -> None:
         f"{_range(duration(least), duration(most))} with {workers}.",
         style="bold",
     )
+    available = psutil.virtual_memory().available / 1e9
+    free = f"; {available:.1f} GB are free here" if here else ""
     out.print(
         f"Disk: about {found.ledger_bytes / 1e6:,.1f} MB in the ledger. Memory: "
-        f"{r.memory / 1e9:.1f} GB for each worker, {found.memory / 1e9:.1f} GB together; "
-        f"{psutil.virtual_memory().available / 1e9:.1f} GB are free here."
+        f"{r.memory / 1e9:.1f} GB for each worker, {found.memory / 1e9:.1f} GB together{free}."
     )
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
-    if cores and found.workers > cores:
+    if here and cores and found.workers > cores:
         out.print(f"Only {cores} cores are free for {workers}: it will take longer than this.")
     out.print("Nothing was changed: no study was registered.")
 

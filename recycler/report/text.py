@@ -342,7 +342,12 @@ def pool(spec: Mapping[str, Any]) -> None:
 
 def check(found: Pool | None, findings: Sequence[Finding], reading: "Reading | None") -> None:
     """Print findings, similar ones counted, then the deep check if any, then the cost of a merge."""
-    out = console()
+    check_table(check_json(found, findings, reading))
+
+
+def check_table(table: Mapping[str, Any]) -> None:
+    """Print a check as `check_json` made it, here or on a server."""
+    out, findings = console(), [Finding(**row) for row in table["findings"]]
     groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
         tensor = finding.tensor if finding.code not in _GROUPED else ""
@@ -360,38 +365,37 @@ def check(found: Pool | None, findings: Sequence[Finding], reading: "Reading | N
                 markup=False,
             )
         out.print(f"  hint: {printable(group[0].hint)}", markup=False)
-    if reading is not None and reading.norms:
-        _geometry(out, reading)
-    if found is not None:
-        _estimate(out, found)
+    if table["deep"]:
+        _geometry(out, table["deep"])
+    if table["estimate"]:
+        _estimate(out, len(table["checkpoints"]), table["estimate"])
     errors = sum(finding.severity == "error" for finding in findings)
     out.print(f"{errors} errors, {len(findings) - errors} warnings")
 
 
-def _estimate(out: Console, pool: Pool) -> None:
-    takes, tensors = pool.estimate(), len(pool.checkpoints[0].tensors)
+def _estimate(out: Console, n: int, takes: Mapping[str, Any]) -> None:
     out.print(
-        f"{pool.n} checkpoints of {tensors} tensors, {takes.write_bytes / 1e6:,.1f} MB each. A merge "
-        f"reads {takes.read_bytes / 1e6:,.1f} MB and writes {takes.write_bytes / 1e6:,.1f} MB "
-        f"({takes.free_bytes / 1e6:,.0f} MB are free here), holds up to "
-        f"{takes.working_bytes / 1e6:,.1f} MB beyond the resident model and takes about "
-        f"{takes.seconds:,.1f} s at {ASSUMED_RATE / 1e9:g} GB/s."
+        f"{n} checkpoints of {takes['tensors']} tensors, {takes['write_bytes'] / 1e6:,.1f} MB each. A merge "
+        f"reads {takes['read_bytes'] / 1e6:,.1f} MB and writes {takes['write_bytes'] / 1e6:,.1f} MB "
+        f"({takes['free_bytes'] / 1e6:,.0f} MB are free here), holds up to "
+        f"{takes['working_bytes'] / 1e6:,.1f} MB beyond the resident model and takes about "
+        f"{takes['seconds']:,.1f} s at {ASSUMED_RATE / 1e9:g} GB/s."
     )
 
 
-def _geometry(out: Console, reading: "Reading") -> None:
+def _geometry(out: Console, reading: Mapping[str, Any]) -> None:
     """Print norms, and the cosines of each checkpoint with its most and least parallel one."""
     table = Table(
-        title=Text(f"task vectors, from {printable(reading.reference)}"),
+        title=Text(f"task vectors, from {printable(reading['reference'])}"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
     for title in ("checkpoint", "norm", "largest cosine", "smallest cosine", "fingerprint"):
         table.add_column(title, no_wrap=True)
-    for i, name in enumerate(reading.names):
+    for i, name in enumerate(reading['names']):
         others = [
-            (cosine, printable(reading.names[j]))
-            for j, cosine in enumerate(reading.cosines[i])
+            (cosine, printable(reading['names'][j]))
+            for j, cosine in enumerate(reading['cosines'][i])
             if j != i and cosine is not None
         ]
         ends = (
@@ -401,14 +405,14 @@ def _geometry(out: Console, reading: "Reading") -> None:
         )
         table.add_row(
             Text(printable(name)),
-            f"{reading.norms[i]:.4g}",
+            f"{reading['norms'][i]:.4g}",
             *(ends or [Text(), Text()]),
-            reading.fingerprints[name][7:19],
+            reading['fingerprints'][name][7:19],
         )
     out.print(table)
-    rate = reading.read_bytes / 1e9 / reading.seconds if reading.seconds else 0.0
+    rate = reading['read_bytes'] / 1e9 / reading['seconds'] if reading['seconds'] else 0.0
     out.print(
-        f"{reading.read_bytes / 1e6:,.1f} MB read in {reading.seconds:.1f} s ({rate:.2f} GB/s)."
+        f"{reading['read_bytes'] / 1e6:,.1f} MB read in {reading['seconds']:.1f} s ({rate:.2f} GB/s)."
     )
 
 

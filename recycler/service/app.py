@@ -19,6 +19,7 @@ from recycler.service.routes import (
     events,
     exports,
     health,
+    ledger,
     machine,
     operations,
     pages,
@@ -35,6 +36,7 @@ from recycler.submit.ledger import find_ledger
 API = "/api/v1"
 ROUTES = (
     health,
+    ledger,
     machine,
     pools,
     studies,

@@ -5,7 +5,6 @@ Migrations create the tables; a test compares them with this schema. Table names
 """
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -26,9 +25,10 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from recycler.nouns.evaluation import Evaluation, Failure, Fault, Outcomes, Score
+from recycler.nouns.evaluation import Evaluation, Failure, Score
 from recycler.nouns.recipe import Recipe, canonical
 from recycler.nouns.trial import State, Trial
+from recycler.nouns.wire import failure_of, pack
 
 metadata = MetaData()
 VERSION_TABLE = "recycler_alembic_version"
@@ -315,21 +315,4 @@ def read_trial(row: Mapping[Any, Any], found: Sequence[Any]) -> Trial:
 
 def read_failure(text: str | None) -> Failure | None:
     """A failure from its JSON; None where there is none."""
-    if not text:
-        return None
-    table = json.loads(text)
-    return Failure(**{**table, "fault": Fault(table["fault"])})
-
-
-def pack(outcomes: Outcomes) -> bytes:
-    """Item outcomes as compressed JSON, without the answers."""
-    kept = [name for name in outcomes.__dataclass_fields__ if name != "answers"]
-    table = {name: getattr(outcomes, name) for name in kept}
-    return zlib.compress(canonical(table).encode(), level=1)
-
-
-def unpack(blob: bytes) -> Outcomes:
-    """Item outcomes from what `pack` returned."""
-    table: dict[str, Any] = json.loads(zlib.decompress(blob))
-    held: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-    return Outcomes(**held)
+    return failure_of(json.loads(text)) if text else None

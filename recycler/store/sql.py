@@ -22,6 +22,7 @@ from recycler.nouns.reading import Reading
 from recycler.nouns.recipe import Recipe, canonical
 from recycler.nouns.status import Status, Wanted
 from recycler.nouns.trial import Proposal, State, Trial
+from recycler.nouns.wire import Packed, unpack
 from recycler.store import lease, scores, studies
 from recycler.store import rows as t
 from recycler.store.access import Access
@@ -325,43 +326,42 @@ class SqlStore:
         wanted = (s.study == study, s.number == number, s.split == split)
         with self.engine.reading() as db:
             found = db.execute(scores.select(s.objective, scores.OUTCOMES).where(*wanted))
-            return {row.objective: t.unpack(row.outcomes) for row in found if row.outcomes}
+            return {row.objective: unpack(row.outcomes) for row in found if row.outcomes}
 
-    def read(self, study: str) -> Reading:
-        """A study with its trials and item outcomes, all read at the same moment."""
+    def packed(self, study: str) -> Packed:
+        """A study with its trials and packed item outcomes, all read at the same moment."""
         s = t.scores.c
         with self.engine.reading() as db:
             row = studies.row_of(db, study)
             plan = Plan.from_json(json.loads(row["plan"]))
-            status, trials = (
-                studies.status_of(db, row, self.engine.clock(db)),
-                scores.trials_of(db, study),
-            )
+            status = studies.status_of(db, row, self.engine.clock(db))
+            trials = tuple(scores.trials_of(db, study))
             query = scores.select(s.number, s.split, s.objective, scores.OUTCOMES)
             found = db.execute(query.where(s.study == study)).all()
             looked_at = scores.looked_at(db, Split.TEST, plan.measure_ids.values())
-        packed: dict[tuple[int, str], dict[str, bytes]] = {}
+        blobs: dict[tuple[int, str], dict[str, bytes]] = {}
         for number, split, objective, blob in found:
             if blob is not None:
-                packed.setdefault((number, split), {})[objective] = blob
-
-        def outcomes(number: int, split: str) -> dict[str, Outcomes]:
-            return {name: t.unpack(b) for name, b in packed.get((number, split), {}).items()}
-
-        def answers(number: int, split: str, objective: str) -> Answers | None:
-            measure = plan.measure_ids.get(objective, "")
-            with self.engine.reading() as db:
-                return scores.answers(db, trials[number].recipe.id, measure, split)
-
-        return Reading(
+                blobs.setdefault((number, split), {})[objective] = blob
+        return Packed(
             event=row["events"],
             status=status,
             plan=plan,
-            trials=tuple(trials),
-            outcomes=outcomes,
-            answers=answers,
+            trials=trials,
+            blobs=blobs,
             looked_at=looked_at,
         )
+
+    def read(self, study: str) -> Reading:
+        """A study with its trials and item outcomes, all read at the same moment."""
+        packed = self.packed(study)
+
+        def answers(number: int, split: str, objective: str) -> Answers | None:
+            measure = packed.plan.measure_ids.get(objective, "")
+            with self.engine.reading() as db:
+                return scores.answers(db, packed.trials[number].recipe.id, measure, split)
+
+        return packed.opened(answers)
 
     def looked_at(self, split: str, measures: Collection[str]) -> int:
         """How many studies have scored at least one merge on the items of these measures.
