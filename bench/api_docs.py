@@ -34,6 +34,9 @@ MORE = (
     ("recycler.nouns.evaluation", "Outcomes"),
     ("recycler.nouns.plan", "Plan"),
     ("recycler.submit.config", "ExecutionSection"),
+    ("recycler.client", "Client"),
+    ("recycler.client.events", "Event"),
+    ("recycler.nouns.operation", "Operation"),
 )
 _HEAD = """# Python API
 

@@ -86,8 +86,7 @@ class Pool:
         """Open folders from their headers; no tensor is read. Checkpoints are named after folders."""
         paths = [*folders, *([base] if base else [])]
         entries = [
-            {"name": label, "path": path}
-            for label, path in zip(labels(paths), paths, strict=True)
+            {"name": label, "path": path} for label, path in zip(labels(paths), paths, strict=True)
         ]
         return cls.from_entries(name, entries[: len(folders)], entries[-1] if base else None)
 

@@ -42,7 +42,9 @@ class _InOrder(click.Group):
 )
 @click.version_option(__version__, prog_name="recycler")
 @click.option("--store", default="", metavar="URL", help="Ledger: a path or database URL.")
-@click.option("--server", default="", metavar="URL", help="A running `recycler serve`; or RECYCLER_SERVER.")
+@click.option(
+    "--server", default="", metavar="URL", help="A running `recycler serve`; or RECYCLER_SERVER."
+)
 @click.pass_context
 def cli(context: click.Context, store: str, server: str) -> None:
     """Turn a drawer of leftover checkpoints into a Pareto front of better models.

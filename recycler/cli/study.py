@@ -42,17 +42,22 @@ def run(
     execution = config.execution.model_copy(update=changes)
     if plan:
         return price(store, study_file, execution, replace, as_json)
-    workspace = workspace_of(store, create=True)
-    home = "recycler.client.study" if is_remote(store) else "recycler.submit.submission"
     with (
         lazy("recycler.report.progress").ProgressBar(quiet=as_json) as bar,
         leaving(store, "run", config.study),
     ):
-        plan = lazy(home).submit(workspace, study_file, bar.bytes_read, replace=replace)
-        study = study_in(workspace, plan.name)
-        study.run(execution, bar.step, bar.bytes_read)
-    results = study.results
+        results = results_after_run(store, study_file, execution, replace, bar)
     print_json(results.front_json()) if as_json else lazy("recycler.report.text").front(results)
+
+
+def results_after_run(
+    store: str, study_file: Path, execution: Any, replace: bool, bar: Any
+) -> Any:
+    """Submit a study, here or to a server, run it to its end and read what it found."""
+    workspace = workspace_of(store, create=True)
+    home = "recycler.client.study" if is_remote(store) else "recycler.submit.submission"
+    name = lazy(home).submit(workspace, study_file, bar.bytes_read, replace=replace).name
+    return study_in(workspace, name).run(execution, bar.step, bar.bytes_read).results
 
 
 def price(store: str, study_file: Path, execution: Any, replace: bool, as_json: bool) -> None:

@@ -41,7 +41,10 @@ def follow(transport: Transport, path: str, last_id: int | None) -> Iterator[Eve
         try:
             with transport.stream(path, given) as answer:
                 for event in read(answer.iter_lines()):
-                    last, until = last if event.id is None else event.id, time.monotonic() + PATIENCE
+                    last, until = (
+                        last if event.id is None else event.id,
+                        time.monotonic() + PATIENCE,
+                    )
                     yield event
         except Unavailable:
             if time.monotonic() + PAUSE > until:

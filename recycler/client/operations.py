@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from recycler.client.transport import error_of
 from recycler.errors import Conflict, Unavailable
 from recycler.nouns.operation import Operation, OperationState
 
+Found = TypeVar("Found")
 OnProgress = Callable[[Operation], object]
 SLOWER, SLOWEST = 1.2, 10.0  # growth of the time between two looks, and its limit as a factor
 
@@ -32,7 +33,7 @@ def wait(
         pause = min(pause * SLOWER, every * SLOWEST)
 
 
-def patient[Found](look: Callable[[], Found], patience: float, every: float = 2.0) -> Found:
+def patient(look: Callable[[], Found], patience: float, every: float = 2.0) -> Found:
     """What `look` returns; while the server is away it is asked again.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 from recycler.checkpoints.folder import absolute
 from recycler.checkpoints.pool import labels
-from recycler.client.client import Client
+from recycler.client import Client
 from recycler.client.operations import patient
 from recycler.client.transport import part
 from recycler.errors import InvalidConfig
@@ -26,6 +26,7 @@ from recycler.submit.workspace import Workspace
 from recycler.yamlfile import read_yaml
 
 Folder = str | Path
+AWAY = 300.0  # seconds that a server may be away while a study is watched
 
 
 class RemoteCatalog:
@@ -63,10 +64,13 @@ class RemoteStore:
         self._client, self.where = client, client.url
         self.catalog = RemoteCatalog(client)
         self._readings: dict[str, tuple[str, Packed]] = {}
+        self._patience = 0.0  # a server that was reached once may go away and come back
 
     def _get(self, study: str, what: str, **params: Any) -> Any:
         path = f"/ledger/studies/{part(study)}/{what}"
-        return self._client.transport.get(path, **params)
+        found = patient(lambda: self._client.transport.get(path, **params), self._patience)
+        self._patience = AWAY
+        return found
 
     def plan(self, study: str) -> Plan:
         """The plan of a study. Raises NotFound, which lists the known studies."""
@@ -126,15 +130,6 @@ class RemoteStore:
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
-
-
-class PatientStore(RemoteStore):
-    """The same for watching: while the server is away, it is asked again for five minutes."""
-
-    PATIENCE = 300.0
-
-    def _get(self, study: str, what: str, **params: Any) -> Any:
-        return patient(lambda: super(PatientStore, self)._get(study, what, **params), self.PATIENCE)
 
 
 class RemoteWorkspace(Workspace):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recycler.checkpoints.folder import absolute
-from recycler.client.client import Client
+from recycler.client import Client
 from recycler.client.operations import OnProgress, operation_of
 from recycler.client.remote import RemoteWorkspace, below, listed, placed
 from recycler.client.transport import part
@@ -18,7 +18,6 @@ from recycler.front.naming import named
 from recycler.front.results import Results
 from recycler.front.scouting import Scouting, scouting
 from recycler.loop import Listener, Progress
-from recycler.nouns.evaluation import SPLITS
 from recycler.nouns.operation import Operation, OperationState
 from recycler.nouns.plan import Plan
 from recycler.nouns.trial import Trial
@@ -34,7 +33,7 @@ QUIET = 3.0  # seconds in the queue before the user is told
 class RemoteStudy(Study):
     """One study of a service. Readings are computed here; runs, answers and exports there."""
 
-    workspace: RemoteWorkspace  # type: ignore[assignment]
+    workspace: RemoteWorkspace
 
     @property
     def client(self) -> Client:
@@ -211,18 +210,23 @@ def sent(execution: ExecutionSection | None) -> dict[str, Any]:
 
 def told(listen: Listener) -> OnProgress:
     """Tell a listener of runs what an operation tells of itself, and that it waits in the queue."""
-    began, said = time.monotonic(), False
+    began, remarks = time.monotonic(), set[str]()
+
+    def remark(text: str) -> str:
+        """The text, the first time that it is said."""
+        fresh = text not in remarks
+        remarks.add(text)
+        return text if fresh else ""
 
     def heard(operation: Operation) -> None:
-        nonlocal said
-        found = operation.progress
-        if operation.state == OperationState.QUEUED and time.monotonic() - began > QUIET and not said:
-            said = True
-            listen(Progress("search", 0, 0, said=f"operation {operation.id} waits in the queue"))
-        phase = found.get("phase", found.get("text"))
-        if phase in ("search", *SPLITS):
-            waiting = str(found.get("waiting", ""))
-            listen(Progress(phase, found.get("done", 0), found.get("total", 0), waiting=waiting))
+        found, late = operation.progress, time.monotonic() - began > QUIET
+        if operation.state == OperationState.QUEUED and late:
+            text = f"operation {operation.id} waits in the queue of the server."
+            listen(Progress("search", 0, 0, said=remark(text)))
+        if "phase" in found:
+            counts = {"done": found["done"], "total": found["total"]}
+            about = {"remaining_gain": found["gain"], "waiting": found["waiting"]}
+            listen(Progress(found["phase"], **counts, **about, said=remark(found["said"])))
 
     return heard
 

@@ -38,7 +38,11 @@ class Transport:
         """
         self.url = checked_url(url)
         found = find_token() if token is None else token
-        headers = {"User-Agent": f"recycler/{__version__}", "Accept": "application/json"}
+        headers = {
+            "User-Agent": f"recycler/{__version__}",
+            "Accept": "application/json",
+            "X-Recycler": "1",
+        }
         if found:
             headers["Authorization"] = f"Bearer {found}"
         self._client = httpx2.Client(
@@ -99,8 +103,9 @@ class Transport:
         self, path: str, headers: Mapping[str, str] | None = None, **params: Any
     ) -> Iterator[httpx2.Response]:
         """The answer to GET while it arrives; a problem is raised as an error."""
-        given = {"params": _plain(params), "headers": dict(headers or {})}
-        with self._reaching(), self._client.stream("GET", path, **given) as answer:
+        send, given = _plain(params), dict(headers or {})
+        reply = self._client.stream("GET", path, params=send, headers=given)
+        with self._reaching(), reply as answer:
             if answer.status_code >= 300:
                 answer.read()
                 raise problem(answer)

@@ -30,7 +30,7 @@ class Prompt:
         return [dict(m) for m in self.messages] or [{"role": "user", "content": self.text}]
 
 
-def prompts_of(texts: Sequence[str], file: Path | None = None) -> list[Prompt]:
+def prompts_of(texts: Sequence[str | Prompt], file: Path | None = None) -> list[Prompt]:
     """Prompts given as texts, then those of a file.
 
     Args:
@@ -42,7 +42,7 @@ def prompts_of(texts: Sequence[str], file: Path | None = None) -> list[Prompt]:
         NotFound: the file can't be read.
         InvalidConfig: there is no prompt, or a line of the file is no prompt.
     """
-    found = [Prompt(text) for text in texts]
+    found = [Prompt(text) if isinstance(text, str) else text for text in texts]
     if file is not None:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()

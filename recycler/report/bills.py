@@ -34,8 +34,8 @@ def bill(found: Bill, out: Console | None = None, *, here: bool = True) -> None:
     r, (least, most) = found.rates, found.seconds
     items = ", ".join(f"{task} {1000 * seconds:.3g} ms" for task, seconds in r.items.items())
     out.print(
-        f"Measured on one worker {'here' if here else 'of the server'}: start {r.start:.1f} s, single {r.single:.2f} s, merge "
-        f"{r.merge:.2f} s; one item: {items}.",
+        f"Measured on one worker {'here' if here else 'of the server'}: start {r.start:.1f} s, "
+        f"single {r.single:.2f} s, merge {r.merge:.2f} s; one item: {items}.",
         markup=False,
     )
     workers = f"{found.workers} worker{'s' if found.workers > 1 else ''}"

@@ -375,11 +375,11 @@ def check_table(table: Mapping[str, Any]) -> None:
 
 def _estimate(out: Console, n: int, takes: Mapping[str, Any]) -> None:
     out.print(
-        f"{n} checkpoints of {takes['tensors']} tensors, {takes['write_bytes'] / 1e6:,.1f} MB each. A merge "
-        f"reads {takes['read_bytes'] / 1e6:,.1f} MB and writes {takes['write_bytes'] / 1e6:,.1f} MB "
-        f"({takes['free_bytes'] / 1e6:,.0f} MB are free here), holds up to "
-        f"{takes['working_bytes'] / 1e6:,.1f} MB beyond the resident model and takes about "
-        f"{takes['seconds']:,.1f} s at {ASSUMED_RATE / 1e9:g} GB/s."
+        f"{n} checkpoints of {takes['tensors']} tensors, {takes['write_bytes'] / 1e6:,.1f} MB "
+        f"each. A merge reads {takes['read_bytes'] / 1e6:,.1f} MB and writes "
+        f"{takes['write_bytes'] / 1e6:,.1f} MB ({takes['free_bytes'] / 1e6:,.0f} MB are free "
+        f"here), holds up to {takes['working_bytes'] / 1e6:,.1f} MB beyond the resident model "
+        f"and takes about {takes['seconds']:,.1f} s at {ASSUMED_RATE / 1e9:g} GB/s."
     )
 
 
@@ -392,10 +392,10 @@ def _geometry(out: Console, reading: Mapping[str, Any]) -> None:
     )
     for title in ("checkpoint", "norm", "largest cosine", "smallest cosine", "fingerprint"):
         table.add_column(title, no_wrap=True)
-    for i, name in enumerate(reading['names']):
+    for i, name in enumerate(reading["names"]):
         others = [
-            (cosine, printable(reading['names'][j]))
-            for j, cosine in enumerate(reading['cosines'][i])
+            (cosine, printable(reading["names"][j]))
+            for j, cosine in enumerate(reading["cosines"][i])
             if j != i and cosine is not None
         ]
         ends = (
@@ -407,10 +407,10 @@ def _geometry(out: Console, reading: Mapping[str, Any]) -> None:
             Text(printable(name)),
             f"{reading['norms'][i]:.4g}",
             *(ends or [Text(), Text()]),
-            reading['fingerprints'][name][7:19],
+            reading["fingerprints"][name][7:19],
         )
     out.print(table)
-    rate = reading['read_bytes'] / 1e9 / reading['seconds'] if reading['seconds'] else 0.0
+    rate = reading["read_bytes"] / 1e9 / reading["seconds"] if reading["seconds"] else 0.0
     out.print(
         f"{reading['read_bytes'] / 1e6:,.1f} MB read in {reading['seconds']:.1f} s ({rate:.2f} GB/s)."
     )

@@ -47,7 +47,10 @@ class Bench:
     def step(self, step: Progress) -> None:
         """Tell the progress of a run."""
         text = f"waiting: {step.waiting}" if step.waiting else step.phase
-        self.tell({"text": text, "done": step.done, "total": step.total})
+        about = {"phase": str(step.phase), "waiting": step.waiting, "said": step.said}
+        ended = step.trial.name if step.trial else ""
+        counts = {"done": step.done, "total": step.total, "gain": step.remaining_gain}
+        self.tell({"text": text, **counts, **about, "trial": ended})
 
     def document(self, arguments: Arguments) -> StudyDocument:
         """The study document of an operation."""
@@ -113,7 +116,8 @@ def bill(bench: Bench, arguments: Arguments) -> dict[str, Any]:
         bench.tell({"text": "timing one merge and some items", "done": done, "total": total})
 
     execution, url = execution_of(arguments, bench.config), bench.workspace.url
-    found = lazy("recycler.quote").quote(document, execution, url, tell=tell)
+    replace = bool(arguments.get("replace"))
+    found = lazy("recycler.quote").quote(document, execution, url, replace=replace, tell=tell)
     table: dict[str, Any] = lazy("recycler.front.bill").to_json(found)
     return table
 
@@ -153,13 +157,22 @@ def sample(bench: Bench, arguments: Arguments) -> dict[str, Any]:
     def tell(name: str, done: int, total: int) -> None:
         bench.tell({"text": f"{name} answers", "done": done, "total": total})
 
-    given = {key: arguments[key] for key in ("trials", "prompts")}
+    asked = [prompt_of(prompt) for prompt in arguments["prompts"]]
     sampling = arguments.get("sampling", {})
     found = Study(arguments["study"], bench.workspace).sample(
-        given["trials"], given["prompts"], on_answer=tell, **sampling
+        arguments["trials"], asked, on_answer=tell, **sampling
     )
     table: dict[str, Any] = found.to_json()
     return table
+
+
+def prompt_of(asked: str | Mapping[str, Any]) -> Any:
+    """A prompt of a request: a text, or the messages of a conversation."""
+    make = lazy("recycler.execute.prompts").Prompt
+    if isinstance(asked, str):
+        return make(asked)
+    turns = tuple(asked["messages"])
+    return make(turns[-1]["content"], turns)
 
 
 def answers(bench: Bench, arguments: Arguments) -> dict[str, Any]:

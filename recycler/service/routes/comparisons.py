@@ -16,16 +16,32 @@ router = APIRouter(prefix="/studies/{study}", tags=["comparisons"], responses=re
 Names = Annotated[list[str], Query(min_length=1, max_length=20, examples=[["pick", "uniform"]])]
 
 
+class Turn(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: str = Field(min_length=1, max_length=100, examples=["user"])
+    content: str = Field(max_length=100_000, examples=["12+7="])
+
+
+class Conversation(BaseModel):
+    """A prompt in messages."""
+
+    model_config = ConfigDict(extra="forbid")
+    messages: list[Turn] = Field(min_length=1, max_length=100)
+
+
 class Prompts(BaseModel):
     """What trials are to answer."""
 
     model_config = ConfigDict(extra="forbid")
     trials: list[str] = Field(min_length=1, max_length=20, examples=[["pick", "uniform"]])
-    prompts: list[str] = Field(min_length=1, max_length=100, examples=[["12+7="]])
+    prompts: list[str | Conversation] = Field(min_length=1, max_length=100, examples=[["12+7="]])
     temperature: float = Field(0.0, ge=0, le=100)
     seed: int = Field(0, ge=0, lt=2**32)
     max_new_tokens: int = Field(128, ge=1, le=8192)
     chat: bool | None = None
+    device: str = Field("cpu", pattern=r"^(cpu|cuda|mps|xpu|npu)(:\d{1,3})?$")
 
 
 class Again(BaseModel):
@@ -81,7 +97,8 @@ def samples(service: Here, by: By, study: str, prompts: Prompts) -> dict[str, An
     results = service.live.results(study)
     numbers = [named(results, name).number for name in prompts.trials]
     sampling = prompts.model_dump(exclude={"trials", "prompts"}, exclude_none=True)
-    asked = {"study": study, "trials": numbers, "prompts": prompts.prompts, "sampling": sampling}
+    texts = [p if isinstance(p, str) else p.model_dump() for p in prompts.prompts]
+    asked = {"study": study, "trials": numbers, "prompts": texts, "sampling": sampling}
     return service.ask(by, "sample", study, asked, priority=10).to_json()
 
 

@@ -41,6 +41,12 @@ class NewStudy(Document):
     start: bool = Field(False, description="also put it into the queue")
 
 
+class Quoted(Document):
+    """A study to be quoted."""
+
+    replace: bool = Field(False, description="as for a study that is started anew")
+
+
 class Start(BaseModel):
     """How to run a study; without `execution` as the last time, or as its document says."""
 
@@ -99,9 +105,9 @@ def validate(service: Here, new: Document) -> dict[str, Any]:
 
 
 @router.post("/studies/bill", status_code=202)
-def bill(service: Here, by: By, new: Document) -> dict[str, Any]:
+def bill(service: Here, by: By, new: Quoted) -> dict[str, Any]:
     """Time one merge and some items, and add up what the study will cost; returns the operation."""
-    asked = asked_of(service, new)
+    asked = {**asked_of(service, new), "replace": new.replace}
     return service.ask(by, "bill", asked["document"]["study"], asked, priority=10).to_json()
 
 
