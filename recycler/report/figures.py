@@ -67,8 +67,8 @@ def grid(
     panels: int, most: int = COLUMNS, **options: Any
 ) -> tuple[go.Figure, list[tuple[int, int]]]:
     """A figure with panels in rows of at most `most`, and the (row, column) of each panel."""
-    columns = min(panels, most)
-    rows = math.ceil(panels / columns)
+    columns = max(1, min(panels, most))
+    rows = max(1, math.ceil(panels / columns))
     figure = make_subplots(rows=rows, cols=columns, **options)
     return figure, [(i // columns + 1, i % columns + 1) for i in range(panels)]
 
@@ -76,27 +76,37 @@ def grid(
 # --- the front ---
 
 
-def front_figure(results: Results) -> go.Figure:
+def front_figure(
+    results: Results, split: str = "", points: bool = True, columns: int = COLUMNS
+) -> go.Figure:
     """Front, baselines and all other merges scored on the reported items, by pairs of objectives.
 
     With one objective: its score against the number of the trial.
+
+    Args:
+        results: the study.
+        split: dev, select or test; empty: the reported one.
+        points: whether the trials are drawn; else axes, ellipses and floors only, as a page needs
+            that draws the trials itself.
+        columns: most panels side by side.
     """
-    split, panels = best_split(results), pairs(results)
+    split, panels = split or best_split(results), pairs(results)
     grouped, ranges = groups(results, split), axes(results, split)
-    rows = math.ceil(len(panels) / COLUMNS)
+    panels = [p for p in panels if all(o is None or o.name in ranges for o in p)]
+    rows = max(1, math.ceil(len(panels) / columns))
     figure, places = grid(
-        len(panels), horizontal_spacing=0.08, vertical_spacing=0.36 / (rows + 0.5)
+        len(panels), columns, horizontal_spacing=0.08, vertical_spacing=0.36 / (rows + 0.5)
     )
     for number, ((across, up), place) in enumerate(zip(panels, places, strict=True)):
         at = {"row": place[0], "col": place[1]}
         x, y = (ranges[across.name] if across else None), ranges[up.name]
         if across:
             _ellipses(figure, results, across, up, split, at)
-        for kind, trials in grouped.items():
+        for kind, trials in grouped.items() if points else ():
             figure.add_trace(_points(trials, kind, x, y, split), **at)
             if number == 0:
                 figure.add_trace(_legend(kind), **at)
-        if results.decision:
+        if points and results.decision:
             figure.add_trace(_ring(results.decision.pick, x, y, split, number == 0), **at)
         _floor_lines(figure, results, across, up, split, at)
         title = axis_title(across) if across else "trial"
@@ -269,14 +279,20 @@ def outside_text(hidden: Sequence[Trial]) -> str:
 # --- parallel coordinates ---
 
 
-def parallel_figure(results: Results) -> go.Figure:
-    """Every member and baseline as a line over all objectives, held-out ones last; up is better."""
-    split = best_split(results)
+def parallel_figure(results: Results, split: str = "", lines: bool = True) -> go.Figure:
+    """Every member and baseline as a line over all objectives, held-out ones last; up is better.
+
+    Args:
+        results: the study.
+        split: dev, select or test; empty: the reported one.
+        lines: whether the trials are drawn; else the axes only.
+    """
+    split = split or best_split(results)
     grouped, ranges = groups(results, split), axes(results, split)
     ordered = sorted(ranges.values(), key=lambda axis: axis.objective.held_out)
     figure = go.Figure()
     for kind, trials in grouped.items():
-        if kind != "pruned":
+        if lines and kind != "pruned":
             figure.add_trace(_lines(trials, kind, ordered, split))
     for place, axis in enumerate(ordered):
         worse, better = axis.ends

@@ -20,10 +20,7 @@ def trace(results: Results) -> list[float]:
     reference = results.reference
     if reference is None:
         return []
-    scored = sorted(
-        (t for t in results.trials if t.state == State.COMPLETE and t.is_merge),
-        key=lambda trial: trial.finished or 0,
-    )
+    scored = _scored(results)
     gains = results.plan.objectives.gains([t.means("dev") for t in scored])
     values, kept = list[float](), gains[:0]
     for row in gains:  # only the front so far decides the volume
@@ -34,6 +31,19 @@ def trace(results: Results) -> list[float]:
         kept = kept[pareto.nondominated(kept)]
         values.append(pareto.hypervolume(kept, reference))
     return values
+
+
+def _scored(results: Results) -> list[Trial]:
+    """The merges scored on all dev items, in the order in which they ended."""
+    merges = (t for t in results.trials if t.state == State.COMPLETE and t.is_merge)
+    return sorted(merges, key=lambda trial: trial.finished or 0)
+
+
+def spent(results: Results) -> list[float]:
+    """Seconds that workers had merged and scored dev items after each scored merge, summed."""
+    parts = [t.evaluations["dev"].seconds.values() for t in _scored(results)]
+    found: list[float] = np.cumsum([sum(seconds) for seconds in parts]).tolist()
+    return found
 
 
 def lost(results: Results) -> list[tuple[int, float, Trial]]:
@@ -48,9 +58,16 @@ def lost(results: Results) -> list[tuple[int, float, Trial]]:
     return found
 
 
-def trace_figure(results: Results, width: int = WIDTH) -> go.Figure:
-    """Hypervolume on dev items, as a multiple of that of the baselines, against evaluations."""
+def trace_figure(results: Results, width: int = WIDTH, seconds: bool = False) -> go.Figure:
+    """Hypervolume on dev items, as a multiple of that of the baselines, against evaluations.
+
+    Args:
+        results: the study.
+        width: of the figure [px].
+        seconds: against the seconds of merging and scoring (see `spent`) instead.
+    """
     values = trace(results)
+    at = spent(results) if seconds else [float(k) for k in range(1, len(values) + 1)]
     merges = [trial for trial in results.baselines if trial.is_merge]
     unit = volume(merges, results.plan.objectives, results.reference, "dev") or 0.0
     unit = unit if unit > 0 else max(values, default=1.0) or 1.0
@@ -58,7 +75,7 @@ def trace_figure(results: Results, width: int = WIDTH) -> go.Figure:
     ends = lost(results)
     figure = go.Figure(
         go.Scatter(
-            x=list(range(1, len(values) + 1)),
+            x=at[: len(values)],
             y=[value / unit for value in values],
             mode="lines",
             line={"shape": "hv", "color": COLOURS["front"]},
@@ -67,7 +84,7 @@ def trace_figure(results: Results, width: int = WIDTH) -> go.Figure:
     )
     figure.add_trace(
         go.Scatter(
-            x=[at for at, _, _ in ends],
+            x=[([0.0, *at][k] if seconds else k) for k, _, _ in ends],
             y=[height / unit for _, height, _ in ends],
             mode="markers",
             marker={"symbol": "x-thin-open", "size": 5, "color": COLOURS["pruned"]},
@@ -77,9 +94,11 @@ def trace_figure(results: Results, width: int = WIDTH) -> go.Figure:
     )
     figure.add_hline(y=1.0, line=_LINE)
     if 0 < first < len(values):
-        figure.add_vline(x=first, line=_LINE)
+        figure.add_vline(x=at[first - 1], line=_LINE)
     low = values[min(first, len(values)) - 1] / unit if values else 0.0
-    figure.update_xaxes(title_text="merges evaluated in full")
+    figure.update_xaxes(
+        title_text="seconds of merging and scoring" if seconds else "merges evaluated in full"
+    )
     figure.update_yaxes(
         title_text="hypervolume / baselines'",
         range=[min(low, 1.0) - 0.1, max([v / unit for v in values[-1:]] + [1.0]) + 0.05],
