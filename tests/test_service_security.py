@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from recycler.cli.main import cli
 from recycler.errors import InvalidConfig, RecyclerError
-from recycler.service import replies
+from recycler.service import broadcast, guard, replies
 from recycler.service.admission import admit
 from recycler.service.app import make_app
 from recycler.service.config import Limits, ServiceConfig
@@ -188,6 +188,20 @@ def test_a_session_ends_with_its_token(closed):
     problem(closed.get("/studies"), 401)
 
 
+def test_a_stream_ends_with_its_token(closed, monkeypatch):
+    monkeypatch.setattr(guard, "LOOK", 0.0)
+    monkeypatch.setattr(broadcast, "QUIET", 0.2)
+    ours = token(closed, "read")
+    with closed.stream("GET", "/events", headers=ours, timeout=10) as stream:
+        assert stream.status_code == 200
+        chunks = stream.iter_raw()
+        next(chunks)
+        closed.service.store.access.revoke("ann")
+        for _ in chunks:  # ends
+            pass
+    assert closed.get("/health").status_code == 200
+
+
 def test_logins_are_slowed_down(closed):
     answers = [
         closed.post("/session", json={"token": f"rcy_{n}"}, headers=OWN).status_code
@@ -251,6 +265,7 @@ def test_no_path_leaves_the_roots(local, tmp_path, secret_model):
         f"{root}/../secret",
         "../secret",
         "real/../../secret",
+        "real/../inner",
         "link",
         f"{root}/link",
         str(tmp_path / "root-2"),

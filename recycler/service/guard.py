@@ -5,6 +5,7 @@ do, its body. Answers get the headers that browsers need to keep other sites out
 """
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -36,6 +37,7 @@ READING = re.compile(  # POST routes that only compute
 )
 TARGET = 16_000  # bytes of a path with its query
 DRAINED, DRAIN_SECONDS = 10, 2.0  # bodies' worth, and time, of what is read and forgotten
+LOOK = 15.0  # seconds between two looks whether the token of an open stream is valid
 LOGINS = 0.2  # failed and other logins per second and address; ten at once
 
 _POLICY = {
@@ -200,6 +202,8 @@ class Guard:
         asked.scope["caller"] = caller
         self._require_origin(asked, by_token)
         self._require_scope(asked, caller)
+        if caller.token:
+            answer.still = lambda: self._still(asked)
         if asked.method in ("GET", "HEAD"):
             return await self._app(asked.scope, receive, answer)
         body = await self._body(asked, receive)
@@ -243,6 +247,10 @@ class Guard:
         if PUBLIC.fullmatch(asked.path):
             return Caller("nobody", frozenset()), False
         return None, False
+
+    async def _still(self, asked: Asked) -> bool:
+        """Whether the token or session of a request is valid now."""
+        return await self._known(asked.bearer or asked.cookie) is not None
 
     async def _known(self, secret: str) -> Token | None:
         return await run_in_threadpool(self._service.store.access.check, secret)
@@ -319,6 +327,8 @@ class _Answer:
         self._send, self._path = send, path
         self.status = 0
         self.last = False  # whether the connection ends with this answer
+        self.still: Callable[[], Awaitable[bool]] | None = None  # whether the caller may go on
+        self._looked = time.monotonic()
 
     async def __call__(self, message: limits.Message) -> None:
         if message["type"] == "http.response.start":
@@ -331,6 +341,11 @@ class _Answer:
                 own["connection"] = "close"
             more = [(n.encode(), v.encode()) for n, v in own.items() if n.encode() not in given]
             message = {**message, "headers": [*message.get("headers", ()), *more]}
+        elif self.still and time.monotonic() - self._looked > LOOK:  # a stream
+            self._looked = time.monotonic()
+            if not await self.still():
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                raise limits.Gone
         await self._send(message)
 
 

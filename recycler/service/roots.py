@@ -25,7 +25,7 @@ class Roots:
     """
 
     def __init__(self, folders: Sequence[str | os.PathLike[str]]) -> None:
-        self.folders = tuple(Path(folder) for folder in folders)
+        self.folders = tuple(Path(folder).absolute() for folder in folders)
 
     def resolve(self, path: str, what: str = "path") -> Path:
         """The absolute path of something that exists below a root.
