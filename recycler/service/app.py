@@ -84,7 +84,7 @@ def make_app(config: ServiceConfig) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.service, app.state.broadcast = service, streams
-    problems.install(app)
+    problems.install(app, pages.of_problem)
     for module in ROUTES:
         app.include_router(module.router, prefix=API)
     app.include_router(pages.router)

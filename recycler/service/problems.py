@@ -1,5 +1,6 @@
 """Errors over HTTP: every one is a problem document (RFC 9457) with a code, a message and a hint."""
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -107,12 +108,23 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of an application a problem document."""
+def install(app: FastAPI, page: Callable[[Request, Problem], Response]) -> None:
+    """Make every error of an application a problem document.
+
+    Args:
+        app: the application.
+        page: makes a page of a problem, for people who open an address outside of the API.
+    """
+
+    def shown(request: Request, found: Response) -> Response:
+        reads = "text/html" in request.headers.get("accept", "")
+        if request.url.path.startswith("/api/") or not reads:
+            return found
+        return page(request, Problem.model_validate_json(bytes(found.body)))
 
     @app.exception_handler(RecyclerError)
     def ours(request: Request, error: RecyclerError) -> Response:
-        return of_error(error)
+        return shown(request, of_error(error))
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -132,14 +144,15 @@ def install(app: FastAPI) -> None:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
         found = f"{request.method} {request.url.path}: {error.detail}."
         headers = {k.replace("-", "_"): v for k, v in (error.headers or {}).items()}
-        return problem(error.status_code, code, found, "/api/v1/docs lists all routes.", **headers)
+        hint = "/api/v1/docs lists all routes."
+        return shown(request, problem(error.status_code, code, found, hint, **headers))
 
     @app.exception_handler(DatabaseError)
     def away(request: Request, error: DatabaseError) -> Response:
         found = passing(error)
         if found is None:
             raise error
-        return of_error(found)
+        return shown(request, of_error(found))
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> Response:

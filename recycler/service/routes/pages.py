@@ -4,11 +4,12 @@ import os
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.templating import Jinja2Templates
 
 from recycler import __version__
-from recycler.service.assets import TEMPLATES, plotly_compressed, version
+from recycler.service.assets import STATIC, TEMPLATES, plotly_compressed, version
+from recycler.service.problems import Problem
 from recycler.service.state import By, Here
 
 router = APIRouter(include_in_schema=False)
@@ -80,6 +81,19 @@ def plotly() -> Response:
     """Plotly's source, as the installed package has it."""
     headers = {"Content-Encoding": "gzip", "Cache-Control": FOR_EVER}
     return Response(plotly_compressed(), headers=headers, media_type="text/javascript")
+
+
+@router.get("/favicon.ico")
+def icon() -> Response:
+    """The icon, for pages that don't name one."""
+    return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
+
+
+def of_problem(request: Request, problem: Problem) -> HTMLResponse:
+    """A problem as a page."""
+    found = _page(request, "problem", problem.title, problem=problem.model_dump())
+    found.status_code = problem.status
+    return found
 
 
 def _page(request: Request, name: str, title: str, **about: Any) -> HTMLResponse:

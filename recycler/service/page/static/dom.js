@@ -5,6 +5,7 @@ export function h(spec, attributes, ...children) {
   const [tag, ...classes] = spec.split(".");
   const element = document.createElement(tag || "div");
   if (classes.length) element.className = classes.join(" ");
+  if (classes.includes("scroll")) element.tabIndex = 0; // reachable by keyboard, so that it can be scrolled
   if (attributes instanceof Node || typeof attributes !== "object" || Array.isArray(attributes)) {
     if (attributes !== undefined && attributes !== null) children.unshift(attributes);
     attributes = {};

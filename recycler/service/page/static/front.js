@@ -1,7 +1,6 @@
 // One study: its decision, its front, its trials. Everything that filters is in the address.
 
 import { about, get, post, route } from "./api.js";
-import { bars } from "./bars.js";
 import { Board } from "./board.js";
 import { $, bar, confirm, duration, fill, h, number, problem, toast } from "./dom.js";
 import { caption, colour, draw } from "./figure.js";
@@ -118,6 +117,11 @@ function show() {
   if (i === undefined) { fill($("#bars"), h("p.muted", "Nothing is chosen yet.")); return; }
   fill($("#chosen-name"), `trial ${trial} (${model.trials.name[i]})`);
   bars($("#bars"), model.weights(i));
+}
+
+export function bars(host, weights) {
+  const most = Math.max(...weights.map(([, w]) => Math.abs(w)), 1e-9);
+  fill(host, weights.map(([name, w]) => [h("span.label", name), h("span.bar-line", h(`span${w < 0 ? ".negative" : ""}`, { style: { width: `${(100 * Math.abs(w)) / most}%` } })), h("span", w.toFixed(3))]));
 }
 
 // --- parts that the service draws ---

@@ -72,6 +72,12 @@ export class Wishes {
     const query = new URLSearchParams();
     if (this.asked) query.set("prefer", text(this.weights));
     if (Object.keys(this.floors).length) query.set("floor", text(this.floors));
+    if (!this.model.members.size) {
+      fill($("#recommended"), h("p.muted", "Nothing is on the front yet."));
+      fill($("#expected"), h("p.muted", "Known once some merges are scored."));
+      for (const id of ["recommended", "expected"]) $(`#${id}`).classList.remove("pending");
+      return this.tell.pick(null);
+    }
     try {
       const found = await get(`${route("studies", this.study, "pick")}?${query}`);
       if (ticket !== this.ticket) return;
@@ -79,7 +85,7 @@ export class Wishes {
       this.tell.pick(found.trial);
     } catch (error) {
       if (ticket !== this.ticket) return;
-      fill($("#recommended"), error.status === 404 && !this.model.members.size ? h("p.muted", "Nothing is on the front yet.") : problem(error));
+      fill($("#recommended"), problem(error));
       this.tell.pick(null);
     }
     $("#recommended").classList.remove("pending");
@@ -87,8 +93,7 @@ export class Wishes {
     if (quiet) { $("#expected").classList.remove("pending"); return; }
     const scored = this.model.group.filter(Boolean).length;
     if (scored > MOST) fill($("#expected"), h("button.quiet", { type: "button", onclick: () => this.predict(this.ticket) }, "Predict for this preference"));
-    else if (this.model.members.size) await this.predict(ticket);
-    else fill($("#expected"), h("p.muted", "Known once some merges are scored."));
+    else await this.predict(ticket);
     $("#expected").classList.remove("pending");
   }
 

@@ -1,0 +1,1 @@
+// A problem has nothing to load.
