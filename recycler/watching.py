@@ -17,6 +17,7 @@ from recycler.nouns.evaluation import Outcomes
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.reading import Reading
+from recycler.nouns.status import Status
 from recycler.nouns.trial import SCORED, State, Trial
 from recycler.pace import seconds_left
 from recycler.protocols import Store
@@ -130,6 +131,8 @@ class Watcher:
         ended, planned = searched(self.plan, trials)
         if phase != "search":
             ended, planned = told["done"], told["total"]
+        elif status["status"] == Status.COMPLETE:
+            planned = ended  # a scouting ends with the singles
         alive = status["alive"]
         return Snapshot(
             study=self._study,
