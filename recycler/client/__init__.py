@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recycler.client.download import download
+from recycler.client.download import download as bring
 from recycler.client.events import Event, follow
 from recycler.client.operations import OnProgress, operation_of, wait
 from recycler.client.transport import Transport, part
@@ -374,7 +374,7 @@ class Client:
             Mismatch: the bytes are not those of the export; nothing is left behind.
         """
         id = operation if isinstance(operation, int) else operation.id
-        return download(self.transport, self.operation(id), Path(out), force, on_bytes)
+        return bring(self.transport, self.operation(id), Path(out), force, on_bytes)
 
     def delete_export(self, operation: Operation | int) -> Table:
         """Delete the folder of an export from the server."""

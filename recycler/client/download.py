@@ -64,7 +64,7 @@ def fetch(transport: Transport, path: str, file: BinaryIO, on_bytes: OnBytes) ->
                     )
                 mark = answer.headers.get("ETag", "")
                 total = done + int(answer.headers["Content-Length"])
-                for piece in answer.iter_raw(PIECE):
+                for piece in answer.iter_raw():
                     file.write(piece)
                     done += len(piece)
                     on_bytes(len(piece), total)
@@ -84,21 +84,35 @@ def unpack(archive: Path, work: Path, wanted: Mapping[str, Mapping[str, Any]]) -
         Mismatch: a file is missing, not asked for, or other than the export says.
     """
     missing = {*wanted}
-    with tarfile.open(archive, "r:") as opened:
-        for member in opened:
-            name = PurePosixPath(*PurePosixPath(member.name).parts[1:]).as_posix()
-            source = opened.extractfile(member) if member.isreg() else None
-            if source is None or name not in missing or ".." in PurePosixPath(name).parts:
-                raise _other(name)
-            missing.remove(name)
-            target = work / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if _copied(source, target) != wanted[name]["sha256"]:
-                raise _other(name)
+    try:
+        with tarfile.open(archive, "r:") as opened:
+            for member in opened:
+                missing.discard(_placed(opened, member, work, missing, wanted))
+    except tarfile.TarError as error:
+        raise _other(str(error)) from error
     if missing:
         raise _other(min(missing))
     for folder, _, _ in os.walk(work):
         sync(Path(folder))
+
+
+def _placed(
+    opened: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    work: Path,
+    missing: set[str],
+    wanted: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """Write one file of the archive; returns its name."""
+    name = PurePosixPath(*PurePosixPath(member.name).parts[1:]).as_posix()
+    source = opened.extractfile(member) if member.isreg() else None
+    if source is None or name not in missing or ".." in PurePosixPath(name).parts:
+        raise _other(name)
+    target = work / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if _copied(source, target) != wanted[name]["sha256"]:
+        raise _other(name)
+    return name
 
 
 def _copied(source: Any, target: Path) -> str:

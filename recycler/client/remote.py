@@ -153,7 +153,7 @@ class RemoteWorkspace(Workspace):
         self, folders: Sequence[Folder], base: Folder | None, deep: bool
     ) -> Mapping[str, Any]:
         """Check folders of the server; relative paths start from the current folder here."""
-        paths, common = [str(absolute(f)) for f in folders], str(absolute(base)) if base else None
+        paths, common = [here(f) for f in folders], here(base) if base else None
         if not deep:
             return self.client.check_pool(paths, common)
         return self.client.wait(self.client.deep_check(paths, common)).result or {}
@@ -172,9 +172,9 @@ class RemoteWorkspace(Workspace):
         if len(folders) == 1 and str(folders[0]).endswith((".yaml", ".yml")):
             entries, given = listed(Path(folders[0]))
         else:
-            everything = [absolute(folder) for folder in [*folders, *([base] if base else [])]]
+            everything = [here(folder) for folder in [*folders, *([base] if base else [])]]
             rows = [
-                {"name": label, "path": str(path)}
+                {"name": label, "path": path}
                 for label, path in zip(labels(everything), everything, strict=True)
             ]
             entries, given = rows[: len(folders)], rows[-1] if base else None
@@ -204,9 +204,17 @@ def placed(entry: Any, home: Path) -> Any:
     return entry
 
 
+def here(folder: Folder) -> str:
+    """A path of the command line as an absolute one (see `below`)."""
+    return below(Path.cwd(), str(folder))
+
+
 def below(home: Path, path: str) -> str:
-    """A path of a file as an absolute one: `~` is the user's home folder here."""
-    return str(absolute(path) if path.startswith("~") else home / path)
+    """A path as an absolute one without steps `..`: `~` is the user's home folder here."""
+    found = absolute(path) if path.startswith("~") else home / path
+    if ".." in found.parts:  # the last name is kept: a checkpoint is named after its folder
+        found = found.resolve() if found.name == ".." else found.parent.resolve() / found.name
+    return str(found)
 
 
 def _proposal(row: Mapping[str, Any]) -> Proposal:

@@ -12,7 +12,7 @@ import httpx2
 
 from recycler import __version__, errors
 from recycler.client.token import TOKEN, checked_url, find_token
-from recycler.errors import RecyclerError, Unavailable
+from recycler.errors import InvalidConfig, RecyclerError, Unavailable
 
 API = "/api/v1"
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each repetition
@@ -123,7 +123,13 @@ class Transport:
 
 
 def part(text: str) -> str:
-    """A text as one part of a path."""
+    """A text as one part of a path.
+
+    Raises:
+        InvalidConfig: it is empty, or a step that would lead to another path.
+    """
+    if text in ("", ".", ".."):
+        raise InvalidConfig(f"{text!r} is not a name.", hint="give the name of a study or pool.")
     return quote(text, safe="")
 
 
