@@ -108,6 +108,11 @@ class Watcher:
         self._seen: tuple[Any, ...] = ()  # what the last pick was made from
 
     @property
+    def size(self) -> int:
+        """Number of trials, as of the last look."""
+        return len(self._trials)
+
+    @property
     def trials(self) -> list[Trial]:
         """All trials by number, as of the last look."""
         return [self._trials[number] for number in sorted(self._trials)]

@@ -58,7 +58,9 @@ def hypervolume(gains: Array, reference: Array) -> float:
 
 
 def contributions(gains: Array, reference: Array) -> Array:
-    """(k,) volume that each row alone dominates among them; 0 for dominated and repeated rows.
+    """(k,) volume that the front of some rows would lose with each of them; 0 for all but members.
+
+    Rows that the front dominates do not count, also where they would take a lost member's place.
 
     Args:
         gains: (k, m) larger is better.

@@ -5,40 +5,43 @@ A client that does not read is dropped; it comes back with the number of the las
 """
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from typing import Any
+import logging
+from collections.abc import AsyncIterator, Mapping
 
 from starlette.concurrency import run_in_threadpool
 
-from recycler.errors import RecyclerError
-from recycler.nouns.plan import Plan
-from recycler.nouns.trial import Trial
-from recycler.service.live import Live, trial_row
+from recycler.service.changes import ALL, Changes
+from recycler.service.live import Live
 from recycler.service.problems import TooMany
 from recycler.store.sql import SqlStore
 
 EVERY = 1.0  # seconds between two looks
 QUIET = 15.0  # seconds without an event after which a comment is sent
-BACKLOG = 100  # events that a client may be behind
-Message = tuple[str, str, str]  # event, id, data
+BACKLOG = 30  # looks that a client may be behind; their texts are shared by all clients
+
+log = logging.getLogger(__name__)
 
 
 class Stream:
     """What one client still has to be sent."""
 
     def __init__(self, study: str) -> None:
-        self.study = study  # empty: all studies and operations
-        self.queue: asyncio.Queue[Message | None] = asyncio.Queue(BACKLOG)
+        self.study = study
+        self.queue: asyncio.Queue[str | None] = asyncio.Queue(BACKLOG)
 
-    def put(self, message: Message | None) -> bool:
-        """Add a message; false if the client is too far behind."""
+    def put(self, text: str | None) -> bool:
+        """Add a text, or None for the end; false if the client is too far behind."""
         try:
-            self.queue.put_nowait(message)
+            self.queue.put_nowait(text)
         except asyncio.QueueFull:
             return False
         return True
+
+    def end(self) -> None:
+        """Forget what was not sent, and end the stream."""
+        while not self.queue.empty():
+            self.queue.get_nowait()
+        self.queue.put_nowait(None)
 
 
 class Broadcast:
@@ -51,46 +54,57 @@ class Broadcast:
     """
 
     def __init__(self, store: SqlStore, live: Live, most: int) -> None:
-        self._store, self._live, self._most = store, live, most
+        self._live, self._most = live, most
+        self._changes = Changes(store, live)
         self._streams: set[Stream] = set()
         self._poller: asyncio.Task[None] | None = None
-        self._seen: dict[str, Any] = {}  # study -> what was last told of it
-        self._told: dict[int, Any] = {}  # operation -> the same
+        self._turn = asyncio.Lock()  # what begins a stream, and what follows, are of one order
+        self._over = False
+        self.looks = 0  # looks at the ledger so far
+        self.trouble = ""  # why the last look failed; empty if it did not
 
     @property
     def open(self) -> int:
         """Number of open streams."""
         return len(self._streams)
 
-    async def follow(self, study: str = "", last: int | None = None) -> AsyncIterator[str]:
-        """The text of an event stream; endless, unless the study is over.
+    async def follow(self, study: str = ALL, last: int | None = None) -> AsyncIterator[str]:
+        """The text of an event stream; it ends with the service, or when its study is deleted.
 
         Args:
-            study: a study, or empty for all studies and operations.
+            study: a study, or ALL: all studies and operations.
             last: the event of the study that the client saw last; trials that changed since are
                 sent first.
 
         Raises:
+            NotFound: there is no such study.
             TooMany: too many streams are open.
         """
-        if len(self._streams) >= self._most:
+        if len(self._streams) >= self._most or self._over:
             raise TooMany(
                 f"{self._most} event streams are open, and no more are accepted.",
                 hint="close some pages, or try again later.",
             )
         stream = Stream(study)
-        first = await run_in_threadpool(self._first, study, last)
         self._streams.add(stream)
+        try:
+            if study != ALL:  # read it before others wait for this stream's turn
+                await run_in_threadpool(self._live.snapshot, study)
+            async with self._turn:
+                first = await run_in_threadpool(self._changes.first, study, last)
+                stream.queue = asyncio.Queue(BACKLOG)
+                self._streams.add(stream)
+        except BaseException:
+            self._streams.discard(stream)
+            raise
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll())
         return self._text(stream, first)
 
-    async def _text(self, stream: Stream, first: list[Message]) -> AsyncIterator[str]:
+    async def _text(self, stream: Stream, first: str) -> AsyncIterator[str]:
         try:
-            yield "retry: 2000\n\n"
-            for message in first:
-                yield _wire(message)
-            while True:
+            yield f"retry: 2000\n\n{first}"
+            while not self._over:
                 try:
                     found = await asyncio.wait_for(stream.queue.get(), QUIET)
                 except TimeoutError:
@@ -98,93 +112,39 @@ class Broadcast:
                     continue
                 if found is None:
                     return
-                yield _wire(found)
+                yield found
         finally:
             self._streams.discard(stream)
 
     def close(self) -> None:
         """End all streams."""
+        self._over = True
         for stream in self._streams:
-            stream.put(None)
+            stream.end()
         if self._poller is not None:
             self._poller.cancel()
 
     async def _poll(self) -> None:
         while self._streams:
             await asyncio.sleep(EVERY)
-            with suppress(RecyclerError):
-                for study, message in await run_in_threadpool(self._changes):
-                    self._tell(study, message)
-        self._seen.clear()
-        self._told.clear()
+            async with self._turn:
+                followed = {stream.study for stream in self._streams}
+                try:
+                    self._tell(await run_in_threadpool(self._changes.look, followed))
+                    self.trouble = ""
+                except Exception as error:  # the database is away; a later look may find it
+                    if not self.trouble:
+                        log.warning("events wait: %s", type(error).__name__)
+                    self.trouble = type(error).__name__
+                self.looks += 1
+        self._changes.forget()
 
-    def _tell(self, study: str | None, message: Message) -> None:
-        """Queue a message for the streams that it is for; None: those of all studies only."""
+    def _tell(self, told: Mapping[str, str]) -> None:
         for stream in [*self._streams]:
-            wanted = stream.study == study if stream.study else message[0] != "trial"
-            if wanted and not stream.put(message):
+            text = told.get(stream.study)
+            if text and not stream.put(text):
                 self._streams.discard(stream)
-                with suppress(asyncio.QueueEmpty):
-                    while True:
-                        stream.queue.get_nowait()
+                stream.end()
+            elif stream.study in self._changes.gone:
+                self._streams.discard(stream)
                 stream.put(None)
-
-    def _first(self, study: str, last: int | None) -> list[Message]:
-        if not study:
-            names = [row["name"] for row in self._store.studies()]
-            return [self._study(name, "study") for name in names]
-        followed = self._live.study(study)
-        snapshot = followed.snapshot()
-        changed = [] if last is None else self._store.trials(study, since=last)
-        plan = followed.trials()[0]
-        return [
-            *(_trial(plan, trial, snapshot.event) for trial in changed),
-            self._study(study, "snapshot"),
-        ]
-
-    def _study(self, name: str, event: str) -> Message:
-        snapshot = self._live.study(name).snapshot()
-        return (event, str(snapshot.event), json.dumps(snapshot.to_json()))
-
-    def _changes(self) -> list[tuple[str | None, Message]]:
-        """What changed since the last look, as (study, message)."""
-        followed = {stream.study for stream in self._streams}
-        found: list[tuple[str | None, Message]] = []
-        for row in self._store.studies():
-            name = row["name"]
-            if name not in followed and "" not in followed:
-                continue
-            state = (row["created"], row["event"], row["status"], row["alive"], row["progress"])
-            before = self._seen.get(name)
-            if before == state:
-                continue
-            self._seen[name] = state
-            if before is not None and name in followed and row["event"] > before[1]:
-                plan = self._live.study(name).trials()[0]
-                changed = self._store.trials(name, since=before[1])
-                found += [(name, _trial(plan, trial, row["event"])) for trial in changed]
-            if before is not None:
-                found.append((name, self._study(name, "snapshot")))
-        if "" in followed:
-            found += [(None, message) for message in self._operations()]
-        return found
-
-    def _operations(self) -> list[Message]:
-        found = []
-        for operation in self._store.operations.listed(limit=50):
-            table = operation.to_json()
-            state = (table["state"], table["progress"], table["attempts"], table["cancel"])
-            if self._told.get(operation.id, state if self._told else None) != state:
-                shown = {k: v for k, v in table.items() if k not in ("arguments", "result")}
-                found.append(("operation", str(operation.id), json.dumps(shown)))
-            self._told[operation.id] = state
-        return found
-
-
-def _trial(plan: Plan, trial: Trial, event: int) -> Message:
-    return ("trial", str(event), json.dumps(trial_row(plan, trial)))
-
-
-def _wire(message: Message) -> str:
-    event, id, data = message
-    return f"event: {event}\nid: {id}\ndata: {data}\n\n"

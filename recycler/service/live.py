@@ -18,6 +18,9 @@ from recycler.watching import Snapshot, Watcher
 
 READINGS = 4  # studies whose last reading is kept
 DOCUMENTS = 64  # computed documents that are kept
+TRIALS = 40_000  # trials that are kept, over all studies
+SNAPSHOTS = 2000  # snapshots of studies at rest that are kept
+POINTS = 200  # values of a hypervolume's trace in lists and events
 
 
 class Study:
@@ -29,6 +32,11 @@ class Study:
         self._lock = threading.Lock()
         self._plan = store.version(name)[-1]
         self._watcher = Watcher(store, name)
+
+    @property
+    def size(self) -> int:
+        """Number of trials as of the last look."""
+        return self._watcher.size
 
     def snapshot(self) -> Snapshot:
         """How far it is; reads only what changed since the last call."""
@@ -54,26 +62,47 @@ class Live:
     def __init__(self, store: SqlStore) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._studies: dict[str, Study] = {}
+        self._studies: OrderedDict[str, Study] = OrderedDict()
+        self._snapshots: OrderedDict[str, tuple[Version, Snapshot]] = OrderedDict()
         self._readings: OrderedDict[str, tuple[Version, Results]] = OrderedDict()
         self._documents: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._making: dict[tuple[Any, ...], threading.Lock] = {}
 
     def study(self, name: str) -> Study:
-        """A study, followed since it was first asked for."""
+        """A study, followed since it was first asked for; those asked for last are kept."""
         with self._lock:
             known = self._studies.get(name)
         if known is None:
             known = Study(self._store, name)
-            with self._lock:
-                known = self._studies.setdefault(name, known)
+        with self._lock:
+            known = self._studies.setdefault(name, known)
+            self._studies.move_to_end(name)
+            kept = sum(study.size for study in self._studies.values())
+            while kept > TRIALS and len(self._studies) > 1:
+                kept -= self._studies.popitem(last=False)[1].size
         return known
+
+    def snapshot(self, name: str) -> Snapshot:
+        """How far a study is; one at rest is not read again until it changes."""
+        version = self.version(name)
+        known = self._snapshots.get(name)
+        if known is not None and known[0] == version and not known[1].alive:
+            return known[1]
+        snapshot = self.study(name).snapshot()
+        if not snapshot.alive:
+            with self._lock:
+                self._snapshots[name] = (version, snapshot)
+                self._snapshots.move_to_end(name)
+                while len(self._snapshots) > SNAPSHOTS:
+                    self._snapshots.popitem(last=False)
+        return snapshot
 
     def forget(self, name: str) -> None:
         """Drop what is kept of a study, because it was deleted."""
         with self._lock:
             self._studies.pop(name, None)
             self._readings.pop(name, None)
+            self._snapshots.pop(name, None)
 
     def version(self, name: str) -> Version:
         """What changes whenever the study changes. Raises NotFound if there is none."""
@@ -119,6 +148,16 @@ class Live:
             if len(self._making) > 10 * DOCUMENTS:
                 self._making = {k: lock for k, lock in self._making.items() if lock.locked()}
             return self._making.setdefault(key, threading.Lock())
+
+
+def thinned(snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """A snapshot for lists and events: at most POINTS values of its hypervolume, evenly spread."""
+    trace = snapshot["hypervolume"]
+    if len(trace) <= POINTS:
+        return {**snapshot}
+    last = len(trace) - 1
+    kept = [trace[round(place * last / (POINTS - 1))] for place in range(POINTS)]
+    return {**snapshot, "hypervolume": kept}
 
 
 def trial_row(plan: Plan, trial: Trial) -> dict[str, Any]:

@@ -10,9 +10,12 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from recycler.beneath import confine
 from recycler.errors import Unavailable
 from recycler.service.app import make_app
+from recycler.service.broadcast import Broadcast
 from recycler.service.config import ServiceConfig
 from recycler.service.problems import Unauthorized
 from recycler.service.state import Service
+
+GRACE = 10  # seconds that requests have when the service ends
 
 
 def serve(config: ServiceConfig, tell: Callable[[str], object]) -> None:
@@ -40,8 +43,22 @@ def serve(config: ServiceConfig, tell: Callable[[str], object]) -> None:
         server_header=False,
         proxy_headers=bool(config.names),  # other names: a proxy of ours says who asks
         http=patient(config.limits.seconds),
+        timeout_graceful_shutdown=GRACE,
     )
-    uvicorn.Server(settings).run(sockets=[listener])
+    Server(settings, app.state.broadcast).run(sockets=[listener])
+
+
+class Server(uvicorn.Server):
+    """Ends the event streams first: it waits for all requests, and those would never end."""
+
+    def __init__(self, settings: uvicorn.Config, streams: Broadcast) -> None:
+        super().__init__(settings)
+        self._streams = streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, then the requests, then the service."""
+        self._streams.close()
+        await super().shutdown(sockets)
 
 
 def patient(seconds: float) -> type[asyncio.Protocol]:

@@ -124,6 +124,15 @@ class Operations:
             moment = self._engine.clock(db)
             return [_operation(row, moment) for row in db.execute(query).mappings()]
 
+    def newest(self, limit: int) -> list[Operation]:
+        """The newest operations, without their arguments and results, which may be large."""
+        left = {"arguments": sa.literal("{}"), "result": sa.null()}
+        columns = [left[x.name].label(x.name) if x.name in left else x for x in t.operations.c]
+        query = sa.select(*columns).order_by(c.id.desc()).limit(limit)
+        with self._engine.reading() as db:
+            moment = self._engine.clock(db)
+            return [_operation(row, moment) for row in db.execute(query).mappings()]
+
     def waiting(self, kinds: Sequence[str], limit: int = 20) -> list[Operation]:
         """Queued operations of some kinds, in the order in which they are to be started."""
         query = t.operations.select().where(c.state == OperationState.QUEUED, c.kind.in_([*kinds]))

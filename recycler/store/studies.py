@@ -1,7 +1,7 @@
 """Rows of studies: one is found, told or made, inside a transaction of the caller's."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from zlib import crc32
 
@@ -75,6 +75,32 @@ def version_of(db: sa.Connection, study: str, moment: float) -> Version:
     others = int(db.execute(complete).scalar_one())
     plan = crc32(row["plan"].encode())
     return row["created"], row["events"], told, row["message"], others, plan
+
+
+def marks_of(
+    db: sa.Connection, moment: float, names: Collection[str]
+) -> dict[str, tuple[str, int, str, str, bool, str]]:
+    """Study -> created, event, status, message, whether a process runs it, what its run told.
+
+    One query, whatever the number of studies; it counts no trials.
+
+    Args:
+        db: an open transaction.
+        moment: the time by the clock of the ledger [s].
+        names: the studies; empty: all of them.
+    """
+    c = t.studies.c
+    told = (c.created, c.events, c.status, c.message, c.progress)
+    query = sa.select(c.name, *told, c.token, c.holder, c.heartbeat)
+    query = query.where(c.name.in_([*names])) if names else query
+    found = {}
+    for row in db.execute(query).mappings():
+        alive, status = lease.is_alive(row, moment), str(row["status"])
+        if status == Status.RUNNING and not alive:
+            status = str(Status.STOPPED)
+        about = row["created"], row["events"], status, row["message"], alive
+        found[row["name"]] = (*about, row["progress"] or "")
+    return found
 
 
 def create(db: sa.Connection, plan: Plan, again: bool, where: str) -> None:

@@ -39,7 +39,8 @@ def recipe_of_table(plan: Plan, entries: Sequence[Entry], table: Mapping[str, An
 
     reader = import_module("recycler.merge.recipes.own")
     converted = import_module("recycler.merge.recipes.mergekit").from_mergekit
-    own = converted(table, WHERE) if "merge_method" in table else {**table}
+    theirs = "merge_method" in table
+    own = converted(_replaced(known, table), WHERE) if theirs else {**table}
     own.pop("donor", None)  # of config and tokenizer: it decides no score
     if isinstance(own.get("checkpoints"), list):
         own["checkpoints"] = [_placed(plan, known, entry) for entry in own["checkpoints"]]
@@ -47,6 +48,22 @@ def recipe_of_table(plan: Plan, entries: Sequence[Entry], table: Mapping[str, An
         own["base"] = _placed(plan, known, own["base"])
     found: Recipe = reader.parsed(own, WHERE, identify).recipe
     return in_study(plan, found, str(WHERE))
+
+
+def _replaced(known: Sequence[Entry], value: Any) -> Any:
+    """A mergekit recipe with the paths of the checkpoints whose names it gives as models."""
+    if isinstance(value, list):
+        return [_replaced(known, inner) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    paths = {row["name"]: row["path"] for row in known}
+    models = ("model", "base_model", "tokenizer_source")
+    return {
+        key: paths.get(inner, inner)
+        if key in models and isinstance(inner, str)
+        else _replaced(known, inner)
+        for key, inner in value.items()
+    }
 
 
 def _placed(plan: Plan, known: Sequence[Entry], entry: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from recycler.nouns.operation import OPEN, Operation
 from recycler.nouns.status import Wanted
 from recycler.service.about import study_json
 from recycler.service.admission import admit, admit_execution
+from recycler.service.live import thinned
 from recycler.service.problems import responses
 from recycler.service.state import By, Caller, Here, Service
 from recycler.submit.config import ExecutionSection, parse_study
@@ -74,8 +75,9 @@ class Clone(BaseModel):
 @router.get("/studies")
 def list_studies(service: Here) -> dict[str, Any]:
     """List the studies with their progress."""
-    rows = service.store.studies()
-    return {"studies": [service.live.study(row["name"]).snapshot().to_json() for row in rows]}
+    marks = service.store.marks()
+    names = sorted(marks, key=lambda name: marks[name])  # by age
+    return {"studies": [thinned(service.live.snapshot(name).to_json()) for name in names]}
 
 
 @router.post("/studies", status_code=202)
