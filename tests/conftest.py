@@ -29,9 +29,19 @@ LONGEST = {
     "test_notebooks.py",
     "test_references.py",
     "test_samplers.py",
+    "test_service_kill.py",
+    "test_service_queue.py",
+    "test_studies.py",
     "test_space.py",
 }
-SYSTEM = {"cluster", "database", "postgres", "small_disk"}  # fixtures of a real one
+SYSTEM = {
+    "chromium",
+    "cluster",
+    "database",
+    "postgres",
+    "server",
+    "small_disk",
+}  # fixtures of a real one
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -28,44 +28,76 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """URL of a server of our own, without the database's name; stopped at the end."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    programs = _binaries()
-    if programs is None:
-        pytest.skip("no PostgreSQL server on this machine")
-    home = tempfile.mkdtemp(prefix="recycler-pg-")
-    as_server: list[str] = []
-    if os.getuid() == 0:  # the server refuses to run as root
-        shutil.chown(home, "postgres")
-        runuser = shutil.which("runuser", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-        as_server = [runuser or "runuser", "-u", "postgres", "--"]
-    port = _free_port()
-    options = f"-p {port} -k {home} -c listen_addresses=127.0.0.1 -c fsync=off"
-    control = [*as_server, f"{programs}/pg_ctl", "-D", f"{home}/data", "-w", "-l", f"{home}/log"]
-    quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": home, "timeout": 60}
-    make = [f"{programs}/initdb", "-D", f"{home}/data", "-U", "postgres", "-A", "trust"]
-    try:
-        subprocess.run([*as_server, *make, "--no-sync"], **quiet)
-        subprocess.run([*control, "-o", options, "start"], **quiet)
+class Server:
+    """A PostgreSQL server of our own, in a temporary folder; a context that starts and stops it."""
+
+    def __init__(self) -> None:
+        pytest.importorskip("psycopg", reason="psycopg is not installed")
+        programs = _binaries()
+        if programs is None:
+            pytest.skip("no PostgreSQL server on this machine")
+        self.home = tempfile.mkdtemp(prefix="recycler-pg-")
+        self._as_server: list[str] = []
+        if os.getuid() == 0:  # the server refuses to run as root
+            shutil.chown(self.home, "postgres")
+            path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+            runuser = shutil.which("runuser", path=path)
+            self._as_server = [runuser or "runuser", "-u", "postgres", "--"]
+        self._programs, self._port = programs, _free_port()
+        self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self._port}"
+
+    def __enter__(self) -> "Server":
+        made = ["-D", f"{self.home}/data", "-U", "postgres", "-A", "trust", "--no-sync"]
         try:
-            yield f"postgresql+psycopg://postgres@127.0.0.1:{port}"
+            self._run("initdb", *made)
+            self.start()
+        except BaseException:
+            shutil.rmtree(self.home, ignore_errors=True)
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self.kill()
         finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = f"-p {self._port} -k {self.home} -c listen_addresses=127.0.0.1 -c fsync=off"
+        data = ["-D", f"{self.home}/data", "-l", f"{self.home}/log"]
+        self._run("pg_ctl", *data, "-w", "-o", options, "start")
+
+    def kill(self) -> None:
+        """End it without a word to its clients."""
+        self._run("pg_ctl", "-D", f"{self.home}/data", "-w", "-m", "immediate", "stop")
+
+    def database(self) -> str:
+        """URL of a new empty database."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        admin = sa.create_engine(f"{self.url}/postgres", isolation_level="AUTOCOMMIT")
+        with admin.connect() as db:
+            db.execute(sa.text(f"CREATE DATABASE {name}"))
+        admin.dispose()
+        return f"{self.url}/{name}"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as_server, f"{self._programs}/{program}", *arguments]
+        quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": self.home, "timeout": 60}
+        subprocess.run(command, **quiet)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A server for all tests of this process; stopped at the end."""
+    with Server() as server:
+        yield server
 
 
 @pytest.fixture
-def database(postgres: str) -> str:
+def database(postgres: Server) -> str:
     """URL of an empty database."""
-    name = f"t{uuid.uuid4().hex[:12]}"
-    admin = sa.create_engine(f"{postgres}/postgres", isolation_level="AUTOCOMMIT")
-    with admin.connect() as db:
-        db.execute(sa.text(f"CREATE DATABASE {name}"))
-    admin.dispose()
-    return f"{postgres}/{name}"
+    return postgres.database()
 
 
 @pytest.fixture

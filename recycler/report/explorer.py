@@ -29,7 +29,7 @@ from recycler.report.numbers import titled
 from recycler.report.volume import trace_figure
 from recycler.report.weights import weights_figure
 
-_DIGITS = 6  # significant digits of a score
+_DIGITS = 5  # significant digits of a score
 
 
 def columns(plan: Plan, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _weights(trial: Trial, places: dict[str, int]) -> list[float]:
         x
         for name, weight in trial.recipe.weights.items()
         if name in places
-        for x in (places[name], round(weight, _DIGITS))
+        for x in (places[name], round(weight, 4))
     ]
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from recycler.front.verdict import Rival, Verdict
+from recycler.front.paired import Difference
+from recycler.front.verdict import Verdict
 from recycler.nouns.objectives import Objective
 from recycler.report.figures import finished, grid
 from recycler.report.numbers import signed
@@ -21,8 +22,22 @@ MARKS = {
 
 def forest_figure(verdict: Verdict) -> go.Figure:
     """Differences of a merge from each rival with 95 % intervals, one panel per objective."""
-    rivals = verdict.comparisons
-    found = {d.objective.name: d.objective for rival in rivals for d in rival.objectives}
+    rivals = [(f"{rival.role}: {rival.name}", rival.objectives) for rival in verdict.comparisons]
+    return differences_figure(verdict.trial, verdict.split, rivals)
+
+
+Rivals = Sequence[tuple[str, Sequence[Difference]]]
+
+
+def differences_figure(trial: int, split: str, rivals: Rivals) -> go.Figure:
+    """The same for any rivals.
+
+    Args:
+        trial: number of the merge.
+        split: the items that all are scored on.
+        rivals: the label of each, and the differences of the merge from it.
+    """
+    found = {d.objective.name: d.objective for _, rows in rivals for d in rows}
     panels = sorted(found.values(), key=lambda objective: objective.held_out)
     if not panels:
         return finished(go.Figure(), "No rival is scored on the same items.", 80)
@@ -43,13 +58,15 @@ def forest_figure(verdict: Verdict) -> go.Figure:
         figure.update_xaxes(
             title_text="← worse, better →", nticks=5 if across < 4 else 4, row=row, col=column
         )
-    order = [f"{rival.role}: {rival.name}" for rival in rivals]
+    order = [label for label, _ in rivals]
     figure.update_yaxes(
         autorange="reversed", categoryorder="array", categoryarray=order, automargin=True
     )
     figure.update_annotations(font_size=12 if across < 4 else 11)
     figure.update_layout(showlegend=False)
-    return finished(figure, _caption(verdict), height).update_layout(margin={"l": 110, "t": 28})
+    return finished(figure, _caption(trial, split), height).update_layout(
+        margin={"l": 110, "t": 28}
+    )
 
 
 def _title(objective: Objective) -> str:
@@ -57,12 +74,12 @@ def _title(objective: Objective) -> str:
     return f"{objective.name}{'*' if objective.held_out else ''}{unit}"
 
 
-def _intervals(objective: Objective, rivals: Sequence[Rival]) -> go.Scatter:
+def _intervals(objective: Objective, rivals: Rivals) -> go.Scatter:
     """One panel: a mark for each rival that is scored, with its interval."""
     found = [
-        (f"{rival.role}: {rival.name}", row)
-        for rival in rivals
-        for row in rival.objectives
+        (label, row)
+        for label, differences in rivals
+        for row in differences
         if row.objective.name == objective.name
     ]
     rows = [row for _, row in found]
@@ -93,9 +110,9 @@ def _intervals(objective: Objective, rivals: Sequence[Rival]) -> go.Scatter:
     )
 
 
-def _caption(verdict: Verdict) -> str:
+def _caption(trial: int, split: str) -> str:
     return (
-        f"Trial {verdict.trial} minus each rival on the same {verdict.split} items, in the unit of "
+        f"Trial {trial} minus each rival on the same {split} items, in the unit of "
         "each objective, with 95 % intervals (paired bootstrap). Right of the line the trial is "
         "better. Triangles: the interval excludes 0; circles: these items can't tell. Objectives "
         "marked * are held out."

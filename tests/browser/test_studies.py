@@ -57,7 +57,8 @@ def test_register_scout_bill_start_and_stop(service, watched):
     page.locator(".status.running").wait_for(timeout=60_000)
     page.get_by_text("searching").first.wait_for(timeout=60_000)
     bar = page.get_by_role("progressbar", name="progress of mine", exact=True)
-    expect(bar).not_to_have_attribute("aria-valuenow", bar.get_attribute("aria-valuenow"))
+    now = bar.get_attribute("aria-valuenow")
+    expect(bar).not_to_have_attribute("aria-valuenow", now, timeout=60_000)  # without a reload
     watched.looked("studies-running")
     page.get_by_role("link", name="Operations").click()
     page.get_by_role("button", name="Stop").first.click()

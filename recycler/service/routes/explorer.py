@@ -2,15 +2,20 @@
 
 import gzip
 import json
+from collections.abc import Mapping
 from importlib import import_module as lazy
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse, Response
 
+from recycler.checkpoints.pool import Pool
+from recycler.front.naming import named
 from recycler.nouns.evaluation import Split
 from recycler.service.problems import responses
+from recycler.service.roots import Roots, roots_of
 from recycler.service.state import Here
+from recycler.submit.workspace import pool_name
 
 router = APIRouter(prefix="/studies/{study}/explorer", tags=["explorer"], responses=responses(404))
 Accepts = Annotated[str, Header(alias="Accept-Encoding", max_length=1000)]
@@ -46,8 +51,42 @@ def front(
     return _sent(made, accept_encoding)
 
 
+@router.get("/trials/{trial}")
+def merge(
+    service: Here, study: str, trial: Annotated[str, Path(max_length=200, examples=["pick"])]
+) -> dict[str, Any]:
+    """Return what is known of one trial: its roles, its rivals, its differences from them."""
+    results = service.live.results(study)
+    number = named(results, trial).number
+    show = lazy("recycler.report.merge").shown
+    key = ("explorer", "trial", number)
+    found: dict[str, Any] = service.live.document(study, key, lambda r: show(r, r.trial(number)))
+    return found
+
+
+@router.get("/trials/{trial}/recipe")
+def recipe(
+    service: Here, study: str, trial: Annotated[str, Path(max_length=200, examples=["pick"])]
+) -> dict[str, str]:
+    """Return a trial's recipe as YAML: `recycler`, and `mergekit` if that can express it."""
+    results = service.live.results(study)
+    spec = service.store.catalog.pool(pool_name(study))
+    roots = roots_of(service.config)
+    entries = [_entry(entry, roots) for entry in spec["checkpoints"]]
+    pool = Pool.from_entries(study, entries, spec["base"] and _entry(spec["base"], roots))
+    files: dict[str, str] = lazy("recycler.report.merge").recipe_files(
+        named(results, trial).recipe, pool
+    )
+    return files
+
+
+def _entry(entry: Mapping[str, Any], roots: Roots) -> dict[str, Any]:
+    path = str(roots.resolve(entry["path"], f"checkpoint {entry['name']!r}"))
+    return {"name": entry["name"], "path": path, **entry["about"]}
+
+
 def _packed(text: str) -> bytes:
-    return gzip.compress(text.encode(), 4, mtime=0)
+    return gzip.compress(text.encode(), 6, mtime=0)
 
 
 def _sent(packed: bytes, accepts: str) -> Response:

@@ -1,6 +1,7 @@
 // One study: its decision, its front, its trials. Everything that filters is in the address.
 
 import { about, get, post, route } from "./api.js";
+import { bars } from "./bars.js";
 import { Board } from "./board.js";
 import { $, bar, confirm, duration, fill, h, number, problem, toast } from "./dom.js";
 import { caption, colour, draw } from "./figure.js";
@@ -119,11 +120,6 @@ function show() {
   bars($("#bars"), model.weights(i));
 }
 
-export function bars(host, weights) {
-  const most = Math.max(...weights.map(([, w]) => Math.abs(w)), 1e-9);
-  fill(host, weights.map(([name, w]) => [h("span.label", name), h("span.bar-line", h(`span${w < 0 ? ".negative" : ""}`, { style: { width: `${(100 * Math.abs(w)) / most}%` } })), h("span", w.toFixed(3))]));
-}
-
 // --- parts that the service draws ---
 
 function legend() {
@@ -192,11 +188,16 @@ const waiting = new Map(), watch = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting && waiting.has(entry.target)) { const make = waiting.get(entry.target); waiting.delete(entry.target); make(); }
 }, { rootMargin: "300px" });
 
-/** Make a part once it is near the screen; at once if it was made before. */
+/** Make a part once it is near the screen or the page is idle; at once if it was made before. */
 function near(host, make) {
   if (host.dataset.made) { make(); return; }
   waiting.set(host, async () => { host.dataset.made = "1"; await make(); });
   watch.observe(host);
+}
+
+function rest() {
+  for (const make of waiting.values()) make();
+  waiting.clear();
 }
 
 async function reload(wait) {
@@ -216,6 +217,7 @@ async function reload(wait) {
     wishes.again();
     document.body.dataset.ready = String(found.event);
     if (!performance.getEntriesByName("front").length) performance.mark("front");
+    setTimeout(rest, 1000);
   } catch (error) { fill($("#trouble"), problem(error)); }
   lasted = performance.now() - began;
 }
