@@ -294,4 +294,5 @@ async function begin() {
   });
 }
 
+for (const width of [700, 1100]) matchMedia(`(max-width: ${width}px)`).addEventListener("change", () => { if (model) reload(100); });
 begin();

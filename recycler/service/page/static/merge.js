@@ -42,7 +42,7 @@ function stacked(layout) {
   const share = 1 / k, gap = k > 1 ? 0.35 * share : 0;
   names.forEach((name, i) => {
     const y = name.replace("x", "y"), top = 1 - i * share;
-    layout[name] = { ...layout[name], domain: [0, 1], nticks: 4 };
+    layout[name] = { ...layout[name], domain: [0, 1], nticks: 4, ...(i < k - 1 ? { title: { text: "" } } : {}) };
     layout[y] = { ...layout[y], domain: [top - share + gap, top], showticklabels: true, matches: undefined };
     if (layout.annotations?.[i]) Object.assign(layout.annotations[i], { x: 0.5, y: top });
   });
@@ -116,4 +116,5 @@ async function begin() {
   follow(route("studies", study, "events"), { trial: (trial) => { if (trial.number === found.trial.trial) load().then(() => items.compare()); } });
 }
 
+matchMedia("(max-width: 700px)").addEventListener("change", () => { if (found) forest(); });
 begin();
