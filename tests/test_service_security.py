@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -414,22 +414,23 @@ def test_an_endless_body_is_cut_off_in_little_memory(local):
 
 
 def test_a_slow_body_is_cut_off_and_others_go_on(tmp_path):
-    with served(settings(tmp_path, limits=Limits(seconds=0.6))) as client:
+    with served(settings(tmp_path, limits=Limits(seconds=2.0))) as client:
         head = b"POST /api/v1/pools HTTP/1.1\r\nHost: localhost\r\nX-Recycler: 1\r\n"
         head += b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
         place = (client.base_url.host, client.base_url.port)
-        open_ones = [socket.create_connection(place) for _ in range(100)]
-        for raw in open_ones:
-            raw.sendall(head)
-        start = time.perf_counter()
-        assert client.get("/studies").status_code == 200
-        assert time.perf_counter() - start < 0.5
-        for raw in open_ones:
-            raw.settimeout(5)
-            answer = raw.makefile("rb").read()  # ends, because the connection does
-            assert answer.startswith(b"HTTP/1.1 408 ")
-            assert b"limits.seconds" in answer
-            raw.close()
+        with ExitStack() as opened:
+            open_ones = [opened.enter_context(socket.create_connection(place)) for _ in range(100)]
+            for raw in open_ones:
+                raw.sendall(head)
+            start = time.perf_counter()
+            assert client.get("/studies").status_code == 200
+            assert time.perf_counter() - start < 5
+            for raw in open_ones:
+                raw.settimeout(20)
+                with raw.makefile("rb") as answer:
+                    found = answer.read()  # ends, because the connection does
+                assert found.startswith(b"HTTP/1.1 408 ")
+                assert b"limits.seconds" in found
 
 
 def test_a_client_that_asks_too_often_waits(tmp_path):
@@ -459,7 +460,7 @@ def test_ten_thousand_studies_in_the_queue(tmp_path):
         for path in ("/operations", "/operations?state=queued&limit=1000", "/ready", "/studies"):
             start = time.perf_counter()
             assert client.get(path).status_code == 200
-            assert time.perf_counter() - start < 0.5
+            assert time.perf_counter() - start < 2
         client.delete("/operations/1", headers=OWN).raise_for_status()
         assert register(client, "a").status_code == 202
 
