@@ -482,6 +482,23 @@ def test_a_service_with_open_streams_ends_at_once_and_refuses_too_many(world, tm
     service.close()
 
 
+# --- the document ---
+
+
+def test_the_document_names_every_route_and_its_problems(service):
+    found = service.get("openapi.json")
+    operations = [o for methods in found["paths"].values() for o in methods.values()]
+    ids = [operation["operationId"] for operation in operations]
+    assert len(set(ids)) == len(ids) > 40
+    assert {"studies_show", "trials_add", "results_front"} <= set(ids)
+    assert "Problem" in found["components"]["schemas"]
+    assert all(operation.get("description") for operation in operations)
+    shown = service.http.get("docs")
+    assert shown.status_code == 200
+    assert shown.text.count("<h3>") == len(operations)
+    assert "<script" not in shown.text
+
+
 # --- what the service loads ---
 
 SCRIPT = """

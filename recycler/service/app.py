@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from recycler import __version__
-from recycler.service import problems
+from recycler.service import document, problems
 from recycler.service.assets import STATIC
 from recycler.service.broadcast import Broadcast
 from recycler.service.config import ServiceConfig
@@ -79,12 +79,14 @@ def make_app(config: ServiceConfig) -> FastAPI:
         lifespan=lifespan,
         openapi_url=f"{API}/openapi.json",
         docs_url=None,
+        generate_unique_id_function=document.operation_id,
         redoc_url=None,
         responses=problems.responses(),
         separate_input_output_schemas=False,
     )
     app.state.service, app.state.broadcast = service, streams
     problems.install(app, pages.of_problem)
+    document.install(app, f"{API}/docs")
     for module in ROUTES:
         app.include_router(module.router, prefix=API)
     app.include_router(pages.router)
