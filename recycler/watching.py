@@ -4,7 +4,7 @@ A watcher reads only what changed since its last look, and no item outcomes. Let
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -194,7 +194,7 @@ class _Trace:
 class _Sketch(Results):
     """Results without probabilities, which need every item's outcome."""
 
-    def _chances(self, split: str) -> Mapping[int, float | None]:
+    def _chances(self, split: str, members: Sequence[Trial]) -> Mapping[int, float | None]:
         return dict.fromkeys((trial.number for trial in self.trials), math.nan)
 
     def expected(self, split: str) -> Mapping[int, Array]:

@@ -150,21 +150,6 @@ def test_a_prediction_knows_how_far_off_it_may_be() -> None:
     assert 0.01 < np.mean(spreads) < LUCK
 
 
-def test_among_very_many_trials_scores_count_as_they_are(monkeypatch) -> None:
-    monkeypatch.setattr("recycler.front.expectation.MANY", 20)
-    plan, trials, _ = drawer()
-    assert (
-        expected_gains(plan, trials) == plan.objectives.gains([t.means("dev") for t in trials])
-    ).all()
-    reference = Proposer(plan).reference(trials)
-    assert reference is not None
-    assert predicted(plan, trials, reference, trials[0].recipe) is None
-    again = [
-        with_scores(t, "select", [0.5, t.number], LUCK) if t.number > 40 else t for t in trials
-    ]
-    assert expected_gains(plan, again, "select").shape == (len(trials) - 41, M)
-
-
 def test_where_racing_stopped_some_the_front_is_of_what_is_expected() -> None:
     plan, trials, _ = drawer()
     begun = [replace(t, state=State.PRUNED) if t.number % 3 else t for t in trials]

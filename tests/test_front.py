@@ -14,9 +14,9 @@ from recycler.front.front import (
     floor_gains,
     front_rows,
     meeting,
-    probabilities,
     volume,
 )
+from recycler.front.resampling import probabilities
 from recycler.nouns.evaluation import Evaluation, Outcomes, Score
 from recycler.nouns.objectives import Objective, Objectives
 from recycler.nouns.recipe import Ingredient, Recipe

@@ -18,8 +18,8 @@ from recycler.evaluate.python import PythonEvaluator
 from recycler.evaluate.results import evaluation_of
 from recycler.execute.inline import Inline
 from recycler.execute.rescore import rescore
-from recycler.front.front import drawn_gains, probabilities
 from recycler.front.racing import DEFAULTS, estimate, expected_improvement, settings_of
+from recycler.front.resampling import drawn_gains, probabilities
 from recycler.loop import Progress, run
 from recycler.nouns.evaluation import Evaluation, Outcomes, Score
 from recycler.nouns.objectives import Objective, Objectives

@@ -204,6 +204,8 @@ def greedy_soup(plan: Plan, trials: Sequence[Trial]) -> Trial | None:
     A merge of the path may have been asked for by the user before: it is that trial.
     """
     kinds = (Kind.GREEDY, Kind.REFERENCE, Kind.TRY) if plan.greedy else ()
+    if not kinds:
+        return None
     walked = [trial for _, _, trial in _path(plan, trials) if trial and trial.kind in kinds]
     path = [trial for trial in walked if trial.state == State.COMPLETE]
     if not path:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from recycler.front import posterior
-from recycler.front.posterior import MANY, shrunk
+from recycler.front.inducing import affordable
+from recycler.front.posterior import EXACT
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
 from recycler.nouns.recipe import Recipe
@@ -46,8 +46,6 @@ def expected(
         own = {trial.number: gains for trial, gains in zip(others, known, strict=True)}
         return {**expected(plan, seen, reference, split), **own}
     scored, x, y, errors = scored_points(plan, trials)
-    if len(scored) > MANY and split == "dev":
-        return dict(zip((trial.number for trial in scored), y, strict=True))
     corner = np.asarray(reference, dtype=np.float64)
     if split == "dev":
         asked, shift, found = (
@@ -60,32 +58,66 @@ def expected(
         asked = [scored[row] for row in rows]
         again, doubts = _measured(plan, asked, split)
         shift = again.mean(axis=0) - y[rows].mean(axis=0)
-        if len(scored) > MANY:
-            x, y, errors, rows = x[rows], y[rows], errors[rows], list(range(len(rows)))
         all_errors = np.concatenate((errors, doubts))
         both = np.concatenate((x, x[rows])), np.concatenate((y, again - shift)), all_errors
-        found = shrunk(plan, corner, *both)[-len(rows) :]
+        found = shrunk(plan, corner, *both, first=rows)[-len(rows) :]
     return {trial.number: gains for trial, gains in zip(asked, found + shift, strict=True)}
+
+
+def shrunk(
+    plan: Plan,
+    reference: Array,
+    x: Array,
+    y: Array,
+    errors: Array,
+    first: Sequence[int] = (),
+) -> Array:
+    """(k, m) expected gains of merges on further items: the posterior mean at each merge.
+
+    The noisier a merge's score, the more it is pulled towards what the model predicts from the
+    other merges. Unknown noise is fitted. Gains without noise and properties of the merge itself
+    (`merge.…`) stay as they are.
+
+    Args:
+        plan: the study, with its space and objectives.
+        reference: (m,) fixed worst corner, as gains.
+        x: (k, d) points of the merges.
+        y: (k, m) gains.
+        errors: (k, m) standard errors; a column of zeros where they are unknown.
+        first: rows that matter most, if there are very many (see `inducing.affordable`).
+    """
+    made, objectives = y.copy(), plan.objectives.searched
+    models = affordable(plan.points, reference, x, y, errors, first)
+    for j, objective in enumerate(objectives):
+        model, squeeze = next(models)
+        noisy = (errors[:, j] > 0).any() or model.scales.noise > EXACT
+        if noisy and not objective.of_merge:
+            made[:, j] = squeeze.undone(model.at_trials())
+        del model  # before the next one is made: of thousands of trials it is large
+    return made
 
 
 def predicted(
     plan: Plan, trials: Sequence[Trial], reference: Sequence[float] | Array, recipe: Recipe
-) -> tuple[Array, Array] | None:
-    """(m,) gains predicted for a merge not scored yet, and (m,) their standard deviations.
-
-    None if there are more than MANY scored trials.
-    """
-    scored, x, y, errors = scored_points(plan, trials)
-    if len(scored) > MANY:
-        return None
+) -> tuple[Array, Array]:
+    """(m,) gains predicted for a merge not scored yet, and (m,) their standard deviations."""
+    _, x, y, errors = scored_points(plan, trials)
     space, corner = plan.points, np.asarray(reference, dtype=np.float64)
-    return posterior.predicted(space, corner, x, y, errors, space.point_of(recipe))
+    point = space.point_of(recipe)[None]
+    means, deviations = [], []
+    for model, squeeze in affordable(space, corner, x, y, errors):
+        mean = squeeze.undone(model.mean(point))
+        _, factor = squeeze(mean)
+        means.append(mean[0])
+        deviations.append(model.deviation(point)[0] / factor[0])
+    return np.array(means), np.array(deviations)
 
 
 def scored_points(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Trial], Array, Array, Array]:
     """Return k scored trials, their (k, d) points, (k, m) dev gains and (k, m) standard errors."""
     scored = [trial for trial in trials if trial.state in SCORED and plan.sees(trial)]
-    x = np.array([plan.points.point_of(trial.recipe) for trial in scored])
+    space = plan.points
+    x = np.array([space.point_of(trial.recipe) for trial in scored])
     return scored, x, *_measured(plan, scored, "dev")
 
 

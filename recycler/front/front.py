@@ -14,14 +14,11 @@ import numpy as np
 from recycler.errors import InvalidConfig, NotFound
 from recycler.front import pareto
 from recycler.markup import html_table
-from recycler.nouns.evaluation import Outcomes, Score
 from recycler.nouns.objectives import Array, Floor, Objective, Objectives
 from recycler.nouns.trial import State, Trial
 
 if TYPE_CHECKING:
     import pandas
-
-DRAWS = 2000  # bootstrap draws per probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +309,12 @@ def meeting(
         split: dev, select or test.
         floors: (m,) from `floor_gains`, or None; a floor not known yet excludes no trial.
     """
-    gains = objectives.gains([trial.means(split) for trial in trials])
-    limits = np.full(objectives.m, -np.inf) if floors is None else floors
+    return _above(objectives.gains([trial.means(split) for trial in trials]), floors)
+
+
+def _above(gains: Array, floors: Array | None) -> pareto.Mask:
+    """(k,) which rows of (k, m) gains meet all floors; see `meeting`."""
+    limits = np.full(gains.shape[1], -np.inf) if floors is None else floors
     limits = np.where(np.isfinite(limits), limits, -np.inf)
     met: pareto.Mask = np.all(gains >= limits, axis=1)
     return met
@@ -342,13 +343,14 @@ def front_rows(
     are no merges are left out.
     """
     merges = [trial for trial in trials if trial.is_merge]
-    allowed = feasible(merges, objectives, split, floors)
+    gains = objectives.gains([trial.means(split) for trial in merges])
+    met = _above(gains, floors)
+    allowed = np.flatnonzero(met if met.any() else np.ones(len(merges), dtype=bool))
     if expected and split == "dev" and any(trial.state == State.PRUNED for trial in trials):
-        gains = np.array([expected[trial.number] for trial in allowed])
+        judged = np.array([expected[merges[row].number] for row in allowed])
     else:
-        gains = objectives.gains([trial.means(split) for trial in allowed])
-    keep = pareto.nondominated(gains)
-    return [trial for trial, kept in zip(allowed, keep, strict=True) if kept]
+        judged = gains[allowed]
+    return [merges[row] for row in allowed[pareto.nondominated(judged)]]
 
 
 def regrets(
@@ -371,78 +373,3 @@ def regrets(
     best = np.max(known, initial=-np.inf, where=np.isfinite(known))
     found: Array = best - gains(trials)
     return found
-
-
-def probabilities(
-    outcomes: Sequence[Mapping[str, Outcomes]],
-    scores: Sequence[Mapping[str, Score]],
-    objectives: Objectives,
-    seed: int = 0,
-) -> Array:
-    """(k,) probability in [0, 1] that each of k candidates is non-dominated among them.
-
-    See `drawn_gains` for the arguments and the bootstrap.
-    """
-    return pareto.share_nondominated(drawn_gains(outcomes, scores, objectives, seed))
-
-
-def drawn_gains(
-    outcomes: Sequence[Mapping[str, Outcomes]],
-    scores: Sequence[Mapping[str, Score]],
-    objectives: Objectives,
-    seed: int = 0,
-) -> Array:
-    """Draw gains of k candidates on other items of the same tasks, by paired cluster bootstrap.
-
-    Each draw resamples the clusters of a task once, for all candidates together. A candidate
-    without outcomes on all items is drawn from a normal with its standard error. If racing pruned
-    it, that normal is centred on its score plus the mean deviation of the others in that draw.
-
-    A mean is also moved by its `Outcomes.least_error`, up or down with equal probability and
-    independently per candidate, as one unseen item would move it. Candidates with equal outcomes on
-    all items of all objectives move together.
-
-    Args:
-        outcomes: k mappings from objective to item outcomes on one split.
-        scores: k mappings from objective to score on the same split.
-        objectives: objectives of the study; only the searched ones are drawn.
-        seed: random seed of the bootstrap.
-
-    Returns:
-        (draws, k, m) larger is better.
-    """
-    rng, extra = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-    rows = [[row.get(objective.name) for objective in objectives.searched] for row in outcomes]
-    twins = [rows.index(row) if any(row) else k for k, row in enumerate(rows)]
-    columns = []
-    drawn: dict[tuple[str, int], Any] = {}  # metrics of one task share their items' draws
-    for objective in objectives.searched:
-        items = [row.get(objective.name) for row in outcomes]
-        known = [row[objective.name] for row in scores]
-        ids = max((item.ids for item in items if item), key=len, default=())
-        whole = np.array([item is not None and item.ids == ids for item in items])
-        begun = [bool(item and item.ids == ids[: len(item.ids)]) for item in items]
-        means = np.tile([score.mean for score in known], (DRAWS, 1))
-        if whole.any():
-            arrays = [item.arrays() for item in items if item and item.ids == ids]
-            clusters = arrays[0][2]
-            key = (objective.task, int(clusters.max()) + 1)
-            if key not in drawn:
-                drawn[key] = pareto.draw_counts(key[1], DRAWS, rng)
-            paired = pareto.bootstrap_means(
-                np.stack([a[0] for a in arrays]),
-                np.stack([a[1] for a in arrays]),
-                clusters,
-                drawn[key],
-            )
-            first = next(item for item in items if item and item.ids == ids)
-            unseen = np.array([i.least_error() for i in items if i and i.ids == ids])
-            moves = extra.choice([-1.0, 1.0], size=means.shape)[:, twins][:, whole]
-            paired = first.linked(paired + unseen * moves)
-            means += (paired - means[:, whole]).mean(axis=1, keepdims=True) * begun
-            means[:, whole] = paired
-        if not whole.all():
-            errors = np.array([score.stderr for score in known])
-            means += np.where(whole, 0.0, errors) * rng.standard_normal(means.shape)
-        columns.append(objective.sign * means)
-    return np.stack(columns, axis=2)

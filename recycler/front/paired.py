@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recycler.front.front import drawn_gains
+from recycler.front.resampling import drawn_gains
 from recycler.nouns.evaluation import SPLITS, Outcomes, Score
 from recycler.nouns.objectives import Array, Objective, Objectives
 from recycler.nouns.trial import Trial

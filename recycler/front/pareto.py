@@ -38,6 +38,27 @@ def nondominated(gains: Array) -> Mask:
     return front
 
 
+def by_rank(gains: Array, most: int) -> list[int]:
+    """Row numbers by non-dominated rank: the front, then the front of the others, and so on.
+
+    Within a rank, rows with the larger mean of gains, each column in units of its range, come first;
+    ties: first row.
+
+    Args:
+        gains: (k, m) larger is better. Rows with NaN or infinity have no rank.
+        most: number of rows to return, if there are as many.
+    """
+    left, chosen = np.flatnonzero(np.isfinite(gains).all(axis=1)), list[int]()
+    span = np.ptp(gains[left], axis=0) if len(left) else np.ones(gains.shape[1])
+    average = (gains / np.where(span > 0, span, 1.0)).mean(axis=1)
+    while len(left) and len(chosen) < most:
+        front = nondominated(gains[left])
+        rank = left[front]
+        chosen += rank[np.argsort(-average[rank], kind="stable")].tolist()
+        left = left[~front]
+    return chosen[:most]
+
+
 def hypervolume(gains: Array, reference: Array) -> float:
     """Volume dominated by a set of points above a reference point.
 
@@ -200,7 +221,10 @@ def bootstrap_means(
         (draws, k) weighted mean of each candidate in each draw, in the metric's unit.
     """
     drawn = counts[:, clusters].astype(np.float64)  # (draws, items)
-    means: Array = (drawn @ (values * weights).T) / (drawn @ weights.T)
+    # items mostly weigh the same in all candidates: one column instead of k
+    totals = weights[:1] if (weights == weights[:1]).all() else weights
+    means: Array = drawn @ (values * weights).T
+    means /= drawn @ totals.T
     return means
 
 

@@ -5,6 +5,8 @@ linear, a quadratic and an RBF part: within one basin a loss is a quadratic form
 (arXiv 2406.07529). Functions are drawn from the posterior by pathwise conditioning and can be
 evaluated at any points.
 
+Its time grows with the cube of the trials; `front.inducing` has one for very many.
+
 Letters: k finished trials, d coordinates, m objectives, c query points. Gains: larger is better.
 Reference: Wilson et al. 2021, arXiv 2011.04026 (pathwise conditioning).
 """
@@ -16,10 +18,8 @@ from functools import cache
 import numpy as np
 
 from recycler.nouns.objectives import Array
-from recycler.nouns.plan import Plan
 from recycler.nouns.space import Space
 
-MANY = 2000  # most trials for which the model is used: its time grows with their cube
 FITTED = 160  # most trials used to fit the kernel's scales; all trials condition the posterior
 FEATURES = 128  # random Fourier features of the RBF part
 # Grids of the kernel's scales; variances are relative to the variance of the values.
@@ -30,7 +30,7 @@ _GRID = {
     "length": (0.1, 0.2, 0.35, 0.6, 1.0),
 }
 _NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)  # used if the noise is unknown
-_EXACT = 1e-5  # noise, relative to the variance of the values, that counts as none
+EXACT = 1e-5  # noise, relative to the variance of the values, that counts as none
 _PAIRED = (1.0, 0.5, 0.25, 0.1)  # share of a known error variance that is not common to all merges
 CONSTANT = 10.0  # prior variance of the constant, relative to the variance of the values
 
@@ -115,28 +115,47 @@ class Posterior:
         self._known = variance is not None
         self._variance = np.ones(len(x)) if variance is None else variance / self.unit**2
         self.scales = self._fitted()
-        covariance = kernel(self.scales, centre, x, x) + np.diag(self._noise())
-        self._root = _root(covariance)
-        self._weights = _solve(self._root, self._target)
+        self._condition()
+
+    def _condition(self) -> None:
+        covariance = kernel(self.scales, self._centre, self.x, self.x) + np.diag(self._noise())
+        self._root = cholesky(covariance)
+        self._weights = self._solved(self._target)
+
+    def _across(self, w: Array) -> Array:
+        """(c, k) prior covariance of (c, d) points and the trials."""
+        return kernel(self.scales, self._centre, w, self.x)
+
+    def _solved(self, right: Array) -> Array:
+        """The covariance of the trials' scores, inverted, times (k,) or (k, c) numbers."""
+        return solved_by(self._root, right)
+
+    def _inverse_diagonal(self) -> Array:
+        """(k,) diagonal of the inverse of the covariance of the trials' scores."""
+        return np.diag(self._solved(np.eye(len(self.x))))
 
     def mean(self, w: Array) -> Array:
         """(c,) posterior mean at (c, d) points, in the unit of the values."""
-        expected: Array = kernel(self.scales, self._centre, w, self.x) @ self._weights
+        expected: Array = self._across(w) @ self._weights
         return self.offset + self.unit * expected
+
+    def at_trials(self) -> Array:
+        """(k,) posterior mean at the trials, in the unit of the values."""
+        return self.mean(self.x)
 
     def deviation(self, w: Array) -> Array:
         """(c,) posterior standard deviation at (c, d) points, in the unit of the values."""
-        across = kernel(self.scales, self._centre, w, self.x)
+        across = self._across(w)
         prior = [kernel(self.scales, self._centre, row[None], row[None])[0, 0] for row in w]
-        variance = prior - (across * _solve(self._root, across.T).T).sum(1)
+        variance = prior - (across * self._solved(across.T).T).sum(1)
         spread: Array = self.unit * np.sqrt(np.maximum(variance, 0.0))
         return spread
 
     def covariance(self, w: Array) -> Array:
         """(c, c) posterior covariance between (c, d) points, in the squared unit of the values."""
-        across = kernel(self.scales, self._centre, w, self.x)
+        across = self._across(w)
         prior = kernel(self.scales, self._centre, w, w)
-        found: Array = self.unit**2 * (prior - across @ _solve(self._root, across.T))
+        found: Array = self.unit**2 * (prior - across @ self._solved(across.T))
         return found
 
     def left_out(self) -> tuple[Array, Array]:
@@ -145,7 +164,7 @@ class Posterior:
         Both in the unit of the values; the deviations are without noise. The scales stay as fitted.
         Reference: Rasmussen & Williams 2006, eqs. 5.10 to 5.12.
         """
-        variance = 1 / np.diag(_solve(self._root, np.eye(len(self.x))))
+        variance = 1 / self._inverse_diagonal()
         residuals: Array = self.unit * self._weights * variance
         return residuals, self.unit * np.sqrt(np.maximum(variance - self._noise(), 0.0))
 
@@ -153,10 +172,10 @@ class Posterior:
         """Draw `count` functions from the posterior: (c, d) points -> (c, count) values."""
         prior = _prior_draws(self.scales, self._centre, rng, count)
         errors = np.sqrt(self._noise())[:, None] * rng.standard_normal((len(self.x), count))
-        weights = _solve(self._root, self._target[:, None] - prior(self.x) - errors)
+        weights = self._solved(self._target[:, None] - prior(self.x) - errors)
 
         def function(w: Array) -> Array:
-            values: Array = prior(w) + kernel(self.scales, self._centre, w, self.x) @ weights
+            values: Array = prior(w) + self._across(w) @ weights
             return self.offset + self.unit * values
 
         return function
@@ -202,13 +221,13 @@ class _Evidence:
             CONSTANT + s.linear * self._inner + s.quadratic * self._square + s.smooth * near
         )
         covariance[np.diag_indices(len(near))] += np.maximum(s.noise * self._variance, 1e-6)
-        root = _root(covariance)
+        root = cholesky(covariance)
         half = np.linalg.solve(root, self._target)
         prior = 0.1 * sum(np.log(v) ** 2 for v in (s.linear, s.quadratic / 3, s.smooth / 0.1))
         return float(-0.5 * half @ half - np.log(np.diag(root)).sum() - 0.5 * prior)
 
 
-def _root(covariance: Array) -> Array:
+def cholesky(covariance: Array) -> Array:
     """Lower Cholesky factor; jitter is added to the diagonal until it exists."""
     jitter = 1e-8
     while True:
@@ -219,7 +238,7 @@ def _root(covariance: Array) -> Array:
             jitter *= 10
 
 
-def _solve(root: Array, right: Array) -> Array:
+def solved_by(root: Array, right: Array) -> Array:
     solution: Array = np.linalg.solve(root.T, np.linalg.solve(root, right))
     return solution
 
@@ -247,49 +266,25 @@ def _prior_draws(
 
 
 def posteriors(
-    space: Space, reference: Array, x: Array, y: Array, errors: Array
+    space: Space,
+    reference: Array,
+    x: Array,
+    y: Array,
+    errors: Array,
+    make: Callable[[Array, Array, Array | None, Array], Posterior] = Posterior,
 ) -> Iterator[tuple[Posterior, Squeeze]]:
-    """Yield the posterior of each objective's compressed gains; arguments as in `shrunk`."""
-    for j in range(y.shape[1]):
-        squeeze = Squeeze.of(y[:, j], float(reference[j]))
-        values, factor = squeeze(y[:, j])
-        variance = (errors[:, j] * factor) ** 2 if (errors[:, j] > 0).any() else None
-        yield Posterior(x, values, variance, space.centre), squeeze
-
-
-def shrunk(plan: Plan, reference: Array, x: Array, y: Array, errors: Array) -> Array:
-    """(k, m) expected gains of merges on further items: the posterior mean at each merge.
-
-    The noisier a merge's score, the more it is pulled towards what the model predicts from the
-    other merges. Unknown noise is fitted. Gains without noise and properties of the merge itself
-    (`merge.…`) stay as they are.
+    """Yield the posterior of each objective's compressed gains.
 
     Args:
-        plan: the study, with its space and objectives.
+        space: the space of the points.
         reference: (m,) fixed worst corner, as gains.
         x: (k, d) points of the merges.
         y: (k, m) gains.
         errors: (k, m) standard errors; a column of zeros where they are unknown.
+        make: makes a posterior of the arguments of `Posterior`.
     """
-    made, objectives = y.copy(), plan.objectives.searched
-    for j, (model, squeeze) in enumerate(posteriors(plan.points, reference, x, y, errors)):
-        noisy = (errors[:, j] > 0).any() or model.scales.noise > _EXACT
-        if noisy and not objectives[j].of_merge:
-            made[:, j] = squeeze.undone(model.mean(x))
-    return made
-
-
-def predicted(
-    space: Space, reference: Array, x: Array, y: Array, errors: Array, point: Array
-) -> tuple[Array, Array]:
-    """(m,) gains predicted at a (d,) point, and (m,) their standard deviations.
-
-    The other arguments are those of `shrunk`.
-    """
-    means, deviations = [], []
-    for model, squeeze in posteriors(space, reference, x, y, errors):
-        mean = squeeze.undone(model.mean(point[None]))
-        _, factor = squeeze(mean)
-        means.append(mean[0])
-        deviations.append(model.deviation(point[None])[0] / factor[0])
-    return np.array(means), np.array(deviations)
+    for j in range(y.shape[1]):
+        squeeze = Squeeze.of(y[:, j], float(reference[j]))
+        values, factor = squeeze(y[:, j])
+        variance = (errors[:, j] * factor) ** 2 if (errors[:, j] > 0).any() else None
+        yield make(x, values, variance, space.centre), squeeze

@@ -21,7 +21,8 @@ import numpy as np
 from recycler.errors import Conflict
 from recycler.front.asked import point_in
 from recycler.front.expectation import scored_points
-from recycler.front.posterior import MANY, Posterior, Squeeze, posteriors
+from recycler.front.inducing import affordable
+from recycler.front.posterior import Posterior, Squeeze
 from recycler.front.results import Results
 from recycler.nouns.objectives import Array, Objective
 from recycler.nouns.recipe import Recipe
@@ -173,7 +174,7 @@ class Forecaster:
         """Fit one model per searched objective to all scored trials.
 
         Raises:
-            Conflict: there are too few trials to predict from, or too many.
+            Conflict: there are too few trials to predict from.
         """
         self.results, self.plan = results, results.plan
         self.trials, x, y, errors = (
@@ -185,13 +186,6 @@ class Forecaster:
                 "singles and at least three trials in all.",
                 hint=f"`recycler run` it; {results.plan.n} singles come first.",
             )
-        if len(self.trials) > MANY:
-            raise Conflict(
-                f"study {results.name!r} has {len(self.trials)} scored trials; the model takes at "
-                f"most {MANY}, because its time grows with their cube.",
-                hint="with that many, the trials nearest in weights say more; see `recycler front "
-                "--csv`.",
-            )
         self.points, self.y, self.errors = x, y, errors
 
     @cached_property
@@ -199,7 +193,7 @@ class Forecaster:
         """The m models, in the order of the searched objectives."""
         reference = self.results.reference
         assert reference is not None, "__init__ refuses studies without one"
-        found = posteriors(self.plan.points, reference, self.points, self.y, self.errors)
+        found = affordable(self.plan.points, reference, self.points, self.y, self.errors)
         return tuple(
             _Model.of(posterior, squeeze, self.y[:, j], self.errors[:, j])
             for j, (posterior, squeeze) in enumerate(found)

@@ -21,11 +21,11 @@ from recycler.front.front import (
     floor_gains,
     front_rows,
     meeting,
-    probabilities,
     regrets,
     volume,
 )
 from recycler.front.paired import common_split
+from recycler.front.resampling import contenders, probabilities
 from recycler.front.scale import words
 from recycler.front.stages import due, elected, remaining_gain
 from recycler.front.verdict import Verdict, verdict
@@ -150,9 +150,14 @@ class Results:
 
     def is_rechecked(self, split: str) -> bool:
         """Whether all trials due on the split (select or test) have been scored there."""
+        if not any(split in trial.evaluations for trial in self.trials):
+            return False
+        over = self.status["status"] == "complete"
+        known = self.reference is not None and any(split in t.evaluations for t in self.baselines)
+        if over and known:
+            return True  # baselines are always due
         done, wanted = self.rechecks[split]
-        over = self.status["status"] == "complete" and done > 0
-        return over or 0 < wanted == done
+        return (over and done > 0) or 0 < wanted == done
 
     @cached_property
     def basis(self) -> str:
@@ -205,7 +210,7 @@ class Results:
             for split in (self.certainty, basis)
             if all(split in trial.evaluations for trial in members)
         )
-        chances = self._chances(certainty)
+        chances = self._chances(certainty, members)
         return Front(
             objectives=objectives,
             members=tuple(Member(t, chances[t.number]) for t in members),
@@ -219,16 +224,20 @@ class Results:
             steps=self.steps,
         )
 
-    def _chances(self, split: str) -> Mapping[int, float | None]:
-        """Trial number -> probability that it is non-dominated among all merges scored on a split."""
+    def _chances(self, split: str, members: Sequence[Trial]) -> Mapping[int, float | None]:
+        """Number of a member, and of others -> probability that it is non-dominated on a split.
+
+        It is that among all merges scored there; of very many, see `contenders`.
+        """
         merges = [trial for trial in self.trials if trial.is_merge]
         rivals = [t for t in merges if split in t.evaluations and t.state in SCORED]
         if not rivals:
             return {}
         if self.without_errors(split):
             return dict.fromkeys((t.number for t in rivals), None)
+        rivals = contenders(rivals, members, self.plan.objectives, split)
         chances = probabilities(
-            [self.outcomes(trial, split) for trial in rivals],
+            [self._outcomes(trial.number, split) for trial in rivals],  # too many to keep
             [trial.evaluations[split].scores for trial in rivals],
             self.plan.objectives,
             self.plan.seed,

@@ -10,7 +10,7 @@ import numpy as np
 
 from recycler.errors import StudyFailed
 from recycler.front import baselines
-from recycler.front.front import drawn_gains
+from recycler.front.resampling import drawn_gains
 from recycler.front.results import Results
 from recycler.front.tradeoffs import (
     FEWEST,

@@ -96,7 +96,7 @@ def finalists(
         gains = np.array([judged[trial.number] for trial in merges])
         kept = pareto.covering(gains, reference, plan.finalists - len(chosen))
         chosen += [merges[row] for row in kept]
-        left = [trial for trial in left if trial not in rank]
+        left = [trial for trial, kept in zip(left, front, strict=True) if not kept]
     return sorted(chosen, key=lambda trial: trial.number)
 
 

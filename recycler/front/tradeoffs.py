@@ -116,7 +116,7 @@ def plausible(gains: Array, draws: Array, seed: int = 0) -> Array:
 
     Args:
         gains: (n, m) larger is better, n ≥ 2.
-        draws: (draws, n, m) from `front.drawn_gains`.
+        draws: (draws, n, m) from `resampling.drawn_gains`.
         seed: random seed.
 
     Returns:
@@ -171,7 +171,7 @@ def resolutions(gains: Array, draws: Array) -> list[Resolution]:
 
     Args:
         gains: (n, m) larger is better, n ≥ 2.
-        draws: (draws, n, m) from `front.drawn_gains`.
+        draws: (draws, n, m) from `resampling.drawn_gains`.
     """
     spread = gains.var(axis=0, ddof=1)
     errors = _errors(gains, draws).var(axis=1, ddof=1)  # (draws, m)

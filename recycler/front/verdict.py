@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from recycler.front.front import drawn_gains, meeting
+from recycler.front.front import meeting
 from recycler.front.paired import Difference, common_split, differences, ends, word
+from recycler.front.resampling import drawn_gains
 from recycler.nouns.evaluation import Outcomes
 from recycler.nouns.objectives import Array, Objectives
 from recycler.nouns.trial import Kind, Trial

@@ -268,9 +268,11 @@ class Objectives:
         Returns:
             (k, m) larger is better; NaN if a score is missing.
         """
-        asked = [(o.sign, o.name) for o in self.searched]
-        rows = [[sign * row.get(name, np.nan) for sign, name in asked] for row in scores]
-        return np.asarray(rows, dtype=np.float64).reshape(len(scores), self.m)
+        names, signs = [o.name for o in self.searched], [o.sign for o in self.searched]
+        columns = [[row.get(name, np.nan) for row in scores] for name in names]
+        raw = np.array(columns, dtype=np.float64).reshape(self.m, len(scores))
+        found: Array = np.ascontiguousarray(raw.T) * np.array(signs)
+        return found
 
     def raw(self, gains: Array) -> Array:
         """Inverse of `gains`: (..., m) gains to raw scores."""

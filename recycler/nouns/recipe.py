@@ -6,6 +6,7 @@ Letters: n checkpoints.
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from recycler.errors import InvalidConfig
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_PLAIN: Mapping[str, Any] = {}  # settings of most ingredients; one for all
 MODEL = "model"  # the method of a recipe that merges nothing: one folder, loaded as it is
 
 
@@ -78,11 +81,18 @@ class Recipe:
         require_dtype(self.dtype)
         kept = sorted(
             (
-                Ingredient(item.fingerprint, item.name, float(item.weight), item.settings)
+                item
+                if type(item.weight) is float
+                else Ingredient(item.fingerprint, item.name, float(item.weight), item.settings)
                 for item in self.ingredients
                 if item.weight != 0.0
             ),
-            key=lambda i: (i.fingerprint, i.weight, canonical(i.settings), i.name),
+            key=lambda i: (
+                i.fingerprint,
+                i.weight,
+                canonical(i.settings) if i.settings else "{}",
+                i.name,
+            ),
         )
         if not kept and self.base is None:
             raise InvalidConfig(
@@ -151,7 +161,13 @@ class Recipe:
         return cls(
             method=data["method"],
             ingredients=tuple(
-                Ingredient(data["fingerprints"][name], name, float(weight), own.get(name, {}))
+                # ledgers hold the same texts thousands of times: memory holds them once
+                Ingredient(
+                    sys.intern(data["fingerprints"][name]),
+                    sys.intern(name),
+                    float(weight),
+                    own.get(name, _PLAIN),
+                )
                 for name, weight in data["weights"].items()
             ),
             dtype=data["dtype"],
@@ -162,4 +178,4 @@ class Recipe:
 
 def canonical(data: Any) -> str:
     """Return canonical JSON: keys sorted, no spaces."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(data)

@@ -10,7 +10,6 @@ from recycler.errors import InvalidConfig, StudyFailed
 from recycler.front import baselines, pareto
 from recycler.front.expectation import expected, predicted
 from recycler.front.front import floor_gains, front_rows
-from recycler.front.posterior import MANY
 from recycler.front.stages import exhausted, spent
 from recycler.nouns.objectives import Array
 from recycler.nouns.plan import Plan
@@ -36,6 +35,7 @@ SAMPLERS = {
     "dirichlet": "recycler.search.simplex:Dirichlet",
     "sobol": "recycler.search.simplex:SobolDraws",
 }
+_MANY = 2000  # most evaluations for which `auto` is the surrogate: its time grows with their cube
 _DRAWS = 20  # attempts to get a new merge from the sampler before one is drawn at random
 
 
@@ -47,7 +47,7 @@ def chosen(problem: Problem) -> str:
     hypervolume (number of pools): n = 4 +0.0, +7 (2); n = 8 +0.0, +31 (1); n = 16 +0.9, +16 (10);
     n = 32 +0.3, +9 (2).
     """
-    return "nsga2" if problem.evaluations > MANY else "surrogate"
+    return "nsga2" if problem.evaluations > _MANY else "surrogate"
 
 
 def auto(problem: Problem, seed: int) -> BaseSampler:

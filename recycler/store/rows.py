@@ -5,6 +5,7 @@ Migrations create the tables; a test compares them with this schema. Table names
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -289,11 +290,12 @@ def numbers_of(evaluation: Evaluation, objective: str) -> dict[str, Any]:
 def read_trial(row: Mapping[Any, Any], found: Sequence[Any]) -> Trial:
     """A trial from its row and the rows of its scores, without item outcomes."""
     evaluations = {}
-    for split in sorted({score.split for score in found}):
+    # ledgers hold the same words thousands of times: memory holds them once
+    for split in sorted({sys.intern(score.split) for score in found}):
         rows = [score for score in found if score.split == split]
         evaluations[split] = Evaluation(
             split=split,
-            scores={r.objective: Score(r.mean, r.stderr, r.item_count) for r in rows},
+            scores={sys.intern(r.objective): Score(r.mean, r.stderr, r.item_count) for r in rows},
             digest=row["digest"],
             seconds=next((json.loads(r.seconds) for r in rows if r.seconds != "{}"), {}),
         )

@@ -170,8 +170,8 @@ def trials_of(db: sa.Connection, study: str, since: int = -1) -> list[Trial]:
     by_trial: dict[int, list[Any]] = {}
     for row in db.execute(found.order_by(s.number)):
         by_trial.setdefault(row.number, []).append(row)
-    rows = db.execute(query).mappings().all()
-    return [t.read_trial(row, by_trial.get(row["number"], [])) for row in rows]
+    rows = db.execute(query).mappings()
+    return [t.read_trial(row, by_trial.pop(row["number"], [])) for row in rows]
 
 
 def trial_of(db: sa.Connection, study: str, number: int) -> Trial:
