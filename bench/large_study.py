@@ -202,14 +202,18 @@ def _looks(url: str) -> Callable[[], object]:
     store = SqlStore(url)
     watcher = Watcher(store, NAME)
     watcher.look()
-    plan, land = plan_of(store.status(NAME)["complete"]), Landscape()
-    number = len(store.trials(NAME))
-    rng = np.random.default_rng([number, 7])
     store.set_status(NAME, Status.RUNNING)
-    proposal = _proposal(plan, number, rng)
-    store.start(NAME, proposal)
-    store.record(NAME, number, land.evaluation(proposal.recipe, "dev"), measures=plan.measure_ids)
+    one_more(store)
     return watcher.look
+
+
+def one_more(store: SqlStore) -> None:
+    """Add a complete trial to the study NAME, as the process that runs it does."""
+    plan, number = store.plan(NAME), len(store.trials(NAME))
+    proposal = _proposal(plan, number, np.random.default_rng([number, 7]))
+    store.start(NAME, proposal)
+    found = Landscape().evaluation(proposal.recipe, "dev")
+    store.record(NAME, number, found, measures=plan.measure_ids)
 
 
 PARTS: dict[str, Callable[[str], Callable[[], object]]] = {

@@ -24,7 +24,7 @@ import psutil
 from large_study import large
 from machine import machine
 
-from recycler.nouns.status import Wanted
+from recycler.nouns.status import Status, Wanted
 
 ROUTES = (
     "/api/v1/studies",
@@ -137,8 +137,9 @@ def write(url: str, study: str) -> None:
 
     store = SqlStore(url)
     with store.hold(study) as lease:
+        store.set_status(study, Status.RUNNING)
         while lease.wanted is Wanted.RUN:
-            one_more(store, study)
+            one_more(store)
             time.sleep(2.0)
 
 
@@ -172,7 +173,7 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        url, study = large(folder, given.trials), "large"
+        url, study = large(folder, given.trials, rechecked=False), "large"
         process, port = serve(url, folder)
         hand = writer(url, study)
         try:

@@ -6,6 +6,8 @@ one. Nothing is downloaded from a hub unless the user asks for it.
 
 import ctypes
 import os
+from functools import cache
+from typing import Any
 
 DEFAULTS = {
     "OMP_NUM_THREADS": "1",
@@ -42,10 +44,39 @@ def _keep_memory() -> None:
     A merge allocates and frees dozens of tensors: faulting their memory in again took a third of a
     pass that makes eight merges.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
+    libc = _libc()
+    if libc is None:
         return
     for parameter, name in ((-3, "MALLOC_MMAP_THRESHOLD_"), (-1, "MALLOC_TRIM_THRESHOLD_")):
         if os.environ[name].isdigit():
-            mallopt(parameter, int(os.environ[name]))
+            libc.mallopt(parameter, int(os.environ[name]))
+
+
+def spare_memory() -> None:
+    """Let this process return memory to the system, because it lives long and computes now and then.
+
+    Undoes `_keep_memory`, and keeps glibc at two heaps however many threads there are.
+    """
+    libc = _libc()
+    if libc is None:
+        return
+    for parameter, value in ((-3, 1 << 17), (-1, 1 << 17), (-8, 2)):  # mmap, trim, heaps
+        libc.mallopt(parameter, value)
+
+
+def release() -> None:
+    """Return freed memory to the system now."""
+    libc = _libc()
+    if libc is not None and hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+@cache
+def _libc() -> Any:
+    """The C library, if it is glibc."""
+    try:
+        found = ctypes.CDLL(None)
+        _ = found.mallopt
+    except (OSError, AttributeError):  # another C library
+        return None
+    return found

@@ -43,7 +43,7 @@ def contenders(
 
     All, if they are at most CROWD. Of more, the members and, by their scores, the next non-dominated
     ranks, CROWD in all. So a probability may be too high, by what the others would take from it: in
-    bench/LOG.md at most 0.007, which is less than the error of 2,000 draws.
+    bench/LOG.md by 0.0001 on average, which is less than the error of the draws.
 
     Args:
         trials: the merges scored on the split.

@@ -10,9 +10,11 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from recycler import __version__
+from recycler.service.live import lagging
 from recycler.service.problems import responses
 from recycler.service.state import service_of
 
+LATE = {"Cache-Control": "no-store", "X-Recycler-Lags": "1"}  # a running study is ahead of it
 SAFE = ("GET", "HEAD")
 # what OpenAPI documents for routes of one study
 KEPT: dict[int | str, dict[str, Any]] = {
@@ -38,9 +40,14 @@ class Fresh(APIRoute):
             headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
             if _same(request.headers.get("if-none-match", ""), tag):
                 return Response(status_code=304, headers=headers)
-            response = await handle(request)
+            late: list[bool] = []
+            told = lagging.set(late)
+            try:
+                response = await handle(request)
+            finally:
+                lagging.reset(told)
             if response.status_code == 200:
-                response.headers.update(headers)
+                response.headers.update(LATE if late else headers)
             return response
 
         return answer

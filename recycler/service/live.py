@@ -4,13 +4,18 @@ Letters: m objectives.
 """
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
+from recycler.environment import release
 from recycler.front.results import Results
 from recycler.nouns.evaluation import SPLITS
 from recycler.nouns.plan import Plan
+from recycler.nouns.status import Status
 from recycler.nouns.trial import Trial
 from recycler.store.sql import SqlStore
 from recycler.store.studies import Version
@@ -21,6 +26,39 @@ DOCUMENTS = 64  # computed documents that are kept
 TRIALS = 40_000  # trials that are kept, over all studies
 SNAPSHOTS = 2000  # snapshots of studies at rest that are kept
 POINTS = 200  # values of a hypervolume's trace in lists and events
+READING = "reading"  # key of a whole reading
+SLOW = 0.2  # what takes longer may lag behind a running study [s]
+GRACE, LATEST = 8.0, 20.0  # how far: in times of what it took, and at most [s]
+# A list that is appended to when the caller is given something that lags; None: nobody asks.
+lagging: ContextVar[list[bool] | None] = ContextVar("lagging", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was made of one version of a study.
+
+    Attributes:
+        version: of the study.
+        value: what was made.
+        seconds: how long that took [s].
+        at: when it was ready [s of the monotonic clock].
+    """
+
+    version: Version
+    value: Any
+    seconds: float
+    at: float
+
+    def may_lag(self, now: Version) -> bool:
+        """Whether it may be given for a later version: the same study, running then and now."""
+        same = (self.version[0], self.version[-1]) == (now[0], now[-1])
+        runs = self.version[2] == now[2] == Status.RUNNING
+        return same and runs and self.seconds > SLOW
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be made anew."""
+        return time.monotonic() - self.at > min(LATEST, GRACE * self.seconds)
 
 
 class Study:
@@ -32,6 +70,7 @@ class Study:
         self._lock = threading.Lock()
         self._plan = store.version(name)[-1]
         self._watcher = Watcher(store, name)
+        self._last: tuple[Any, tuple[Snapshot, Plan, list[Trial]]] | None = None
 
     @property
     def size(self) -> int:
@@ -41,19 +80,23 @@ class Study:
     def snapshot(self) -> Snapshot:
         """How far it is; reads only what changed since the last call."""
         with self._lock:
-            return self._look()
+            return self._look()[0]
 
     def trials(self) -> tuple[Plan, list[Trial]]:
-        """Plan, and all trials by number, as they are now."""
+        """Plan, and all trials by number, as they are now; not to be changed."""
         with self._lock:
-            self._look()
-            return self._watcher.plan, self._watcher.trials
+            _, plan, trials = self._look()
+            return plan, trials
 
-    def _look(self) -> Snapshot:
-        plan = self._store.version(self.name)[-1]
-        if plan != self._plan:  # the study was extended, or its references changed
-            self._plan, self._watcher = plan, Watcher(self._store, self.name)
-        return self._watcher.look()
+    def _look(self) -> tuple[Snapshot, Plan, list[Trial]]:
+        version = self._store.version(self.name)
+        state = (version, self._store.marks([self.name]).get(self.name))
+        if self._last is None or state != self._last[0]:
+            if version[-1] != self._plan:  # the study was extended, or its references changed
+                self._plan, self._watcher = version[-1], Watcher(self._store, self.name)
+            found = self._watcher.look()
+            self._last = (state, (found, self._watcher.plan, self._watcher.trials))
+        return self._last[1]
 
 
 class Live:
@@ -64,8 +107,7 @@ class Live:
         self._lock = threading.Lock()
         self._studies: OrderedDict[str, Study] = OrderedDict()
         self._snapshots: OrderedDict[str, tuple[Version, Snapshot]] = OrderedDict()
-        self._readings: OrderedDict[str, tuple[Version, Results]] = OrderedDict()
-        self._documents: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._made: OrderedDict[tuple[Any, ...], Made] = OrderedDict()
         self._making: dict[tuple[Any, ...], threading.Lock] = {}
 
     def study(self, name: str) -> Study:
@@ -101,26 +143,21 @@ class Live:
         """Drop what is kept of a study, because it was deleted."""
         with self._lock:
             self._studies.pop(name, None)
-            self._readings.pop(name, None)
             self._snapshots.pop(name, None)
+            for place in [place for place in self._made if place[0] == name]:
+                del self._made[place]
 
     def version(self, name: str) -> Version:
         """What changes whenever the study changes. Raises NotFound if there is none."""
         return self._store.version(name)
 
     def results(self, name: str) -> Results:
-        """The study as it is now, in one reading; the same object until the study changes."""
-        version = self.version(name)
-        with self._guard(("reading", name)):
-            known = self._readings.get(name)
-            if known is None or known[0] != version:
-                known = (version, Results.read(self._store, name))
-                with self._lock:
-                    self._readings[name] = known
-                    self._readings.move_to_end(name)
-                    while len(self._readings) > READINGS:
-                        self._readings.popitem(last=False)
-            return known[1]
+        """The study in one reading; the same object until the study changes.
+
+        While a large study runs, the reading may be some seconds old (see `computed`).
+        """
+        found: Results = self.computed(name, (READING,), lambda: Results.read(self._store, name))
+        return found
 
     def document(
         self,
@@ -132,16 +169,51 @@ class Live:
         return self.computed(name, key, lambda: make(self.results(name)))
 
     def computed(self, name: str, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        """The same, for what is made without a reading of the whole study."""
-        place = (name, self.version(name), *key)
-        with self._guard(("document", name, *key)):
-            if place not in self._documents:
-                made = make()
-                with self._lock:
-                    self._documents[place] = made
-                    while len(self._documents) > DOCUMENTS:
-                        self._documents.popitem(last=False)
-            return self._documents[place]
+        """What `make` makes of a study, made once for each change of the study.
+
+        While a study runs, a result that took long is renewed only after GRACE times as long, at most
+        LATEST s, and by one request: meanwhile all get the last one, which has the number of its
+        event. So a large study does not stop the service. Who is given such a result is told by
+        `lagging`. Once a study ends, the result is that of its end.
+        """
+        place = (name, *key)
+        version = self.version(name)
+        known = self._made.get(place)
+        if known is not None and known.version == version:
+            return known.value
+        lock = self._guard(place)
+        lags = known is not None and known.may_lag(version)
+        if lags and known is not None and not known.is_due:
+            return self._late(known)
+        if not lock.acquire(blocking=not lags):
+            return self._late(known)
+        try:
+            known = self._made.get(place)
+            if known is not None and known.version == version:
+                return known.value
+            return self._keep(place, version, make)
+        finally:
+            lock.release()
+
+    def _keep(self, place: tuple[Any, ...], version: Version, make: Callable[[], Any]) -> Any:
+        begun = time.monotonic()
+        value, ended = make(), time.monotonic()
+        most = READINGS if place[-1] == READING else DOCUMENTS
+        with self._lock:
+            self._made[place] = Made(version, value, ended - begun, ended)
+            self._made.move_to_end(place)
+            alike = [other for other in self._made if (other[-1] == READING) == (most == READINGS)]
+            for other in alike[: max(0, len(alike) - most)]:
+                del self._made[other]
+        if ended - begun > SLOW:
+            release()
+        return value
+
+    def _late(self, known: "Made | None") -> Any:
+        told = lagging.get()
+        if told is not None:
+            told.append(True)
+        return known.value if known else None
 
     def _guard(self, key: tuple[Any, ...]) -> threading.Lock:
         with self._lock:

@@ -2,12 +2,14 @@
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from recycler.beneath import confine
+from recycler.environment import spare_memory
 from recycler.errors import Unavailable
 from recycler.service.app import make_app
 from recycler.service.broadcast import Broadcast
@@ -16,6 +18,8 @@ from recycler.service.problems import Unauthorized
 from recycler.service.state import Service
 
 GRACE = 10  # seconds that requests have when the service ends
+# How long a computation holds the interpreter while requests wait [s]; each needs it several times.
+SWITCH = 0.0005
 
 
 def serve(config: ServiceConfig, tell: Callable[[str], object]) -> None:
@@ -28,6 +32,8 @@ def serve(config: ServiceConfig, tell: Callable[[str], object]) -> None:
     Raises:
         Unavailable: the address is in use.
     """
+    spare_memory()
+    sys.setswitchinterval(SWITCH)
     listener = _listen(config)
     host, port = listener.getsockname()[:2]
     config = config.model_copy(update={"port": port})
@@ -117,7 +123,8 @@ def require_tokens(service: Service) -> None:
 
 def _listen(config: ServiceConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # the protocol is named: asyncio sends answers without delay only on such sockets
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((config.host, config.port))
