@@ -45,5 +45,6 @@ def checked(model: type[S], given: Mapping[str, Any], where: str) -> S:
         place = ".".join(map(str, (where, *first["loc"])))
         raise InvalidConfig(
             f"{place}: {first['msg']}, found {first['input']!r}.",
-            hint=f"`{where}` takes {', '.join(known)}; configs/template.yaml explains them.",
+            hint=f"`{where}` takes {', '.join(known)}; the files in configs/ explain them: "
+            "template.yaml for studies, service.yaml for the service.",
         ) from error

@@ -17,7 +17,13 @@ from recycler.submit.config import parse_study, read_study
 
 PACKAGE = Path(recycler.__file__).parent
 CONFIGS = PACKAGE.parent / "configs"
-SHIPPED = [*sorted(CONFIGS.glob("*.yaml")), PACKAGE / "demo" / "study.yaml"]
+OTHERS = (
+    "compose.yaml",
+    "kuberay.yaml",
+    "service.yaml",
+)  # tests/test_service_config.py reads them
+STUDIES = [file for file in sorted(CONFIGS.glob("*.yaml")) if file.name not in OTHERS]
+SHIPPED = [*STUDIES, PACKAGE / "demo" / "study.yaml"]
 LEAST = {"study": "s", "pool": ["runs/a"], "objectives": [{"name": "code"}]}
 
 

@@ -104,3 +104,23 @@ def test_an_address_in_use_is_an_error_with_a_hint(tmp_path):
     assert type(done.exception).__name__ == "Unavailable"
     assert port in done.exception.message
     assert "--port" in done.exception.hint
+
+
+@pytest.mark.parametrize("option", ["--root", "--exports"])
+def test_a_folder_that_can_not_be_used_is_refused_before_the_service_listens(tmp_path, option):
+    file = tmp_path / "file"
+    file.write_text("no folder", encoding="utf-8")
+    done = CliRunner().invoke(
+        cli, ["--store", str(tmp_path / "l.db"), "serve", "--port", "0", option, str(file / "x")]
+    )
+    assert type(done.exception).__name__ in ("NotFound", "Unavailable")
+    assert str(file / "x") in done.exception.message
+    assert option in done.exception.hint
+    assert not (tmp_path / "l.db").exists()
+
+
+def test_an_empty_file_of_settings_is_called_empty(tmp_path):
+    file = tmp_path / "service.yaml"
+    file.touch()
+    with pytest.raises(InvalidConfig, match="is empty, expected a table of settings"):
+        read_config(file)

@@ -2,8 +2,11 @@
 
 import threading
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 from large import one_more, small
 
 from recycler.nouns.status import Status
@@ -32,6 +35,21 @@ def counted(seconds=0.0):
         return len(results.trials)
 
     return make, calls
+
+
+@contextmanager
+def queries():
+    """The statements that are sent to ledgers meanwhile."""
+    asked = []
+
+    def executed(connection, cursor, statement, *rest):
+        asked.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", executed)
+    try:
+        yield asked
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", executed)
 
 
 def test_it_is_computed_once_for_each_change_and_key(study):
@@ -92,3 +110,22 @@ def test_a_study_that_was_made_anew_is_read_anew(study):
     live.forget(name)
     assert live.document(name, ("a",), make) == 12
     assert store.plan(name) == plan
+
+
+def test_all_studies_at_rest_are_listed_with_a_fixed_number_of_queries(tmp_path):
+    store = SqlStore(small(tmp_path, 12)[0])
+    plan = store.plan(next(iter(store.versions())))
+    live, counts = Live(store), []
+    for more in (3, 30):
+        for number in range(more):
+            store.create_study(replace(plan, name=f"s{more}-{number}"))
+        known = [study["name"] for study in store.studies()]
+        assert [found.study for found in live.snapshots()] == known
+        assert store.versions() == {name: store.version(name) for name in known}
+        with queries() as asked:
+            assert [found.study for found in live.snapshots()] == known
+        counts.append(len(asked))
+    assert counts[0] == counts[1] <= 4
+    store.extend(known[3], plan.evaluations + 5)
+    assert live.snapshots()[3].budget == plan.evaluations + 5
+    store.close()

@@ -98,7 +98,8 @@ def read_config(file: str | os.PathLike[str]) -> ServiceConfig:
     table = read_yaml(path, "service file", "start from configs/service.yaml.")
     if not isinstance(table, dict):
         raise InvalidConfig(
-            f"{path} holds {type(table).__name__}, expected a table of settings.",
+            f"{path} {'is empty' if table is None else f'holds {type(table).__name__}'}, expected a "
+            "table of settings.",
             hint="start from configs/service.yaml.",
         )
     return placed(checked(ServiceConfig, table, str(path)), path.absolute().parent)

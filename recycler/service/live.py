@@ -7,11 +7,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from recycler.environment import release
+from recycler.errors import NotFound
 from recycler.front.results import Results
 from recycler.nouns.evaluation import SPLITS
 from recycler.nouns.plan import Plan
@@ -126,7 +128,17 @@ class Live:
 
     def snapshot(self, name: str) -> Snapshot:
         """How far a study is; one at rest is not read again until it changes."""
-        version = self.version(name)
+        return self._snapshot(name, self.version(name))
+
+    def snapshots(self) -> list[Snapshot]:
+        """How far all studies are, oldest first; those at rest cost no query of their own."""
+        found = []
+        for name, version in self._store.versions().items():
+            with suppress(NotFound):  # deleted meanwhile
+                found.append(self._snapshot(name, version))
+        return found
+
+    def _snapshot(self, name: str, version: Version) -> Snapshot:
         known = self._snapshots.get(name)
         if known is not None and known[0] == version and not known[1].alive:
             return known[1]

@@ -54,7 +54,8 @@ class Roots:
                 raise self._outside(path, what)
             return place
         raise NotFound(
-            f"{what} {path!r} is not there.", hint=f"it has to lie below {self._listed()}."
+            f"{what} {path!r} is not there.",
+            hint=f"name a folder below {self._listed()}; a relative path starts at one of them.",
         )
 
     def _named(self) -> list[Path]:

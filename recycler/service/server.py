@@ -4,13 +4,15 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryFile
 
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from recycler.beneath import confine
 from recycler.environment import spare_memory
-from recycler.errors import Unavailable
+from recycler.errors import NotFound, Unavailable
 from recycler.service.app import make_app
 from recycler.service.broadcast import Broadcast
 from recycler.service.config import ServiceConfig
@@ -30,9 +32,11 @@ def serve(config: ServiceConfig, tell: Callable[[str], object]) -> None:
         tell: called with the address, once clients can connect.
 
     Raises:
-        Unavailable: the address is in use.
+        Unavailable: the address is in use, or exports can't be written.
+        NotFound: a folder of checkpoints is not there.
     """
     spare_memory()
+    require_folders(config)
     sys.setswitchinterval(SWITCH)
     listener = _listen(config)
     host, port = listener.getsockname()[:2]
@@ -108,6 +112,25 @@ def patient(seconds: float) -> type[asyncio.Protocol]:
                 self.transport.close()
 
     return Patient
+
+
+def require_folders(config: ServiceConfig) -> None:
+    """Raise NotFound or Unavailable if the service could not read or write where it should."""
+    for folder in config.checkpoints:
+        if not Path(folder).is_dir():
+            raise NotFound(
+                f"{folder} is no folder, expected one below which checkpoints lie.",
+                hint="correct `checkpoints` in the settings, or --root.",
+            )
+    try:
+        Path(config.exports).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=config.exports):
+            pass
+    except OSError as error:
+        raise Unavailable(
+            f"nothing can be written to {config.exports}, the folder of exports: {error.strerror}.",
+            hint="correct `exports` in the settings, or --exports.",
+        ) from error
 
 
 def require_tokens(service: Service) -> None:

@@ -132,6 +132,11 @@ class SqlStore:
         with self.engine.reading() as db:
             return studies.version_of(db, study, self.engine.clock(db))
 
+    def versions(self) -> dict[str, Version]:
+        """The version of every study, oldest first (see `studies.versions_of`)."""
+        with self.engine.reading() as db:
+            return studies.versions_of(db, self.engine.clock(db))
+
     def marks(
         self, names: Collection[str] = ()
     ) -> dict[str, tuple[str, int, str, str, bool, str]]:

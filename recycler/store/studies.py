@@ -67,14 +67,28 @@ def version_of(db: sa.Connection, study: str, moment: float) -> Version:
         When it was created, its event, status and message, the number of complete studies (others
         may have looked at the same test items), and a checksum of its plan.
     """
-    row, status = row_of(db, study), t.studies.c.status
+    return _version(row_of(db, study), _complete(db), moment)
+
+
+def versions_of(db: sa.Connection, moment: float) -> dict[str, Version]:
+    """Study -> its version (see `version_of`), oldest first; two queries, however many there are."""
+    complete, order = _complete(db), (t.studies.c.created, t.studies.c.name)
+    rows = db.execute(t.studies.select().order_by(*order)).mappings()
+    return {row["name"]: _version(row, complete, moment) for row in rows}
+
+
+def _version(row: Mapping[Any, Any], complete: int, moment: float) -> Version:
     told = str(row["status"])
     if told == Status.RUNNING and not lease.is_alive(row, moment):
         told = str(Status.STOPPED)
-    complete = sa.select(sa.func.count()).select_from(t.studies).where(status == Status.COMPLETE)
-    others = int(db.execute(complete).scalar_one())
     plan = crc32(row["plan"].encode())
-    return row["created"], row["events"], told, row["message"], others, plan
+    return row["created"], row["events"], told, row["message"], complete, plan
+
+
+def _complete(db: sa.Connection) -> int:
+    """The number of complete studies."""
+    query = sa.select(sa.func.count()).select_from(t.studies)
+    return int(db.execute(query.where(t.studies.c.status == Status.COMPLETE)).scalar_one())
 
 
 def marks_of(

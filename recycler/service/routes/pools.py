@@ -89,7 +89,7 @@ def register(service: Here, by: By, pool: NewPool) -> dict[str, Any]:
     """Register folders on the server as a pool; returns the operation."""
     table, roots = pool.model_dump(mode="json"), roots_of(service.config)
     table["checkpoints"] = [
-        admitted_entry(entry, roots, "checkpoints") for entry in table["checkpoints"]
+        admitted_entry(entry, roots, "checkpoint") for entry in table["checkpoints"]
     ]
     table["base"] = admitted_entry(table["base"], roots, "base") if table["base"] else None
     return service.ask(by, "register", pool.name, table).to_json()

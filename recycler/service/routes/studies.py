@@ -75,9 +75,7 @@ class Clone(BaseModel):
 @router.get("/studies")
 def list_studies(service: Here) -> dict[str, Any]:
     """List the studies with their progress."""
-    marks = service.store.marks()
-    names = sorted(marks, key=lambda name: marks[name])  # by age
-    return {"studies": [thinned(service.live.snapshot(name).to_json()) for name in names]}
+    return {"studies": [thinned(found.to_json()) for found in service.live.snapshots()]}
 
 
 @router.post("/studies", status_code=202)

@@ -184,7 +184,7 @@ $("#bill").addEventListener("click", async (event) => {
   event.target.disabled = false;
 });
 
-const range = ([least, most], show = String) => (least === most ? show(least) : `${show(least)} to ${show(most)}`);
+const range = (pair, show = String) => [...new Set(pair.map((value) => show(value)))].join(" to ");
 
 function bill(found) {
   return [
