@@ -20,5 +20,7 @@ ENV OMP_NUM_THREADS=1 \
     RAY_USAGE_STATS_ENABLED=0 \
     HF_HOME=/home/recycler/.cache/huggingface
 
+# `recycler serve --config …` listens here; see configs/compose.yaml
+EXPOSE 8321
 ENTRYPOINT ["recycler"]
 CMD ["--help"]

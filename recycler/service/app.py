@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
+from fastapi.middleware.gzip import GZipMiddleware
 
 from recycler import __version__
 from recycler.service import document, problems
-from recycler.service.assets import STATIC
+from recycler.service.assets import STATIC, Kept, version
 from recycler.service.broadcast import Broadcast
 from recycler.service.config import ServiceConfig
 from recycler.service.guard import Guard
@@ -91,5 +91,5 @@ def make_app(config: ServiceConfig) -> FastAPI:
         app.include_router(module.router, prefix=API)
     app.include_router(pages.router)
     app.add_middleware(Guard, service=service)
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount(f"/static/{version()}", GZipMiddleware(Kept(directory=STATIC)), name="static")
     return app

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 
 from recycler.nouns.operation import Operation
 from recycler.service.admission import admit_arguments
@@ -15,6 +15,7 @@ from recycler.store.sql import SqlStore
 from recycler.submit.workspace import Workspace
 
 SCOPES = ("read", "write")
+Id = Annotated[int, Path(ge=1, lt=2**31, description="number of an operation")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ class Watched:
             self.page.emulate_media(color_scheme=scheme)
             for width in WIDTHS:
                 self.page.set_viewport_size({"width": width, "height": 900})
+                self.page.evaluate("window.scrollTo(0, 0)")
                 self.page.wait_for_timeout(250)
                 file = self.shots / f"{name}-{width}{'-dark' if scheme == 'dark' else ''}.png"
                 self.page.screenshot(path=file, full_page=True)

@@ -16,7 +16,7 @@ from recycler.service.archive import Archive
 from recycler.service.guard import attachment
 from recycler.service.kinds import export_folder
 from recycler.service.problems import problem, responses
-from recycler.service.state import By, Here, Service
+from recycler.service.state import By, Here, Id, Service
 
 router = APIRouter(tags=["exports"], responses=responses(404, 409))
 TAR = "application/x-tar"
@@ -58,7 +58,7 @@ def list_exports(service: Here, study: str = "") -> dict[str, Any]:
 )
 def archive(
     service: Here,
-    id: int,
+    id: Id,
     wanted: Annotated[str, Header(alias="Range", max_length=100)] = "",
     if_range: Annotated[str, Header(alias="If-Range", max_length=200)] = "",
 ) -> Response:
@@ -85,7 +85,7 @@ def archive(
 
 
 @router.delete("/exports/{id}")
-def delete(service: Here, id: int) -> dict[str, Any]:
+def delete(service: Here, id: Id) -> dict[str, Any]:
     """Delete the folder of an export from the server."""
     folder = _folder(service, _done(service, id))
     if not folder.exists():
@@ -94,7 +94,7 @@ def delete(service: Here, id: int) -> dict[str, Any]:
     return {"export": id, "deleted": str(folder)}
 
 
-def _done(service: Service, id: int) -> Operation:
+def _done(service: Service, id: Id) -> Operation:
     operation = service.store.operations.get(id)
     if operation.kind != "export":
         raise NotFound(f"operation {id} is no export.", hint="GET /api/v1/exports lists them.")

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from recycler.nouns.operation import OperationState
-from recycler.service.state import By, Here
+from recycler.service.problems import responses
+from recycler.service.state import By, Here, Id
 
-router = APIRouter(prefix="/operations", tags=["operations"])
+router = APIRouter(prefix="/operations", tags=["operations"], responses=responses(404, 409))
 TAIL = 64_000  # bytes of a log that are returned
 
 
@@ -29,19 +30,19 @@ def list_operations(
 
 
 @router.get("/{id}")
-def show(service: Here, id: int) -> dict[str, Any]:
+def show(service: Here, id: Id) -> dict[str, Any]:
     """Show one operation: state, progress, result or error."""
     return service.store.operations.get(id).to_json()
 
 
 @router.delete("/{id}")
-def cancel(service: Here, by: By, id: int) -> dict[str, Any]:
+def cancel(service: Here, by: By, id: Id) -> dict[str, Any]:
     """Cancel an operation: at once if it waits, else its process ends soon."""
     return service.store.operations.cancel(id).to_json()
 
 
 @router.get("/{id}/log")
-def log(service: Here, id: int) -> dict[str, Any]:
+def log(service: Here, id: Id) -> dict[str, Any]:
     """Return the end of what the processes of an operation printed."""
     service.store.operations.get(id)
     file = service.supervisor.log_of(id)

@@ -8,13 +8,12 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.templating import Jinja2Templates
 
 from recycler import __version__
-from recycler.service.assets import STATIC, TEMPLATES, plotly_compressed, version
+from recycler.service.assets import FOR_EVER, STATIC, TEMPLATES, plotly_compressed, version
 from recycler.service.problems import Problem
 from recycler.service.state import By, Here
 
 router = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(directory=TEMPLATES)
-FOR_EVER = "public, max-age=31536000, immutable"
 
 
 @router.get("/")

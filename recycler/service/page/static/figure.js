@@ -10,7 +10,7 @@ export function plotly() {
     const made = !script;
     if (made) {
       script = document.createElement("script");
-      script.src = "/assets/plotly.min.js" + new URL(document.querySelector('link[rel="stylesheet"]').href).search;
+      script.src = "/assets/plotly.min.js?" + new URL(document.querySelector('link[rel="stylesheet"]').href).pathname.split("/")[2];
     }
     script.addEventListener("load", () => done(window.Plotly));
     script.addEventListener("error", () => failed(new Error("The drawing library did not load. Reload the page.")));

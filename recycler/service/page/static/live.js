@@ -1,14 +1,23 @@
 // Events of the service. The browser reconnects with the number of the last event it saw.
 
-/** Follow an event stream: handlers by event name; returns a function that ends it. */
-export function follow(url, handlers) {
+/**
+ * Follow an event stream: handlers by event name; returns a function that ends it.
+ * `again` is called after a broken connection, because what happened meanwhile was not told.
+ */
+export function follow(url, handlers, again = () => {}) {
   const shown = document.getElementById("connection");
-  let source, closed = false, wait = 1000, timer;
+  let source, closed = false, broken = false, wait = 1000, timer;
   const open = () => {
     source = new EventSource(url);
-    source.onopen = () => { wait = 1000; say("live", "ok"); };
+    source.onopen = () => {
+      wait = 1000;
+      say("live", "ok");
+      if (broken) again();
+      broken = false;
+    };
     source.onerror = () => {
       if (closed) return;
+      broken = true;
       say("reconnecting …", "bad");
       if (source.readyState === EventSource.CLOSED) {
         timer = setTimeout(open, wait);

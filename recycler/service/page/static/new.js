@@ -106,13 +106,23 @@ async function validate() {
 
 /** Show what is wrong, and at which field. */
 function mark(found) {
-  for (const field of form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+  for (const field of form.querySelectorAll("[aria-invalid]")) {
+    field.removeAttribute("aria-invalid");
+    field.removeAttribute("aria-describedby");
+  }
+  $("#field-error")?.remove();
   if (!found) return fill($("#validity"), h("p.good", "The document is complete. Metrics of the tasks are checked when the study is created."));
   const place = /^document: ([\w.]+): /.exec(found.error)?.[1]?.split(".") || [];
   const named = { study: fields.study, pool: fields.paths, base: fields.base }[place[0]];
-  const row = place[0] === "objectives" ? form.querySelectorAll("tr.objective")[Number(place[1])] : null;
+  const list = { objectives: "", held_out: "held_out", candidates: "candidates" }[place[0]];
+  const row = list === undefined ? null : [...form.querySelectorAll("tr.objective")]
+    .filter((r) => inRow(r, "o-name") && inRow(r, "o-role") === list)[Number(place[1])];
   const field = named || (row && $(`[name="o-${place[2]}"]`, row)) || (place[1] && fields[place[1]]);
-  field?.setAttribute?.("aria-invalid", "true");
+  if (field?.setAttribute) {
+    field.setAttribute("aria-invalid", "true");
+    field.setAttribute("aria-describedby", "field-error");
+    field.insertAdjacentElement("afterend", h("small.field-error", { id: "field-error" }, found.error.replace(/^document: [\w.]+: /, "")));
+  }
   fill($("#validity"), problem({ message: found.error, hint: found.hint }));
 }
 

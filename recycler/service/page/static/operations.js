@@ -102,4 +102,4 @@ let timer;
 const soon = () => { clearTimeout(timer); timer = setTimeout(() => { queue(); runs(); }, 300); };
 await Promise.all([machine(), runs(), queue()]);
 setInterval(machine, 10000);
-follow(route("events"), { operation: soon, snapshot: soon });
+follow(route("events"), { operation: soon, snapshot: soon }, soon);

@@ -9,6 +9,7 @@ const pool = about.pool;
 function deep(found) {
   if (!found) return h("p.muted", "Not read in full yet.");
   return [h("h3", `Cosines of the task vectors (from ${found.reference})`), heat(found.names, found.cosines, "cosines of the task vectors"),
+    found.reference.startsWith("the mean") ? h("p.note", "Without a base they are taken from the mean, so unrelated checkpoints lie below 0 here.") : null,
     h("p.note", "A task vector is what training changed. Near 1: much the same change; near 0: unrelated. Norms: ", found.names.map((name, i) => `${name} ${number(found.norms[i], 2)}`).join(", "), ".")];
 }
 
@@ -53,12 +54,13 @@ async function scores() {
 /** A graph from ancestors on the left to checkpoints on the right. */
 function graph(nodes) {
   const names = new Map(nodes.map((node) => [node.name, node]));
-  const depth = (node, seen = new Set()) => (!node || seen.has(node.name) || !node.parent ? 0 : 1 + depth(names.get(node.parent) || { name: node.parent }, seen.add(node.name)));
+  const depth = (node, seen = new Set()) => (seen.has(node.name) || !node.parent ? 0 : 1 + depth(names.get(node.parent) || { name: node.parent }, new Set([...seen, node.name])));
   const all = [...nodes];
   for (const node of nodes) if (node.parent && !names.has(node.parent)) { const made = { name: node.parent, outside: true }; names.set(made.name, made); all.push(made); }
   const columns = [];
   for (const node of all) (columns[depth(node)] ||= []).push(node);
   const place = new Map(), width = 230, height = 46;
+  for (let x = 0; x < columns.length; x += 1) columns[x] ||= []; // a cycle leaves columns empty
   columns.forEach((column, x) => column.forEach((node, y) => place.set(node.name, [x * width + 10, y * height + 12])));
   const size = [columns.length * width, Math.max(...columns.map((c) => c.length)) * height + 20];
   const short = (text) => (text.length > 26 ? `…${text.slice(-25)}` : text);

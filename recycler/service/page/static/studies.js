@@ -55,7 +55,8 @@ function table(members) {
 }
 
 function line(made, study) {
-  const phase = { search: "searching", select: "re-checking", test: "testing" }[study.phase] || study.phase;
+  const over = study.status === "complete";
+  const phase = over ? "done" : { search: "searching", select: "re-checking", test: "testing" }[study.phase] || study.phase;
   fill(made,
     h("td.wrap", h("a", { href: `/studies/${encodeURIComponent(study.study)}` }, study.study), study.pool ? h("small.muted", study.pool) : null),
     h("td", h(`span.status.${state(study)}`, state(study)), study.message ? h("small", study.message) : null, study.waiting ? h("small", `waits: ${study.waiting}`) : null),
@@ -67,7 +68,7 @@ function line(made, study) {
 }
 
 function pick(study) {
-  if (!study.pick) return h("span.muted", "nothing scored yet");
+  if (!study.pick) return h("span.muted", study.status === "complete" ? "no search: the single checkpoints are scored" : "nothing to compare yet");
   const scores = Object.entries(study.pick.scores).map(([name, mean]) => `${name} ${number(mean)}`).join(", ");
   const link = h("a", { href: `/studies/${encodeURIComponent(study.study)}/trials/${study.pick.trial}` }, `${study.pick.kept ? "keep " : ""}${study.pick.name}`);
   return [link, h("small", `${scores} (${study.pick.basis} items)`), study.verdict ? h("small", study.verdict) : null];
@@ -97,4 +98,4 @@ follow(route("events"), {
     if (operation.state === "queued") queued.push(operation);
     show(filters());
   },
-});
+}, load);
