@@ -38,6 +38,10 @@ from recycler.views import Views
 WAIT = 1.0  # seconds between two looks at a merge that another process scores
 
 
+def unheard(progress: Progress) -> None:
+    """A listener that does nothing."""
+
+
 class Study(Views):
     """One study of a workspace; all of its state is in the ledger.
 
@@ -119,7 +123,7 @@ class Study(Views):
     def run(
         self,
         execution: ExecutionSection | None = None,
-        listen: Listener = lambda progress: None,
+        listen: Listener = unheard,
         on_bytes: OnBytes | None = None,
         progress: bool | None = None,
         *,
@@ -131,7 +135,7 @@ class Study(Views):
             execution: workers, device and how a run is executed; default: one worker here.
             listen: called after each event.
             on_bytes: called while fingerprints are computed.
-            progress: whether to show a progress bar; None: in notebooks.
+            progress: whether to show a progress bar; None: in notebooks, unless `listen` is given.
             tries_only: score only the merges that `try_merge` has queued.
 
         Raises:
@@ -139,7 +143,8 @@ class Study(Views):
             StudyFailed: too many candidates failed.
         """
         execution = execution or ExecutionSection()
-        shown = "ipykernel" in sys.modules if progress is None else progress
+        alone = "ipykernel" in sys.modules and listen is unheard  # else the caller shows it
+        shown = alone if progress is None else progress
         bar: Any = lazy("recycler.report.progress").ProgressBar() if shown else nullcontext()
 
         def heard(step: Progress) -> None:

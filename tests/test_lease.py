@@ -213,7 +213,7 @@ def test_a_driver_that_is_ended_is_seen_as_stopped_and_the_next_one_goes_on(
         with pytest.raises(Conflict, match=f"process {process.pid} on"), store.hold("study"):
             pass
         process.send_signal(how)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     finally:
         process.kill()
     status = store.status("study")

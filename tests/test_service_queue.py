@@ -183,7 +183,9 @@ def test_one_study_at_a_time_and_a_stop_takes_it_out_of_the_queue(world):
     for name in ("first", "second"):
         service.done(service.post("studies", document=document(made, name, evaluations=300)))
     first, second = (service.post(f"studies/{name}/start") for name in ("first", "second"))
-    time.sleep(4)
+    until = time.monotonic() + 60
+    while service.get("studies/first")["status"] != "running" and time.monotonic() < until:
+        time.sleep(0.1)
     assert service.get(f"operations/{first['id']}")["state"] == "running"
     assert service.get(f"operations/{second['id']}")["state"] == "queued"
     assert service.post("studies/second/stop", 200)["cancelled"] == [second["id"]]

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import schemathesis
 import studies
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -27,13 +27,14 @@ CHECKS = [
 ]
 ENDLESS = r"/events$"
 FEW = settings(
-    max_examples=10,
+    max_examples=30,
     derandomize=True,
+    phases=(Phase.generate,),  # a failure is shown as it is found
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-FEWER = settings(FEW, max_examples=4)  # what exists is computed, which takes longer
+FEWER = settings(FEW, max_examples=15)  # what exists is computed, which takes longer
 REAL = {"study": "toy", "trial": "pick", "name": "front"}  # what the ledger has
 
 
@@ -62,7 +63,17 @@ def app_of(folder, **more):
 @pytest.fixture(scope="module")
 def api(ledger):
     """Without tokens, as on one's own machine."""
-    return schemathesis.openapi.from_asgi("/api/v1/openapi.json", app_of(ledger))
+    app = app_of(ledger)
+
+    async def unserved(scope, receive, send):
+        """The application, never started: nobody serves its queue."""
+        if scope["type"] != "lifespan":
+            return await app(scope, receive, send)
+        while (message := await receive())["type"] != "lifespan.shutdown":
+            await send({"type": f"{message['type']}.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
+
+    return schemathesis.openapi.from_asgi("/api/v1/openapi.json", unserved)
 
 
 def wrong(api, known):
