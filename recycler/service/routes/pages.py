@@ -10,7 +10,7 @@ from fastapi.templating import Jinja2Templates
 from recycler import __version__
 from recycler.service.assets import FOR_EVER, STATIC, TEMPLATES, plotly_compressed, version
 from recycler.service.problems import Problem
-from recycler.service.state import By, Here
+from recycler.service.state import By, Here, caller_of
 
 router = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(directory=TEMPLATES)
@@ -103,5 +103,6 @@ def _page(request: Request, name: str, title: str, **about: Any) -> HTMLResponse
         "version": __version__,
         "build": version(),
         "tokens": request.app.state.service.config.needs_tokens,
+        "writes": "write" in caller_of(request).scopes,
     }
     return templates.TemplateResponse(request, f"{name}.html", shown)

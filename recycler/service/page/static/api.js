@@ -16,6 +16,11 @@ export function route(...parts) {
   return "/api/v1/" + parts.map((part) => encodeURIComponent(part)).join("/");
 }
 
+document.getElementById("logout")?.addEventListener("click", async () => {
+  await request("DELETE", route("session"));
+  location.href = "/login";
+});
+
 /** Send a request; returns the JSON of the answer. */
 export async function request(method, url, body, options = {}) {
   const headers = { "X-Recycler": "page" };

@@ -17,12 +17,24 @@ export function h(spec, attributes, ...children) {
     else if (name in element && typeof value !== "string") element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
+  if (attributes && "data-write" in attributes) guard(element);
   for (const child of children.flat(3)) {
     if (child === null || child === undefined || child === false) continue;
     element.append(child instanceof Node ? child : String(child));
   }
   return element;
 }
+
+/** Whether the user's token may change something. */
+export const writes = document.body.dataset.writes !== "false";
+
+/** Turn a button off that the user's token does not allow, and say why. */
+export function guard(button) {
+  if (writes) return;
+  button.disabled = true;
+  button.title = "Your token may read only.";
+}
+for (const button of document.querySelectorAll("[data-write]")) guard(button);
 
 export const $ = (selector, root = document) => root.querySelector(selector);
 

@@ -248,7 +248,7 @@ function run() {
     h("a", { href: `${route("studies", study, "report")}` }, "report")),
     s.waiting ? h("p.warn", `Waiting: ${s.waiting}`) : null, s.message && !s.alive && s.status !== "complete" ? h("p.warn", s.message) : null,
     s.failures.length ? h("details", h("summary", `${s.counts.failed} failed: ${s.failures[0].message}`), s.failures.map((f) => h("div.error", h("p", `trial ${f.trial} (${f.name}): ${f.message}`), f.hint ? h("p.hint", f.hint) : null))) : null);
-  const act = (path, text, title, words, yes) => h("button.quiet", { type: "button", title, onclick: async () => {
+  const act = (path, text, title, words, yes) => h("button.quiet", { type: "button", title, "data-write": true, onclick: async () => {
     if (words && !(await confirm(title, words, yes))) return;
     try { await post(path); toast(`Asked to ${text.toLowerCase()}.`); } catch (error) { fill($("#trouble"), problem(error)); }
   } }, text);

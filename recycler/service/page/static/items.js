@@ -76,7 +76,7 @@ export class Items {
 
   unkept(trials, task) {
     const told = h("span.muted");
-    const button = h("button.quiet", { type: "button", onclick: async () => {
+    const button = h("button.quiet", { type: "button", "data-write": true, onclick: async () => {
       button.disabled = true;
       try {
         const made = await post(route("studies", this.study, "answers"), { trials: trials.map(String), split: this.split, objective: task });

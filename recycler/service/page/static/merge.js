@@ -2,7 +2,7 @@
 
 import { about, finished, get, post, route } from "./api.js";
 import { bars } from "./bars.js";
-import { $, bar, bytes, duration, fill, h, number, problem, toast } from "./dom.js";
+import { $, bar, bytes, duration, fill, h, number, problem, toast, writes } from "./dom.js";
 import { caption, draw } from "./figure.js";
 import { Items, sampling, signed } from "./items.js";
 import { follow } from "./live.js";
@@ -99,7 +99,7 @@ async function load() {
   fill($("#why"), found.why);
   fill($("#trouble"), t.failure ? h("div.error", { role: "alert" }, h("p", h("b", `It failed (${t.failure.kind}): `), t.failure.message), t.failure.hint ? h("p.hint", t.failure.hint) : null, t.failure.details ? h("details", h("summary", "Details"), h("pre", t.failure.details)) : null) : null);
   scores(); facts();
-  $("#export").disabled = !t.digest;
+  $("#export").disabled = !t.digest || !writes;
   await forest();
 }
 

@@ -33,8 +33,8 @@ async function runs() {
         h("td", study.holder),
         h("td", bar(study.done, study.total, `progress of ${study.study}`), h("small", `${study.phase} ${study.done} of ${study.total}`)),
         h("td.num", duration(study.eta)), h("td.num", study.busy), h("td.num", study.rate ? study.rate.toFixed(0) : "–"),
-        h("td", h("button.quiet", { type: "button", onclick: () => stop(study.study, "pause") }, "Pause"), " ",
-          h("button.quiet", { type: "button", onclick: () => stop(study.study, "stop") }, "Stop"))))))));
+        h("td", h("button.quiet", { type: "button", "data-write": true, onclick: () => stop(study.study, "pause") }, "Pause"), " ",
+          h("button.quiet", { type: "button", "data-write": true, onclick: () => stop(study.study, "stop") }, "Stop"))))))));
   } catch (error) { fill($("#runs"), problem(error)); }
 }
 
@@ -65,7 +65,7 @@ function line(operation) {
     h("td", open && progress.total ? bar(progress.done || 0, progress.total) : null, progress.text && open ? h("small", progress.text) : null, operation.error ? h("small", operation.error.error) : null),
     h("td", when(operation.created)), h("td.wrap", operation.owner),
     h("td", h("button.quiet", { type: "button", onclick: () => log(operation.id) }, "Log"), " ",
-      open ? h("button.quiet", { type: "button", onclick: () => cancel(operation) }, "Cancel") : null));
+      open ? h("button.quiet", { type: "button", "data-write": true, onclick: () => cancel(operation) }, "Cancel") : null));
 }
 
 async function cancel(operation) {

@@ -125,7 +125,7 @@ export class Wishes {
       const f = found.objectives[o.name];
       return h("tr", h("th", { scope: "row" }, o.title), h("td.num", number(f.expected)), h("td.num", f.exact ? "exact" : `${number(f.mean[0])} – ${number(f.mean[1])}`));
     });
-    const evaluate = h("button", { type: "button", id: "evaluate" }, "Evaluate this");
+    const evaluate = h("button", { type: "button", id: "evaluate", "data-write": true }, "Evaluate this");
     evaluate.addEventListener("click", () => this.evaluate(found, evaluate));
     fill($("#expected"),
       h("p.note", known !== null ? `The best merge for this preference is known: it is trial ${known}.` : `For this preference the model of the search expects most from a merge that nobody scored, ${found.distance < 0.005 ? "next to" : `${(100 * found.distance).toFixed(0)} % of the weights away from`} trial ${found.nearest}:`),
