@@ -51,6 +51,20 @@ def test_a_study_in_which_everything_fails_says_why(service, watched):
     watched.looked("failing-front")
 
 
+def test_a_trial_that_is_not_there_shows_the_error_alone(service, watched):
+    """After the study above, in the same service."""
+    watched.expected.append("404")
+    page = watched.page
+    page.goto(f"{service.url}/studies/failing/trials/99")
+    page.get_by_role("alert").wait_for()
+    assert "99" in page.get_by_role("alert").inner_text()
+    assert (
+        page.get_by_text("Loading").count() == 0
+        or not page.get_by_text("Loading").first.is_visible()
+    )
+    assert not page.get_by_role("button", name="Export").is_visible()
+
+
 def test_a_service_that_goes_away_is_missed_and_found_again(tmp_path, watched):
     watched.expected += ["ERR_CONNECTION", "ERR_INCOMPLETE", "net::"]
     gone = services.Service(tmp_path, f"sqlite:///{tmp_path}/ledger.db")

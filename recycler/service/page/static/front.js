@@ -250,7 +250,11 @@ function run() {
     s.failures.length ? h("details", h("summary", `${s.counts.failed} failed: ${s.failures[0].message}`), s.failures.map((f) => h("div.error", h("p", `trial ${f.trial} (${f.name}): ${f.message}`), f.hint ? h("p.hint", f.hint) : null))) : null);
   const act = (path, text, title, words, yes) => h("button.quiet", { type: "button", title, "data-write": true, onclick: async () => {
     if (words && !(await confirm(title, words, yes))) return;
-    try { await post(path); toast(`Asked to ${text.toLowerCase()}.`); } catch (error) { fill($("#trouble"), problem(error)); }
+    try {
+      await post(path);
+      toast(`Asked to ${text.toLowerCase()}.`);
+      fill($("#actions"), h("span.muted", s.alive ? "It ends soon …" : "In the queue …")); // until the state changes
+    } catch (error) { fill($("#trouble"), problem(error)); }
   } }, text);
   const state = `${s.alive}|${s.status}`, actions = $("#actions");
   if (actions.dataset.state === state) return;

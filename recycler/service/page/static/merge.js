@@ -104,7 +104,13 @@ async function load() {
 }
 
 async function begin() {
-  try { await load(); } catch (error) { fill($("#trouble"), problem(error)); fill($("#why")); return; }
+  try { await load(); } catch (error) {
+    fill($("#trouble"), problem(error));
+    fill($("#why"));
+    for (const part of document.querySelectorAll("main > *")) part.hidden = !part.contains($("#trouble")) && !part.contains($("#title"));
+    $("#export").hidden = true;
+    return;
+  }
   items = new Items(study, found);
   sampling(study, found, items);
   $("#export").addEventListener("click", async () => {
