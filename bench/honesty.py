@@ -23,7 +23,7 @@ from racing import Scorer, plan_of
 from recycler.execute.inline import Inline
 from recycler.front import pareto
 from recycler.front.expectation import expected
-from recycler.front.front import probabilities
+from recycler.front.resampling import probabilities
 from recycler.front.stages import elected
 from recycler.loop import run
 from recycler.nouns.evaluation import Outcomes
