@@ -367,7 +367,7 @@ def test_a_token_opens_a_service_that_wants_one(
 
 def test_ctrl_c_leaves_a_run_to_the_server(world: World, service: Service, tmp_path: Path) -> None:
     table = yaml.safe_load(world.file.read_text(encoding="utf-8"))
-    table |= {"study": "long", "search": {"sampler": "dirichlet", "evaluations": 500}}
+    table |= {"study": "long", "search": {"sampler": "dirichlet", "evaluations": 5000}}
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
     run = subprocess.Popen(
         [sys.executable, "-m", "recycler", "run", "long.yaml"],

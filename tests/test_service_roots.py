@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -62,6 +63,7 @@ def swapping(link, *targets):
             new.symlink_to(targets[number % len(targets)])
             os.replace(new, link)
             number += 1
+            time.sleep(number % 7 / 1000)  # some readings meet a swap, others do not
 
     link.unlink(missing_ok=True)
     link.symlink_to(targets[0])
@@ -75,10 +77,10 @@ def swapping(link, *targets):
         link.unlink(missing_ok=True)
 
 
-def tried(read):
-    """What some readings return; None where they are refused."""
+def tried(read, wanted=()):
+    """What some readings return; None where they are refused. More of them until all wanted came."""
     found = []
-    for _ in range(ROUNDS):
+    while len(found) < ROUNDS or (not {*wanted} <= {*found} and len(found) < 100 * ROUNDS):
         try:
             found.append(read())
         except (RecyclerError, OSError):
@@ -91,7 +93,7 @@ def test_without_roots_the_swap_does_succeed(world):
     link = world / "root" / "link"
     ours, secret = (Checkpoint.open(world / p).fingerprint() for p in ("root/ours", "secret"))
     with swapping(link, "ours", "../secret"):
-        found = tried(lambda: Checkpoint.open(link).fingerprint())
+        found = tried(lambda: Checkpoint.open(link).fingerprint(), {ours, secret})
     assert secret in found
     assert ours in found
 
@@ -145,8 +147,9 @@ def test_companions_that_are_links_out_of_the_roots_are_not_copied(world, confin
 def test_libraries_read_files_that_nobody_can_swap(world, confined):
     link = world / "root" / "link"
     with swapping(link, "ours", "../secret"):
-        found = tried(lambda: "secret" in load_tokenizer(str(link)).init_kwargs)
-    assert set(found) == {False, None}
+        found = tried(lambda: "secret" in load_tokenizer(str(link)).init_kwargs, {False})
+    assert False in found
+    assert set(found) <= {False, None}
     model = load_model(world / "root" / "ours", "auto")
     assert model.num_parameters() > 1000
     before = len(os.listdir("/proc/self/fd"))

@@ -12,7 +12,6 @@ from fastapi import APIRouter, Query
 from fastapi.responses import (
     HTMLResponse,
     JSONResponse,
-    PlainTextResponse,
     Response,
     StreamingResponse,
 )
@@ -161,12 +160,18 @@ def report(service: Here, study: str) -> StreamingResponse:
     return StreamingResponse(parts(), headers=headers, media_type="text/html; charset=utf-8")
 
 
-@router.get("/report.csv", response_class=PlainTextResponse)
+class Csv(Response):
+    """A table as text."""
+
+    media_type = "text/csv"
+
+
+@router.get("/report.csv", response_class=Csv)
 def report_csv(service: Here, study: str) -> Response:
     """Return members and baselines as a table; as `recycler front STUDY --csv`."""
     text: str = service.live.document(study, ("csv",), lazy("recycler.report.tables").front_csv)
     headers = {"Content-Disposition": disposition(f"{study}.csv", "attachment")}
-    return Response(text, headers=headers, media_type="text/csv; charset=utf-8")
+    return Csv(text, headers=headers)
 
 
 @router.get("/figures/{name}", response_class=JSONResponse)
