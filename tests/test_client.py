@@ -374,6 +374,8 @@ def test_ctrl_c_leaves_a_run_to_the_server(world: World, service: Service, tmp_p
         env={**os.environ, "RECYCLER_SERVER": service.url},
         stderr=subprocess.PIPE,
         text=True,
+        # a suite that runs in the background ignores SIGINT, and its children would too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert run.stderr is not None
     with Client(service.url, "") as client:
